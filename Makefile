@@ -1,0 +1,63 @@
+# Lockstep: each target is one flow. `make help` lists them.
+PYTHON  ?= python3
+PROGRAM ?= runs/demo/program
+TARGET  ?= sim-8x8
+OUT     ?= build
+BIN     := .venv/bin
+PY      := $(BIN)/python
+STAMP   := .venv/.lockstep-stamp
+PYTEST  := $(BIN)/python -m pytest -n 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo train-8bit rtl sim deploy synth test test-quick lint formal bench clean help
+.DEFAULT_GOAL := help
+
+help:        ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## */\1|/p' Makefile | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+	@echo "  variables: PROGRAM=$(PROGRAM) TARGET=$(TARGET) OUT=$(OUT)"
+
+setup: $(STAMP)  ## create .venv from the pinned versions
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## train, lower, simulate and deploy the digits network, and compare every tensor
+	$(PY) flows/demo.py
+
+train-8bit: $(STAMP)  ## train the demo's network in 8 bits
+	$(PY) flows/train.py --model resnet_digits --model-config "{'quantize': True}" \
+	  --dataset digits --save demo
+
+rtl: $(STAMP)  ## write the accelerator's Verilog
+	$(PY) flows/rtl.py --target $(TARGET) -o $(OUT)/rtl
+
+sim: $(STAMP)  ## run PROGRAM on every backend and compare, op by op
+	$(PY) flows/sim.py --program $(PROGRAM) --target $(TARGET)
+
+deploy: $(STAMP)  ## write the deployment folder
+	$(PY) flows/deploy.py --program $(PROGRAM) --target $(TARGET) -o $(OUT)/deploy
+
+synth: $(STAMP)  ## place and route on ECP5
+	$(PY) flows/synth.py --target ecp5-85k -o $(OUT)/synth
+
+test: $(STAMP)  ## all tests
+	$(PYTEST) --durations=15
+
+test-quick: $(STAMP)  ## the tests of a developer's loop
+	$(PYTEST) -m "not slow" --durations=5
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check .
+
+formal: $(STAMP)  ## prove the rescaler for all inputs
+	$(PY) -m pytest tests/formal --durations=5
+
+bench: $(STAMP)  ## benchmarks and their results page
+	$(PY) flows/bench.py demo -o $(OUT)/bench
+
+clean:       ## remove generated output (not .venv, not runs)
+	rm -rf build .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
