@@ -1,0 +1,1 @@
+"""Runs hardware: Verilator through cocotb for units and whole networks, pyverilator by hand."""
