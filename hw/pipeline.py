@@ -1,0 +1,51 @@
+"""Registers between the stages of a pipeline that never stalls.
+
+Every live value moves one stage per clock, `valid` among them: there is no enable, so nothing
+fans out to all stages. Values are dropped where they are last used.
+"""
+
+from types import SimpleNamespace
+
+from amaranth.hdl import Signal, Value
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Builds pipeline stages in a module.
+
+    Arguments
+    ---------
+    m : Module, receives the registers (domain sync).
+    values : the signals that enter, by name. `valid` starts at 0; all others are not reset.
+
+    Members
+    -------
+    depth : int, the number of stages so far.
+    now : namespace of the values after the last stage.
+    """
+
+    def __init__(self, m, **values):
+        self._m = m
+        self.depth = 0
+        self.now = SimpleNamespace(**{name: Value.cast(v) for name, v in values.items()})
+
+    def stage(self, *, drop=(), joined=None, **computed):
+        """Register every live value once; return the namespace after the stage.
+
+        drop : names that are not needed afterwards.
+        joined : values that a submodule has already registered at this depth, by name.
+        computed : new or replaced values, registered here.
+        """
+        self.depth += 1
+        values = {name: v for name, v in vars(self.now).items() if name not in drop}
+        values |= computed
+        after = {}
+        for name, value in values.items():
+            value = Value.cast(value)
+            register = Signal(value.shape(), name=f"{name}_{self.depth}",
+                              reset_less=name != "valid")
+            self._m.d.sync += register.eq(value)
+            after[name] = register
+        self.now = SimpleNamespace(**after, **(joined or {}))
+        return self.now

@@ -1,0 +1,207 @@
+"""Rescaler: bias, multiplier and shift, both roundings, zero point and clamp, one lane.
+
+    x = saturate((acc + bias) << left)          left  = max(0, F - shift)
+    p = x * multiplier                          right = max(0, shift - F)
+    half_up:  y = (p + 2^(F-1+right)) >> (F+right)
+    gemmlowp: h = (p + 2^(F-1)) >> F;  y = (h + 2^(right-1) - (h < 0)) >> right  if right else h
+    value = clamp(y + zero_point, low, high), or y where the item is `wide`
+
+which is golden.arith.requantize with F = 31 fraction bits. The lowest F-1 bits of p cannot change
+y, as every rounding constant is a multiple of 2^(F-1): t = p >> (F-1) is rounded instead. y always
+fits the accumulator's width, since |x| <= 2^(A-1) and multiplier < 2^F.
+"""
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value, signed, unsigned
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.multiplier import Multiplier
+from hw.pipeline import Pipeline
+from hw.stream import Elastic
+
+__all__ = ["Rescaler", "RescalerPipeline", "RescalerWidths", "RoundingMode", "rescaler_item"]
+
+
+class RoundingMode(enum.Enum, shape=1):
+    """The rounding of one item; the names are those of golden.arith.Rounding."""
+
+    HALF_UP = 0
+    GEMMLOWP = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescalerWidths:
+    """Bits of the operands: accumulator (signed), multiplier (unsigned), code (signed)."""
+
+    accumulator: int = 32
+    multiplier: int = 31
+    code: int = 8
+
+    def __post_init__(self):
+        if not 2 <= self.multiplier < self.accumulator:
+            raise ValueError(f"Multiplier width must be in 2..{self.accumulator - 1}, "
+                             f"not {self.multiplier}")
+
+    @property
+    def max_shift(self):
+        """The largest legal shift; larger ones give undefined values."""
+        return 2 * self.multiplier
+
+    @property
+    def product(self):
+        """Bits of x * multiplier, signed."""
+        return self.accumulator + self.multiplier
+
+    def input_layout(self, tag_shape=None):
+        """The payload of one item."""
+        fields = {
+            "acc": signed(self.accumulator), "bias": signed(self.accumulator),
+            "multiplier": unsigned(self.multiplier), "shift": range(self.max_shift + 1),
+            "rounding": RoundingMode, "zero_point": signed(self.code),
+            "low": signed(self.code), "high": signed(self.code), "wide": unsigned(1),
+        }
+        return data.StructLayout(fields | ({} if tag_shape is None else {"tag": tag_shape}))
+
+    def output_layout(self, tag_shape=None):
+        """The payload of one result; codes are sign-extended to the accumulator's width."""
+        fields = {"value": signed(self.accumulator)}
+        return data.StructLayout(fields | ({} if tag_shape is None else {"tag": tag_shape}))
+
+
+def rescaler_item(op, acc, *, channel=0, bias=0, wide=False):
+    """The payload constant, as a dict, that makes a Rescaler compute op at one channel.
+
+    op : golden.ops.Rescale. acc, bias : int32 values.
+    """
+    def pick(values):
+        return int(values[channel if len(values) > 1 else 0])
+
+    return {"acc": int(acc), "bias": int(bias), "multiplier": pick(op.multiplier),
+            "shift": pick(op.shift), "rounding": RoundingMode[op.rounding.name],
+            "zero_point": int(op.zero_point), "low": int(op.low), "high": int(op.high),
+            "wide": int(wide)}
+
+
+def _saturate(value, width):
+    """value clamped to signed(width); value is signed."""
+    top = value[width - 1:]
+    fits = top.all() | ~top.any()
+    bound = Cat((~value[-1]).replicate(width - 1), value[-1])
+    return Mux(fits, value[:width], bound).as_signed()
+
+
+def front_stages(pipe, widths):
+    """Bias add, left shift, saturation: acc, bias, shift become x, right."""
+    now, fraction, acc_width = pipe.now, widths.multiplier, widths.accumulator
+    scales_up = now.shift < fraction
+    left = Mux(scales_up, fraction - now.shift, 0)[:fraction.bit_length()]
+    right = Mux(scales_up, 0, now.shift - fraction)[:fraction.bit_length()]
+    now = pipe.stage(drop=("acc", "bias", "shift"), left=left, right=right,
+                     sum=(now.acc + now.bias)[:acc_width].as_signed())
+    shifted = (now.sum << now.left)[:acc_width + fraction].as_signed()
+    now = pipe.stage(drop=("sum", "left"), shifted=shifted)
+    pipe.stage(drop=("shifted",), x=_saturate(now.shifted, acc_width))
+
+
+def product_stages(m, pipe, widths, multiplier_class):
+    """x, multiplier become p: four partial products of half the width, two staged sums."""
+    now = pipe.now
+    limb = (widths.accumulator + 1) // 2
+    x_low, x_high = now.x[:limb], now.x[limb:].as_signed()
+    m_low, m_high = now.multiplier[:limb], now.multiplier[limb:]
+    parts = {}
+    for name, a, b in (("low_low", x_low, m_low), ("low_high", x_low, m_high),
+                       ("high_low", x_high, m_low), ("high_high", x_high, m_high)):
+        unit = multiplier_class(a.shape(), b.shape())
+        m.submodules[name] = unit
+        m.d.comb += [unit.a.eq(a), unit.b.eq(b)]
+        parts[name] = unit.p
+    pipe.stage(drop=("x", "multiplier"))
+    for _ in range(multiplier_class.LATENCY - 2):
+        pipe.stage()
+    now = pipe.stage(joined=parts)
+    now = pipe.stage(drop=tuple(parts), middle=now.low_high + now.high_low,
+                     bottom=now.low_low[:limb],
+                     outer=Cat(now.low_low[limb:2 * limb], now.high_high).as_signed())
+    high_sum = (now.outer + now.middle)[:widths.product - limb]
+    pipe.stage(drop=("middle", "bottom", "outer"), p=Cat(now.bottom, high_sum).as_signed())
+
+
+def round_stages(pipe, widths):
+    """p, right, rounding become y: first rounding, second rounding, right shift."""
+    now, fraction, acc_width = pipe.now, widths.multiplier, widths.accumulator
+    is_gemmlowp = now.rounding == RoundingMode.GEMMLOWP
+    one = (Const(1, 1) << now.right)[:fraction + 1]
+    now = pipe.stage(drop=("p", "rounding"), t=now.p >> (fraction - 1), gemmlowp=is_gemmlowp,
+                     one=one, nudge=Mux(is_gemmlowp, one >> 1, 0))
+    half = Mux(now.gemmlowp, 1, now.one)
+    now = pipe.stage(drop=("t", "one"), first=(now.t + half)[:acc_width + 2].as_signed())
+    h = now.first >> 1
+    negative = now.gemmlowp & h[-1] & (now.right != 0)
+    # h + 2^(right-1) - (h < 0): the subtraction turns the one-hot nudge into a mask below it.
+    now = pipe.stage(drop=("first", "nudge", "gemmlowp"),
+                     second=(h + Mux(negative, now.nudge - 1, now.nudge))[:len(h)].as_signed())
+    pipe.stage(drop=("second", "right"), y=(now.second >> now.right)[:acc_width].as_signed())
+
+
+def output_stages(pipe, widths):
+    """y, zero_point, low, high, wide become value."""
+    now, acc_width = pipe.now, widths.accumulator
+    zero_point = Mux(now.wide, 0, now.zero_point)
+    now = pipe.stage(drop=("y", "zero_point"), placed=now.y + zero_point)
+    clamped = Mux(now.placed < now.low, now.low, Mux(now.placed > now.high, now.high, now.placed))
+    value = Mux(now.wide, now.placed, clamped)[:acc_width].as_signed()
+    pipe.stage(drop=("placed", "low", "high", "wide"), value=value)
+
+
+class RescalerPipeline(wiring.Component):
+    """The core: one item per clock, never stalls, result LATENCY clocks later.
+
+    Arguments
+    ---------
+    tag_shape : shape of a value that travels with each item, or None.
+    widths : RescalerWidths.
+    multiplier_class : Multiplier or a target's subclass; four are used.
+
+    Members
+    -------
+    i : In(stream.Signature(widths.input_layout(tag_shape), always_ready=True))
+    o : Out(stream.Signature(widths.output_layout(tag_shape), always_ready=True))
+    """
+
+    LATENCY = 13
+
+    def __init__(self, *, tag_shape=None, widths=RescalerWidths(), multiplier_class=Multiplier):
+        self.tag_shape = tag_shape
+        self.widths = widths
+        self.multiplier_class = multiplier_class
+        super().__init__({
+            "i": In(stream.Signature(widths.input_layout(tag_shape), always_ready=True)),
+            "o": Out(stream.Signature(widths.output_layout(tag_shape), always_ready=True)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        item = self.i.payload
+        pipe = Pipeline(m, valid=self.i.valid, **{name: item[name] for name, _ in item.shape()})
+        front_stages(pipe, self.widths)
+        product_stages(m, pipe, self.widths, self.multiplier_class)
+        round_stages(pipe, self.widths)
+        output_stages(pipe, self.widths)
+        assert pipe.depth == self.LATENCY, pipe.depth
+        m.d.comb += [self.o.valid.eq(pipe.now.valid), self.o.payload.value.eq(pipe.now.value)]
+        if self.tag_shape is not None:
+            m.d.comb += Value.cast(self.o.payload.tag).eq(pipe.now.tag)
+        return m
+
+
+class Rescaler(Elastic):
+    """RescalerPipeline as a stream with backpressure: full rate, ready never combinational.
+
+    Arguments as of RescalerPipeline. Members: `i` and `o` as its own, with `ready`.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(RescalerPipeline(**kwargs))
