@@ -1,0 +1,134 @@
+"""AddressWalker: the addresses of one array port, from counters and additions alone.
+
+A *slot* is one cycle. In every slot the walker may name one word; `slots` slots make a period and
+`period_count` periods a tile. Three walks add up to the address:
+
+slot walk    positions x inside lines y; restarts every `group` periods
+period walk  three levels (chunk of channels, kernel column, kernel row), one step per restart
+tile walk    a transposing port continues its slot walk where the tile before ended; a direct port
+             goes on to the next group of lanes
+
+Positions outside the tensor (padding, and what lies beyond the last tile) are flagged.
+"""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.isa import FIELDS, Feed
+
+__all__ = ["AddressWalker", "ADDRESS_WIDTH", "STEP_LAYOUT", "WALKER_LAYOUT"]
+
+ADDRESS_WIDTH = 24
+
+WALKER_LAYOUT = data.StructLayout({
+    field.name.removeprefix("a_"): signed(field.width) if field.signed else field.width
+    for field in FIELDS if field.name.startswith("a_")})
+
+#: What the sequencer says about a slot.
+STEP_LAYOUT = data.StructLayout({
+    "restart": 1,  # before the first slot of an instruction: load the walker's registers
+    "active": 1,  # this port names a word in this slot
+    "period_end": 1,  # last slot of a period
+    "tile_end": 1,  # last slot of a tile
+    "advance": 1,  # with tile_end: move on to this port's next tile
+    "rewind": 1,  # with tile_end: go back to this port's first tile
+})
+
+
+class AddressWalker(wiring.Component):
+    """Walks the addresses of one port.
+
+    Members
+    -------
+    fields : the port's instruction fields, constant while an instruction runs.
+    step : what happens in this slot.
+    address, inside, valid, sub : the word named, LATENCY cycles later; `inside` is 0 where the
+        port's pad code has to stand in, `sub` is the group of lanes of a direct feed.
+    """
+
+    LATENCY = 2
+
+    def __init__(self, *, n_groups):
+        self.n_groups = n_groups
+        super().__init__({
+            "fields": In(WALKER_LAYOUT),
+            "step": In(STEP_LAYOUT),
+            "address": Out(ADDRESS_WIDTH),
+            "inside": Out(1),
+            "valid": Out(1),
+            "sub": Out(4),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        f, step = self.fields, self.step
+        position = data.StructLayout({"address": ADDRESS_WIDTH, "x": 16, "ix": signed(16),
+                                      "iy": signed(16)})
+        start, here, after = (Signal(position, name=n) for n in ("start", "here", "after"))
+        sub, group = Signal(4), Signal(16)
+        tap_address, tap_dx, tap_dy = Signal(ADDRESS_WIDTH), Signal(signed(16)), Signal(signed(16))
+        k0, k1 = Signal(16), Signal(16)
+
+        # Slot walk: `after` is the position once this slot is done.
+        m.d.comb += after.eq(here)
+        with m.If(step.active):
+            with m.If(here.x + 1 == f.x_count):
+                m.d.comb += [after.address.eq(here.address + f.y_step), after.x.eq(0),
+                             after.ix.eq(f.ix), after.iy.eq(here.iy + f.iy_step)]
+            with m.Else():
+                m.d.comb += [after.address.eq(here.address + f.x_step), after.x.eq(here.x + 1),
+                             after.ix.eq(here.ix + f.ix_step), after.iy.eq(here.iy)]
+        m.d.sync += here.eq(after)
+
+        # Period walk.
+        with m.If(step.period_end):
+            with m.If(group + 1 != f.group):
+                m.d.sync += group.eq(group + 1)
+            with m.Else():
+                m.d.sync += [group.eq(0), here.eq(start)]
+                with m.If(k0 + 1 != f.k0_count):
+                    m.d.sync += [k0.eq(k0 + 1), tap_address.eq(tap_address + f.k0_step),
+                                 tap_dx.eq(tap_dx + f.k0_dx), tap_dy.eq(tap_dy + f.k0_dy)]
+                with m.Else():
+                    m.d.sync += k0.eq(0)
+                    with m.If(k1 + 1 != f.k1_count):
+                        m.d.sync += [k1.eq(k1 + 1), tap_address.eq(tap_address + f.k1_step),
+                                     tap_dx.eq(tap_dx + f.k1_dx), tap_dy.eq(tap_dy + f.k1_dy)]
+                    with m.Else():
+                        m.d.sync += [k1.eq(0), tap_address.eq(tap_address + f.k2_step),
+                                     tap_dx.eq(tap_dx + f.k2_dx), tap_dy.eq(tap_dy + f.k2_dy)]
+
+        # Tile walk.
+        first = Signal(position)
+        m.d.comb += [first.address.eq(f.base), first.ix.eq(f.ix), first.iy.eq(f.iy)]
+        following = Signal(position)
+        m.d.comb += following.eq(after)
+        with m.If(f.feed == Feed.DIRECT):
+            m.d.comb += following.eq(start)
+            with m.If(sub + 1 == self.n_groups):
+                m.d.comb += following.address.eq(start.address + 1)
+        with m.If(step.tile_end):
+            m.d.sync += [tap_address.eq(0), tap_dx.eq(0), tap_dy.eq(0), k0.eq(0), k1.eq(0),
+                         group.eq(0), here.eq(start)]
+            with m.If(step.rewind):
+                m.d.sync += [start.eq(first), here.eq(first), sub.eq(f.sub)]
+            with m.Elif(step.advance):
+                m.d.sync += [start.eq(following), here.eq(following)]
+                with m.If(f.feed == Feed.DIRECT):
+                    m.d.sync += sub.eq(Mux(sub + 1 == self.n_groups, 0, sub + 1))
+        with m.If(step.restart):
+            m.d.sync += [start.eq(first), here.eq(first), sub.eq(f.sub), group.eq(0),
+                         tap_address.eq(0), tap_dx.eq(0), tap_dy.eq(0), k0.eq(0), k1.eq(0)]
+
+        # Two stages: sums, then bounds.
+        address, ix, iy = Signal(ADDRESS_WIDTH), Signal(signed(17)), Signal(signed(17))
+        valid, late_sub = Signal(), Signal(4)
+        m.d.sync += [
+            address.eq(here.address + tap_address), ix.eq(here.ix + tap_dx),
+            iy.eq(here.iy + tap_dy), valid.eq(step.active), late_sub.eq(sub),
+            self.address.eq(address), self.valid.eq(valid), self.sub.eq(late_sub),
+            self.inside.eq(~f.bounded | ((ix >= 0) & (ix < f.width)
+                                         & (iy >= 0) & (iy < f.height))),
+        ]
+        return m
