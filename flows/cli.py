@@ -1,0 +1,69 @@
+"""What every entry point shares: error reporting, argument literals, atomic outputs."""
+
+import ast
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from golden.errors import LockstepError
+
+
+def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
+    """Run an entry point and exit: 2 with one line on bad input, 130 when interrupted.
+
+    main(argv) returns the exit status, None meaning 0.
+    """
+    try:
+        status = main(argv)
+    except LockstepError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted: previous outputs are unchanged", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status or 0)
+
+
+def literal_dict(text: str, option: str) -> dict:
+    """Parse a Python literal dict such as ``{'depth': 18, 'quantize': True}``.
+
+    Raises LockstepError naming the option when the text is anything else.
+    """
+    try:
+        value = ast.literal_eval(text.strip() or "{}")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise LockstepError(f"{option} is not a Python literal: {text}") from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise LockstepError(f"{option} must be a dict with string keys, not {text}")
+    return value
+
+
+@contextlib.contextmanager
+def replacing(directory: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``directory``; on success move its entries into place.
+
+    Each entry replaces the one of the same name by rename; others stay. On an error or an
+    interruption nothing in ``directory`` has changed.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
+    except OSError as error:
+        raise LockstepError(f"Cannot write to {directory}: {error.strerror}") from None
+    try:
+        yield temporary
+        for source in sorted(temporary.iterdir()):
+            target = directory / source.name
+            if target.is_dir() and not target.is_symlink():
+                target.rename(temporary / f".old-{source.name}")
+            os.replace(source, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,53 @@
+"""The registry of networks: one file per network, each a function that returns a module.
+
+A network is built from the layers of ``sw/layers.py`` and may carry ``regime``, a list of
+``{"epoch": int, "optimizer": "SGD", "lr": float, ...}`` that the training engine follows. An
+outside file is named as ``path/to/file.py:function``.
+"""
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from golden.errors import LockstepError
+from models.resnet_digits import resnet_digits
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"resnet_digits": resnet_digits}
+
+
+def _outside_function(name: str) -> Callable[..., nn.Module]:
+    path, _, function = name.rpartition(":")
+    if not Path(path).is_file():
+        raise LockstepError(f"Model file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise LockstepError(f"Model file {path} has no function {function!r}")
+    return getattr(module, function)
+
+
+def build_model(name: str, model_config: dict | None = None) -> nn.Module:
+    """Build a registered network, or one of an outside file, from its keyword arguments.
+
+    Raises LockstepError for an unknown name (listing the known ones) and for an argument that the
+    network's function does not take.
+    """
+    if name in MODELS:
+        function = MODELS[name]
+    elif ".py:" in name:
+        function = _outside_function(name)
+    else:
+        known = ", ".join(sorted(MODELS))
+        raise LockstepError(f"Unknown model {name!r}; known models: {known} "
+                            f"(or path/to/file.py:function)")
+    model_config = model_config or {}
+    accepted = inspect.signature(function).parameters
+    for key in model_config:
+        if key not in accepted:
+            raise LockstepError(f"Model {name} has no option {key!r}; its options: "
+                                f"{', '.join(accepted)}")
+    return function(**model_config)

@@ -1,0 +1,171 @@
+"""The torch executor: a `Program` on CPU or CUDA with exact integer arithmetic.
+
+Products go through `torch._int_mm` (int8 x int8 -> int32) where it applies, else through float64
+matrix products, which are exact for integers: |acc| < 2^53. Convolutions are never handed to a
+convolution kernel, which may use Winograd or FFT forms; their patches are matrix-multiplied.
+Rounding, clamping and zero points are `golden.arith`'s own functions applied to int64 tensors.
+"""
+
+from functools import lru_cache, singledispatch
+
+import numpy as np
+import torch
+
+from golden import ops
+from golden.errors import LockstepError
+from sw.tensor_arith import requantize, rescale
+
+PATCH_LIMIT = 1 << 26  # elements of one patch matrix; larger convolutions go image by image
+CUDA_MIN_ROWS, CUDA_MULTIPLE = 17, 8  # what cuBLASLt asks of torch._int_mm
+
+
+def int_matmul(a, b):
+    """Exact product of int8 matrices a (M, K) and b (K, N): int32 (M, N).
+
+    Pads to the shapes CUDA asks for. Sums must fit int32 (`golden.verify` proves it).
+    """
+    (rows, depth), columns = a.shape, b.shape[1]
+    if not _int_mm_is_exact(a.device.type):
+        return (a.double() @ b.double()).to(torch.int32)
+    if a.is_cuda:
+        pad_depth, pad_columns = -depth % CUDA_MULTIPLE, -columns % CUDA_MULTIPLE
+        pad_rows = max(CUDA_MIN_ROWS - rows, 0)
+        a = torch.nn.functional.pad(a, (0, pad_depth, 0, pad_rows))
+        b = torch.nn.functional.pad(b, (0, pad_columns, 0, pad_depth))
+    return torch._int_mm(a.contiguous(), b.contiguous())[:rows, :columns]
+
+
+@lru_cache(maxsize=None)
+def _int_mm_is_exact(device_type):
+    """Whether this machine's kernel keeps every bit: 16-bit intermediate sums would saturate."""
+    codes = torch.full((32, 64), -128, dtype=torch.int8, device=device_type)
+    try:
+        product = torch._int_mm(codes, codes.t().contiguous())
+        mixed = torch._int_mm(codes, torch.full_like(codes, 127).t().contiguous())
+    except RuntimeError:
+        return False
+    return bool((product == 64 * 128 * 128).all() and (mixed == -64 * 128 * 127).all())
+
+
+def patches(x, kernel, stride, padding, dilation, fill):
+    """Sliding windows of x (N, C, H, W): a view (N, C, OH, OW, kh, kw); the padding is `fill`."""
+    top, left, bottom, right = padding
+    x = torch.nn.functional.pad(x, (left, right, top, bottom), value=fill).contiguous()
+    n, c, height, width = x.shape
+    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
+    out_height = (height - dh * (kh - 1) - 1) // sh + 1
+    out_width = (width - dw * (kw - 1) - 1) // sw + 1
+    strides = x.stride()
+    return x.as_strided((n, c, out_height, out_width, kh, kw),
+                        (strides[0], strides[1], strides[2] * sh, strides[3] * sw,
+                         strides[2] * dh, strides[3] * dw))
+
+
+def _convolve(x, weights, stride, padding, dilation, groups, fill):
+    """int64 sums (N, O, OH, OW) of raw int8 codes x times int8 weights (O, I/g, kh, kw)."""
+    windows = patches(x, weights.shape[2:], stride, padding, dilation, fill)
+    n, channels, height, width = windows.shape[:4]
+    outputs, depth = weights.shape[0], weights[0].numel()
+    if groups == 1:
+        rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, depth)
+        sums = int_matmul(rows, weights.reshape(outputs, depth).t())
+        return sums.reshape(n, height, width, outputs).permute(0, 3, 1, 2).long()
+    rows = windows.reshape(n, groups, channels // groups, height, width, *weights.shape[2:])
+    rows = rows.permute(1, 0, 3, 4, 2, 5, 6).reshape(groups, -1, depth)
+    kernels = weights.reshape(groups, outputs // groups, depth).transpose(1, 2)
+    sums = torch.bmm(rows.double(), kernels.double()).long()
+    sums = sums.reshape(groups, n, height, width, outputs // groups)
+    return sums.permute(1, 0, 4, 2, 3).reshape(n, outputs, height, width)
+
+
+def _on(array, like):
+    """A numpy array as a tensor beside `like`; copied, since the program's arrays are frozen."""
+    return torch.from_numpy(np.array(array)).to(like.device)
+
+
+@singledispatch
+def execute(op, *inputs):
+    """One golden operator on int8 tensors (N, ...): an int8 tensor, or a tuple of them."""
+    raise LockstepError(f"The torch executor has no {type(op).__name__}")
+
+
+@execute.register
+def _(op: ops.Conv2d, x):
+    weights, bias = _on(op.weights, x), _on(op.folded_bias(), x).reshape(1, -1, 1, 1)
+    per_image = max(x[0].numel() * weights[0, 0].numel(), 1)
+    sums = [_convolve(part, weights, op.stride, op.padding, op.dilation, op.groups,
+                      op.input_zero_point)
+            for part in x.split(max(PATCH_LIMIT // per_image, 1))]
+    return rescale(op.rescale, torch.cat(sums) + bias)
+
+
+@execute.register
+def _(op: ops.Linear, x):
+    bias = op.bias.astype(np.int64) - op.input_zero_point * op.weights.astype(np.int64).sum(axis=1)
+    return rescale(op.rescale, int_matmul(x, _on(op.weights, x).t()).long() + _on(bias, x))
+
+
+@execute.register
+def _(op: ops.Add, *inputs):
+    terms = [requantize((x.long() - zero_point) << op.left_shift, multiplier, shift, op.rescale)
+             for x, zero_point, (multiplier, shift)
+             in zip(inputs, op.input_zero_points, op.input_rescales, strict=True)]
+    return rescale(op.rescale, terms[0] + terms[1])
+
+
+@execute.register
+def _(op: ops.MaxPool, x):
+    windows = patches(x, op.kernel, op.stride, op.padding, (1, 1), torch.iinfo(x.dtype).min)
+    return windows.amax(dim=(4, 5))
+
+
+@execute.register
+def _(op: ops.AveragePool, x):
+    windows = patches(x, op.kernel, op.stride, op.padding, (1, 1), op.input_zero_point)
+    return rescale(op.rescale, (windows.long() - op.input_zero_point).sum(dim=(4, 5)))
+
+
+@execute.register
+def _(op: ops.GlobalAveragePool, x):
+    total = (x.long() - op.input_zero_point).sum(dim=(2, 3), keepdim=True)
+    return rescale(op.rescale, total)
+
+
+@execute.register
+def _(op: ops.Concat, *inputs):
+    return torch.cat(inputs, dim=op.axis)
+
+
+@execute.register
+def _(op: ops.Reshape, x):
+    return x.reshape(x.shape[0], *op.shape)
+
+
+@execute.register
+def _(op: ops.Clamp, x):
+    return x.clamp(op.low, op.high)
+
+
+@execute.register
+def _(op: ops.Rescaling, x):
+    return rescale(op.rescale, x.long() - op.input_zero_point)
+
+
+def run(program, x, device="cpu"):
+    """Execute the program on a torch device.
+
+    program: a `golden.program.Program`; x: what `program.quantize_input` takes, batch first;
+    device: "cpu", "cuda" or "cuda:N". Returns the trace, dict of numpy arrays by tensor name, the
+    input's codes included. Raises LockstepError for a device that is not there.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LockstepError(f"Device {device} is not available: torch sees no CUDA device")
+    with torch.inference_mode():
+        codes = np.array(program.quantize_input(x))
+        trace = {program.inputs[0]: torch.from_numpy(codes).to(device)}
+        for node in program.nodes:
+            results = execute(node.op, *(trace[name] for name in node.inputs))
+            results = results if isinstance(results, tuple) else (results,)
+            trace.update(zip(node.outputs, results, strict=True))
+    return {name: tensor.cpu().numpy() for name, tensor in trace.items()}

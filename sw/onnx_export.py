@@ -1,0 +1,144 @@
+"""Export of a `Program` as plain ONNX operators that ONNX Runtime executes to the same bits.
+
+Everything between the int8 input codes and the int8 output codes is integer: ConvInteger and
+MatMulInteger give the int32 products, and the requantization is spelled out in int64 (see
+`sw.onnx_graph`). int8 operands are kept signed on both sides: ONNX Runtime's unsigned-by-signed
+kernels may saturate 16-bit sums on processors with AVX2 and without VNNI, signed-by-signed ones do
+not, and int8 activations with uint8 weights give wrong sums without a word.
+"""
+
+from functools import singledispatch
+
+import numpy as np
+
+from golden import ops
+from golden.errors import LockstepError
+from sw.onnx_graph import INT32_HIGH, INT32_LOW, GraphBuilder, program_metadata, rescaled, scaled
+from sw.onnx_qdq import export_qdq
+
+__all__ = ["export_integer", "export_qdq"]
+
+
+@singledispatch
+def _export(op, graph, node, shapes, output):
+    raise LockstepError(f"Node {node.name}: {type(op).__name__} has no ONNX form")
+
+
+def _centred(graph, value, zero_point):
+    """value - zero_point in int64."""
+    wide = graph.cast(value, "int64")
+    if zero_point == 0:
+        return wide
+    return graph.node("Sub", wide, graph.constant(zero_point, "int64", "input_zero_point"))
+
+
+def _biased(graph, accumulator, bias, rank):
+    wide = graph.cast(accumulator, "int64")
+    bias = np.asarray(bias, dtype=np.int64).reshape((1, -1) + (1,) * (rank - 2))
+    return graph.node("Add", wide, graph.constant(bias, "int64", "bias"))
+
+
+def _conv_integer(graph, x, weights, zero_point, *, stride, padding, dilation, groups):
+    """int32 sum of w * (x - zero_point); the padding supplies the zero point."""
+    return graph.node("ConvInteger", x, graph.constant(weights, "int8", "weights"),
+                      graph.constant(zero_point, "int8", "x_zero_point"),
+                      graph.constant(0, "int8", "w_zero_point"),
+                      kernel_shape=[int(n) for n in weights.shape[2:]],
+                      strides=list(stride), pads=list(padding), dilations=list(dilation),
+                      group=groups)
+
+
+@_export.register
+def _(op: ops.Conv2d, graph, node, shapes, output):
+    acc = _conv_integer(graph, node.inputs[0], op.weights, op.input_zero_point, stride=op.stride,
+                        padding=op.padding, dilation=op.dilation, groups=op.groups)
+    rescaled(graph, _biased(graph, acc, op.bias, 4), op.rescale, 4, output)
+
+
+@_export.register
+def _(op: ops.Linear, graph, node, shapes, output):
+    acc = graph.node("MatMulInteger", node.inputs[0],
+                     graph.constant(np.ascontiguousarray(op.weights.T), "int8", "weights"),
+                     graph.constant(op.input_zero_point, "int8", "x_zero_point"),
+                     graph.constant(0, "int8", "w_zero_point"))
+    rescaled(graph, _biased(graph, acc, op.bias, 2), op.rescale, 2, output)
+
+
+@_export.register
+def _(op: ops.Add, graph, node, shapes, output):
+    rank, terms = len(shapes[0]) + 1, []
+    operands = zip(node.inputs, op.input_zero_points, op.input_rescales, strict=True)
+    for x, zero_point, (multiplier, shift) in operands:
+        power = graph.constant(1 << op.left_shift, "int64", "left_shift")
+        raised = graph.node("Mul", _centred(graph, x, zero_point), power)
+        term = scaled(graph, raised, multiplier, shift, op.rescale.rounding, rank)
+        terms.append(graph.clip(term, INT32_LOW, INT32_HIGH, "int64"))
+    rescaled(graph, graph.node("Add", *terms), op.rescale, rank, output)
+
+
+@_export.register
+def _(op: ops.MaxPool, graph, node, shapes, output):
+    graph.node("MaxPool", node.inputs[0], output=output, kernel_shape=list(op.kernel),
+               strides=list(op.stride), pads=list(op.padding))
+
+
+@_export.register
+def _(op: ops.AveragePool, graph, node, shapes, output):
+    channels = shapes[0][0]
+    ones = np.ones((channels, 1, *op.kernel), dtype=np.int8)
+    acc = _conv_integer(graph, node.inputs[0], ones, op.input_zero_point, stride=op.stride,
+                        padding=op.padding, dilation=(1, 1), groups=channels)
+    rescaled(graph, graph.cast(acc, "int64"), op.rescale, 4, output)
+
+
+@_export.register
+def _(op: ops.GlobalAveragePool, graph, node, shapes, output):
+    acc = graph.node("ReduceSum", _centred(graph, node.inputs[0], op.input_zero_point),
+                     graph.constant([2, 3], "int64", "axes"), keepdims=1)
+    rescaled(graph, acc, op.rescale, 4, output)
+
+
+@_export.register
+def _(op: ops.Concat, graph, node, shapes, output):
+    graph.node("Concat", *node.inputs, output=output, axis=op.axis)
+
+
+@_export.register
+def _(op: ops.Reshape, graph, node, shapes, output):
+    shape = graph.constant([0, *op.shape], "int64", "shape")  # 0 keeps the batch dimension
+    graph.node("Reshape", node.inputs[0], shape, output=output)
+
+
+@_export.register
+def _(op: ops.Clamp, graph, node, shapes, output):
+    graph.clip(node.inputs[0], op.low, op.high, "int8", output=output)
+
+
+@_export.register
+def _(op: ops.Rescaling, graph, node, shapes, output):
+    acc = _centred(graph, node.inputs[0], op.input_zero_point)
+    rescaled(graph, acc, op.rescale, len(shapes[0]) + 1, output)
+
+
+def export_integer(program, *, trace=False):
+    """The integer program as an onnx.ModelProto, checked by onnx.checker.
+
+    program: a `golden.program.Program`. The model's input and outputs are int8 codes in NCHW (or
+    NF) order with the names of the program's tensors; with trace=True every intermediate tensor is
+    an output too. The scales, zero points and the program's sha256 are in the metadata.
+    Raises LockstepError naming the node for an operator ONNX has no form for.
+    """
+    graph = GraphBuilder(program.name)
+    for name in program.inputs:
+        graph.declare_input(name, "int8", program.tensors[name].shape)
+    produced = []
+    for node in program.nodes:
+        graph.scope = node.name
+        shapes = [program.tensors[name].shape for name in node.inputs]
+        _export(node.op, graph, node, shapes, node.outputs[0])
+        produced.extend(node.outputs)
+    for name in produced if trace else program.outputs:
+        graph.declare_output(name, "int8", program.tensors[name].shape)
+    doc = ("Integer program: int8 codes in, int8 codes out, the same bits as the golden model. "
+           "real = scale * (code - zero_point).")
+    return graph.model(doc, program_metadata(program, "integer"))

@@ -1,0 +1,193 @@
+"""A small ONNX graph builder, and int64 values on which `golden.arith` runs symbolically.
+
+ONNX has no arithmetic shift right for signed integers (BitShift takes unsigned ones), so a floor
+shift by n is written as a floor division by d = 2**n: (p - Mod(p, d)) / d, where Mod with fmod = 0
+takes the sign of the divisor, the difference is an exact multiple of d, and the truncating Div is
+exact.
+"""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from golden.arith import INT8_MAX, INT8_MIN
+from golden.errors import LockstepError
+
+OPSET = 17
+IR_VERSION = 8
+INT64_LOW, INT64_HIGH = -(1 << 63), (1 << 63) - 1
+
+ELEMENT_TYPES = {"int8": TensorProto.INT8, "int16": TensorProto.INT16, "int32": TensorProto.INT32,
+                 "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
+
+
+class GraphBuilder:
+    """Collects nodes and constants; every value is a name. The batch dimension is symbolic, "N".
+
+    Arguments
+        name: the graph's name.
+    Attributes
+        scope: prefix of the names of the nodes and intermediate values made from now on.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self.scope = name
+        self.nodes, self.inputs, self.outputs = [], [], []
+        self._constants, self._initializers, self._count = {}, [], {}
+
+    def _fresh(self, hint):
+        key = f"{self.scope}/{hint}"
+        index = self._count[key] = self._count.get(key, -1) + 1
+        return f"{key}_{index}" if index else key
+
+    def constant(self, value, dtype, hint="constant"):
+        """The name of an initializer with this value; equal ones are shared."""
+        array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._constants:
+            name = self._constants[key] = self._fresh(hint)
+            self._initializers.append(numpy_helper.from_array(array, name))
+        return self._constants[key]
+
+    def node(self, op_type, *inputs, output=None, **attributes):
+        """Append one operator with one output and return the output's name."""
+        name = self._fresh(op_type)
+        output = output or f"{name}:0"
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=name,
+                                           **attributes))
+        return output
+
+    def cast(self, value, dtype, output=None):
+        return self.node("Cast", value, output=output, to=ELEMENT_TYPES[dtype])
+
+    def clip(self, value, low, high, dtype, output=None):
+        return self.node("Clip", value, self.constant(low, dtype, "low"),
+                         self.constant(high, dtype, "high"), output=output)
+
+    def declare_input(self, name, dtype, shape):
+        self.inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], ["N", *shape]))
+
+    def declare_output(self, name, dtype, shape):
+        self.outputs.append(
+            helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], ["N", *shape]))
+
+    def model(self, doc, metadata):
+        """The checked onnx.ModelProto; metadata: dict of strings, stored in metadata_props."""
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs,
+                                  self._initializers, doc_string=doc)
+        model = helper.make_model(graph, producer_name="lockstep", ir_version=IR_VERSION,
+                                  opset_imports=[helper.make_opsetid("", OPSET)])
+        helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+class Value:
+    """An int64 tensor of the graph that records the integer arithmetic done with it.
+
+    `golden.arith` runs on it unchanged, so the exported rounding is golden's own and is restated
+    nowhere. The right operand of every operator is a constant (int or int64 array) or another
+    Value. The interval of possible values is tracked: clips that cannot act are left out, and a
+    graph that could leave int64 is refused.
+
+    Arguments
+        graph: GraphBuilder.
+        name: the tensor's name.
+        low, high: inclusive bounds of its values, Python ints.
+    """
+
+    dtype = "torch.int64"  # `golden.arith.as_int64` lets values of this dtype pass
+
+    def __init__(self, graph, name, low, high):
+        if low < INT64_LOW or high > INT64_HIGH:
+            raise LockstepError(f"{graph.scope}: values {low}..{high} do not fit int64")
+        self.graph, self.name, self.low, self.high = graph, name, low, high
+
+    def _apply(self, op_type, other, low, high):
+        if not isinstance(other, Value):
+            other = self.graph.constant(other, "int64", op_type.lower())
+        else:
+            other = other.name
+        return Value(self.graph, self.graph.node(op_type, self.name, other), low, high)
+
+    def __add__(self, other):
+        low, high = _bounds(other)
+        if low == high == 0:
+            return self
+        return self._apply("Add", other, self.low + low, self.high + high)
+
+    def __sub__(self, other):
+        low, high = _bounds(other)
+        if low == high == 0:
+            return self
+        return self._apply("Sub", other, self.low - high, self.high - low)
+
+    def __mul__(self, other):
+        low, high = _bounds(other)
+        if low == high == 1:
+            return self
+        corners = [a * b for a in (self.low, self.high) for b in (low, high)]
+        return self._apply("Mul", other, min(corners), max(corners))
+
+    def __lshift__(self, bits):
+        return self * _power_of_two(bits)
+
+    def __rshift__(self, bits):
+        """Floor shift by a constant of 0..62, or by 63, which gives the sign (0 or -1)."""
+        least, most = _bounds(bits)
+        if most == 0:
+            return self
+        if least == 63:
+            below = self.graph.node("Less", self.name, self.graph.constant(0, "int64", "zero"))
+            negative = Value(self.graph, self.graph.cast(below, "int64"), 0, 1)
+            return negative * -1
+        corners = [a >> b for a in (self.low, self.high) for b in (least, most)]
+        divisor = _power_of_two(bits)
+        remainder = self._apply("Mod", divisor, 0, (1 << most) - 1)
+        multiple = self._apply("Sub", remainder, self.low, self.high)
+        return multiple._apply("Div", divisor, min(corners), max(corners))
+
+    def clip(self, low, high):
+        low, high = int(low), int(high)
+        if low <= self.low and self.high <= high:
+            return self
+        name = self.graph.clip(self.name, low, high, "int64")
+        return Value(self.graph, name, max(low, self.low), min(high, self.high))
+
+    def sum(self, axes, count):
+        """The sum over `axes` (kept, of length 1) of `count` elements."""
+        name = self.graph.node("ReduceSum", self.name, self.graph.constant(axes, "int64", "axes"),
+                               keepdims=1)
+        return Value(self.graph, name, self.low * count, self.high * count)
+
+    def store(self, output):
+        """Cast to the int8 tensor `output`; the values must lie in int8."""
+        assert INT8_MIN <= self.low and self.high <= INT8_MAX, (output, self.low, self.high)
+        return self.graph.cast(self.name, "int8", output=output)
+
+
+def _bounds(operand):
+    if isinstance(operand, Value):
+        return operand.low, operand.high
+    return int(np.min(operand)), int(np.max(operand))
+
+
+def _power_of_two(bits):
+    return np.int64(1) << np.asarray(bits, dtype=np.int64)
+
+
+def along_channels(values, rank):
+    """Per-channel constants (C,) or (1,): int64 that broadcasts over axis 1 of `rank` axes."""
+    return np.asarray(values, dtype=np.int64).reshape((1, -1) + (1,) * (rank - 2))
+
+
+def program_metadata(program, form):
+    """The metadata both exports carry, a dict of strings; form: "integer" or "qdq"."""
+    metadata = {"lockstep.program_sha256": program.sha256, "lockstep.form": form}
+    for role, names in (("input", program.inputs), ("output", program.outputs)):
+        for name in names:
+            quantization = program.tensors[name].quantization
+            metadata[f"lockstep.{role}.{name}.scale"] = repr(float(quantization.scale))
+            metadata[f"lockstep.{role}.{name}.zero_point"] = str(int(quantization.zero_point))
+    return metadata

@@ -1,0 +1,179 @@
+"""Export of a `Program` as QuantizeLinear / DequantizeLinear pairs around float operators.
+
+This is the form that standard consumers (ONNX Runtime, OpenVINO, TensorRT) read. It is approximate
+by nature: float32 scales, rounding half to even, zero point added after rounding. Expect single
+codes to differ by one where a value lies near a rounding boundary, and such differences to travel;
+the integer export is the exact one.
+"""
+
+from functools import singledispatch
+
+import numpy as np
+
+from golden import ops
+from golden.errors import LockstepError
+from sw.onnx_graph import GraphBuilder, program_metadata
+
+INT8_LOW, INT8_HIGH = -128, 127
+
+
+def real_factors(rescale, channels):
+    """float64 (channels,): the real factors multiplier * 2**-shift of a `golden.ops.Rescale`."""
+    factors = np.ldexp(np.asarray(rescale.multiplier, dtype=np.float64),
+                       -np.asarray(rescale.shift, dtype=np.int64))
+    return np.broadcast_to(factors.reshape(-1), (channels,)).copy()
+
+
+def weight_scales(op, input_quantization, output_quantization):
+    """float64 (O,): the scale of each channel's weights, from M = S_in * S_w / S_out.
+
+    A channel with multiplier 0 is a constant: its scale is given as 0.
+    """
+    factors = real_factors(op.rescale, op.weights.shape[0])
+    return factors * output_quantization.scale / input_quantization.scale
+
+
+def _dequantized(graph, value, scale, zero_point, *, dtype="int8", axis=None):
+    attributes = {} if axis is None else {"axis": axis}
+    return graph.node("DequantizeLinear", value, graph.constant(scale, "float32", "scale"),
+                      graph.constant(zero_point, dtype, "zero_point"), **attributes)
+
+
+def _quantized(graph, value, quantization, output):
+    return graph.node("QuantizeLinear", value,
+                      graph.constant(quantization.scale, "float32", "scale"),
+                      graph.constant(quantization.zero_point, "int8", "zero_point"), output=output)
+
+
+def _clamped(graph, value, quantization, low, high):
+    """The clamp bounds in codes (ReLU, ReLU6) as a Clip of the real values."""
+    if low <= INT8_LOW and high >= INT8_HIGH:
+        return value
+    bounds = [(code - quantization.zero_point) * quantization.scale for code in (low, high)]
+    return graph.clip(value, *bounds, "float32")
+
+
+def _parameters(graph, op, source, target):
+    """Dequantized weights and bias of a convolution or linear layer."""
+    scales = weight_scales(op, source, target)
+    alive = scales > 0
+    weights = np.where(alive.reshape((-1,) + (1,) * (op.weights.ndim - 1)), op.weights, 0)
+    bias = np.where(alive, op.bias, 0)
+    scales = np.where(alive, scales, 1.0)
+    zeros = np.zeros(len(scales), dtype=np.int64)
+    return (_dequantized(graph, graph.constant(weights, "int8", "weights"), scales, zeros, axis=0),
+            _dequantized(graph, graph.constant(bias, "int32", "bias"), scales * source.scale, zeros,
+                         dtype="int32", axis=0))
+
+
+@singledispatch
+def _float_form(op, graph, node, values, source, target):
+    """The real value of the node's output before its quantizer; values: real inputs (names)."""
+    raise LockstepError(f"Node {node.name}: {type(op).__name__} has no QDQ form")
+
+
+@_float_form.register
+def _(op: ops.Conv2d, graph, node, values, source, target):
+    weights, bias = _parameters(graph, op, source, target)
+    return graph.node("Conv", values[0], weights, bias,
+                      kernel_shape=[int(n) for n in op.weights.shape[2:]], strides=list(op.stride),
+                      pads=list(op.padding), dilations=list(op.dilation), group=op.groups)
+
+
+@_float_form.register
+def _(op: ops.Linear, graph, node, values, source, target):
+    weights, bias = _parameters(graph, op, source, target)
+    return graph.node("Gemm", values[0], weights, bias, transB=1)
+
+
+@_float_form.register
+def _(op: ops.Add, graph, node, values, source, target):
+    return graph.node("Add", *values)
+
+
+@_float_form.register
+def _(op: ops.MaxPool, graph, node, values, source, target):
+    return graph.node("MaxPool", values[0], kernel_shape=list(op.kernel), strides=list(op.stride),
+                      pads=list(op.padding))
+
+
+@_float_form.register
+def _(op: ops.AveragePool, graph, node, values, source, target):
+    pooled = graph.node("AveragePool", values[0], kernel_shape=list(op.kernel),
+                        strides=list(op.stride), pads=list(op.padding), count_include_pad=1)
+    # The program's factor carries S_in / (S_out * count): 1 / count is the pooling itself.
+    return _corrected(graph, pooled, op, source, target, op.kernel[0] * op.kernel[1])
+
+
+@_float_form.register
+def _(op: ops.GlobalAveragePool, graph, node, values, source, target):
+    pooled = graph.node("GlobalAveragePool", values[0])
+    return _corrected(graph, pooled, op, source, target, op.window[0] * op.window[1])
+
+
+@_float_form.register
+def _(op: ops.Rescaling, graph, node, values, source, target):
+    return _corrected(graph, values[0], op, source, target, 1)
+
+
+def _corrected(graph, value, op, source, target, count):
+    """value times what the program's factor says beyond S_in / (S_out * count), if anything."""
+    factors = real_factors(op.rescale, np.size(op.rescale.multiplier))
+    gains = factors * target.scale * count / source.scale
+    if np.allclose(gains, 1.0, rtol=1e-6, atol=0.0):
+        return value
+    return graph.node("Mul", value, graph.constant(gains.reshape(1, -1, 1, 1), "float32", "gain"))
+
+
+@_float_form.register
+def _(op: ops.Concat, graph, node, values, source, target):
+    return graph.node("Concat", *values, axis=op.axis)
+
+
+@_float_form.register
+def _(op: ops.Reshape, graph, node, values, source, target):
+    return graph.node("Reshape", values[0], graph.constant([0, *op.shape], "int64", "shape"))
+
+
+@_float_form.register
+def _(op: ops.Clamp, graph, node, values, source, target):
+    return values[0]
+
+
+def export_qdq(program):
+    """The program as a float-in, float-out onnx.ModelProto with QDQ pairs.
+
+    The input is the real NCHW input, float32; the output is the dequantized output. The scales of
+    the weights follow from the program's own factors: S_w = M * S_out / S_in.
+    Approximate: see the module's text. Raises LockstepError for an operator without a QDQ form.
+    """
+    graph = GraphBuilder(f"{program.name}_qdq")
+    quantizations = {name: tensor.quantization for name, tensor in program.tensors.items()}
+    real = {}
+    for name in program.inputs:
+        source = f"{name}_real"
+        graph.declare_input(source, "float32", program.tensors[name].shape)
+        graph.scope = name
+        codes = _quantized(graph, source, quantizations[name], f"{name}_codes")
+        real[name] = _dequantized(graph, codes, quantizations[name].scale,
+                                  quantizations[name].zero_point)
+    for node in program.nodes:
+        graph.scope = node.name
+        output, = node.outputs
+        source, target = quantizations[node.inputs[0]], quantizations[output]
+        value = _float_form(node.op, graph, node, [real[name] for name in node.inputs], source,
+                            target)
+        limits = getattr(node.op, "rescale", node.op)
+        value = _clamped(graph, value, target, getattr(limits, "low", INT8_LOW),
+                         getattr(limits, "high", INT8_HIGH))
+        codes = _quantized(graph, value, target, f"{output}_codes")
+        final = f"{output}_real" if output in program.outputs else None
+        real[output] = graph.node("DequantizeLinear", codes,
+                                  graph.constant(target.scale, "float32", "scale"),
+                                  graph.constant(target.zero_point, "int8", "zero_point"),
+                                  output=final)
+    for name in program.outputs:
+        graph.declare_output(real[name], "float32", program.tensors[name].shape)
+    doc = ("Float model with quantize-dequantize pairs for standard consumers; approximate, single "
+           "codes may differ from the integer program.")
+    return graph.model(doc, program_metadata(program, "qdq"))

@@ -1,0 +1,123 @@
+"""RangeBN: batch normalization whose scale is the range of the values, not their deviation.
+
+Training, per channel over the N*H*W values in (N, H, W) order, in ``chunks`` contiguous chunks::
+
+    scale = C(n) * mean over the chunks of (max - min)         n = values per chunk
+    y = (x - mean) / (scale + 1e-5) * gamma + beta
+
+after x has been quantized (and so clipped) to 8 bits. Evaluation uses the running mean and scale
+and skips that quantizer: it is the folded float simulation of the integer program.
+
+Source: Banner, Hubara, Hoffer, Soudry, arXiv 1805.11046, and its published code
+(eladhoffer/convNet.pytorch, models/modules/quantize.py). Differences, on purpose: torch's momentum
+convention; a count that does not divide into the chunks is allowed (``chunk_bounds``); a constant
+channel gives beta and finite gradients.
+"""
+
+import functools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from golden.errors import LockstepError
+from sw.quantizers import ActivationQuantizer, GradientQuantizeFunction, Quantize8Bit
+
+EPSILON = 1e-5
+_CODE_FACTOR = 0.5 * 0.35 * (1 + math.sqrt(math.pi * math.log(4)))  # 0.5402084
+
+
+@functools.lru_cache
+def expected_range(n: int) -> float:
+    """E[max - min] of n independent standard normal values (numerical integration, 1e-6)."""
+    x = np.linspace(-9.0, 9.0, 9001)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
+    above = below[::-1]
+    integrand = -np.expm1(n * np.log1p(-above.clip(max=1 - 1e-16))) - below**n
+    return float(integrand.sum() * (x[1] - x[0]))
+
+
+@functools.lru_cache
+def range_to_sigma(n: int, constant: str) -> float:
+    """C(n): the factor that turns the range of n values into a deviation.
+
+    constant: ``paper`` 1 / sqrt(2 ln n), 1.6-1.8 times too large; ``code`` 0.5402084 / sqrt(2 ln n),
+    as published; ``exact`` 1 / E[range of n normal values].
+    """
+    if n < 2:
+        raise LockstepError(f"RangeBN needs at least 2 values per chunk, not {n}")
+    if constant == "exact":
+        return 1 / expected_range(n)
+    paper = 1 / math.sqrt(2 * math.log(n))
+    return paper if constant == "paper" else _CODE_FACTOR * paper
+
+
+def chunk_ranges(x: Tensor, chunks: int) -> tuple[Tensor, int]:
+    """Mean over the chunks of (max - min) per channel, and the chunk length n.
+
+    x: (C, count). Chunks are ceil(count / chunks) long and contiguous; the last ones may be
+    shorter or empty (range 0), as in golden/range_norm.py. The gradient goes to the first extreme.
+    """
+    count = x.shape[1]
+    length = -(-count // chunks)
+    padding = chunks * length - count
+    if padding:
+        x = torch.cat([x, x[:, -1:].expand(-1, padding)], dim=1)
+    x = x.reshape(x.shape[0], chunks, length)
+    high, low = x.max(dim=2).values, x.min(dim=2).values
+    return (high - low).mean(dim=1), length
+
+
+class RangeBatchNorm(nn.Module):
+    """RangeBN over (N, C, H, W) or (N, C) float32 tensors.
+
+    Parameters: weight (gamma), bias (beta), both (C,). Buffers: running_mean, running_scale (C,),
+    in the units of x; running_scale is a deviation, without epsilon.
+
+    exact_evaluation: quantize the input in evaluation too, which is the graph that lowering in
+    ``exact`` mode describes.
+    """
+
+    def __init__(self, channels: int, config: Quantize8Bit = Quantize8Bit(),
+                 zero_init: bool = False):
+        super().__init__()
+        self.config = config
+        self.exact_evaluation = False
+        self.input = ActivationQuantizer(config)
+        self.weight = nn.Parameter(torch.zeros(channels) if zero_init else torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_scale", torch.ones(channels))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, ...) -> normalized tensor of the same shape, not yet quantized."""
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        if self.training:
+            x = self.input(x)
+            mean, scale = self._batch_statistics(x)
+        else:
+            if self.exact_evaluation:
+                x = self.input(x)
+            mean, scale = self.running_mean, self.running_scale
+        factor = self.weight / (scale + EPSILON)
+        y = (x - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
+        if self.training and self.config.quantize and self.config.quantize_norm_gradient:
+            y = GradientQuantizeFunction.apply(y)
+        return y
+
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        values = x.transpose(0, 1).flatten(1)
+        mean = values.mean(dim=1)
+        ranges, length = chunk_ranges(values, self.config.chunks)
+        scale = ranges * range_to_sigma(length, self.config.range_constant)
+        with torch.no_grad():
+            momentum = torch.where(self.batches == 0, 1.0, self.config.momentum)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_scale.lerp_(scale, momentum)
+            self.batches.add_(1)
+        return mean, scale
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, constant={self.config.range_constant}"
