@@ -17,6 +17,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Value, signed, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from golden import arith
 from hw.multiplier import Multiplier
 from hw.pipeline import Pipeline
 from hw.stream import Elastic
@@ -35,9 +36,9 @@ class RoundingMode(enum.Enum, shape=1):
 class RescalerWidths:
     """Bits of the operands: accumulator (signed), multiplier (unsigned), code (signed)."""
 
-    accumulator: int = 32
-    multiplier: int = 31
-    code: int = 8
+    accumulator: int = arith.INT32_MAX.bit_length() + 1
+    multiplier: int = arith.MULTIPLIER_WIDTH
+    code: int = arith.INT8_MAX.bit_length() + 1
 
     def __post_init__(self):
         if not 2 <= self.multiplier < self.accumulator:
@@ -92,70 +93,6 @@ def _saturate(value, width):
     return Mux(fits, value[:width], bound).as_signed()
 
 
-def front_stages(pipe, widths):
-    """Bias add, left shift, saturation: acc, bias, shift become x, right."""
-    now, fraction, acc_width = pipe.now, widths.multiplier, widths.accumulator
-    scales_up = now.shift < fraction
-    left = Mux(scales_up, fraction - now.shift, 0)[:fraction.bit_length()]
-    right = Mux(scales_up, 0, now.shift - fraction)[:fraction.bit_length()]
-    now = pipe.stage(drop=("acc", "bias", "shift"), left=left, right=right,
-                     sum=(now.acc + now.bias)[:acc_width].as_signed())
-    shifted = (now.sum << now.left)[:acc_width + fraction].as_signed()
-    now = pipe.stage(drop=("sum", "left"), shifted=shifted)
-    pipe.stage(drop=("shifted",), x=_saturate(now.shifted, acc_width))
-
-
-def product_stages(m, pipe, widths, multiplier_class):
-    """x, multiplier become p: four partial products of half the width, two staged sums."""
-    now = pipe.now
-    limb = (widths.accumulator + 1) // 2
-    x_low, x_high = now.x[:limb], now.x[limb:].as_signed()
-    m_low, m_high = now.multiplier[:limb], now.multiplier[limb:]
-    parts = {}
-    for name, a, b in (("low_low", x_low, m_low), ("low_high", x_low, m_high),
-                       ("high_low", x_high, m_low), ("high_high", x_high, m_high)):
-        unit = multiplier_class(a.shape(), b.shape())
-        m.submodules[name] = unit
-        m.d.comb += [unit.a.eq(a), unit.b.eq(b)]
-        parts[name] = unit.p
-    pipe.stage(drop=("x", "multiplier"))
-    for _ in range(multiplier_class.LATENCY - 2):
-        pipe.stage()
-    now = pipe.stage(joined=parts)
-    now = pipe.stage(drop=tuple(parts), middle=now.low_high + now.high_low,
-                     bottom=now.low_low[:limb],
-                     outer=Cat(now.low_low[limb:2 * limb], now.high_high).as_signed())
-    high_sum = (now.outer + now.middle)[:widths.product - limb]
-    pipe.stage(drop=("middle", "bottom", "outer"), p=Cat(now.bottom, high_sum).as_signed())
-
-
-def round_stages(pipe, widths):
-    """p, right, rounding become y: first rounding, second rounding, right shift."""
-    now, fraction, acc_width = pipe.now, widths.multiplier, widths.accumulator
-    is_gemmlowp = now.rounding == RoundingMode.GEMMLOWP
-    one = (Const(1, 1) << now.right)[:fraction + 1]
-    now = pipe.stage(drop=("p", "rounding"), t=now.p >> (fraction - 1), gemmlowp=is_gemmlowp,
-                     one=one, nudge=Mux(is_gemmlowp, one >> 1, 0))
-    half = Mux(now.gemmlowp, 1, now.one)
-    now = pipe.stage(drop=("t", "one"), first=(now.t + half)[:acc_width + 2].as_signed())
-    h = now.first >> 1
-    negative = now.gemmlowp & h[-1] & (now.right != 0)
-    # h + 2^(right-1) - (h < 0): the subtraction turns the one-hot nudge into a mask below it.
-    now = pipe.stage(drop=("first", "nudge", "gemmlowp"),
-                     second=(h + Mux(negative, now.nudge - 1, now.nudge))[:len(h)].as_signed())
-    pipe.stage(drop=("second", "right"), y=(now.second >> now.right)[:acc_width].as_signed())
-
-
-def output_stages(pipe, widths):
-    """y, zero_point, low, high, wide become value."""
-    now, acc_width = pipe.now, widths.accumulator
-    zero_point = Mux(now.wide, 0, now.zero_point)
-    now = pipe.stage(drop=("y", "zero_point"), placed=now.y + zero_point)
-    clamped = Mux(now.placed < now.low, now.low, Mux(now.placed > now.high, now.high, now.placed))
-    value = Mux(now.wide, now.placed, clamped)[:acc_width].as_signed()
-    pipe.stage(drop=("placed", "low", "high", "wide"), value=value)
-
-
 class RescalerPipeline(wiring.Component):
     """The core: one item per clock, never stalls, result LATENCY clocks later.
 
@@ -182,14 +119,81 @@ class RescalerPipeline(wiring.Component):
             "o": Out(stream.Signature(widths.output_layout(tag_shape), always_ready=True)),
         })
 
+    def front_stages(self, pipe):
+        """Bias add, left shift, saturation: acc, bias, shift become x, right."""
+        now, fraction, acc_width = pipe.now, self.widths.multiplier, self.widths.accumulator
+        scales_up = now.shift < fraction
+        left = Mux(scales_up, fraction - now.shift, 0)[:fraction.bit_length()]
+        right = Mux(scales_up, 0, now.shift - fraction)[:fraction.bit_length()]
+        now = pipe.stage(drop=("acc", "bias", "shift"), left=left, right=right,
+                         sum=(now.acc + now.bias)[:acc_width].as_signed())
+        shifted = (now.sum << now.left)[:acc_width + fraction].as_signed()
+        now = pipe.stage(drop=("sum", "left"), shifted=shifted)
+        pipe.stage(drop=("shifted",), x=_saturate(now.shifted, acc_width))
+
+    def product_stages(self, m, pipe):
+        """x, multiplier become p: four partial products of half the width, two staged sums."""
+        now = pipe.now
+        limb = (self.widths.accumulator + 1) // 2
+        x_low, x_high = now.x[:limb], now.x[limb:].as_signed()
+        m_low, m_high = now.multiplier[:limb], now.multiplier[limb:]
+        parts = {}
+        for name, a, b in (("low_low", x_low, m_low), ("low_high", x_low, m_high),
+                           ("high_low", x_high, m_low), ("high_high", x_high, m_high)):
+            unit = self.multiplier_class(a.shape(), b.shape())
+            m.submodules[name] = unit
+            m.d.comb += [unit.a.eq(a), unit.b.eq(b)]
+            parts[name] = unit.p
+        pipe.stage(drop=("x", "multiplier"))
+        for _ in range(self.multiplier_class.LATENCY - 2):
+            pipe.stage()
+        now = pipe.stage(joined=parts)
+        now = pipe.stage(drop=tuple(parts), middle=now.low_high + now.high_low,
+                         bottom=now.low_low[:limb],
+                         outer=Cat(now.low_low[limb:2 * limb], now.high_high).as_signed())
+        high_sum = (now.outer + now.middle)[:self.widths.product - limb]
+        pipe.stage(drop=("middle", "bottom", "outer"), p=Cat(now.bottom, high_sum).as_signed())
+
+    def first_half(self, now):
+        """What the first rounding adds, in units of t's lowest bit: half of what is cut off."""
+        return Mux(now.gemmlowp, 1, now.one)
+
+    def round_stages(self, pipe):
+        """p, right, rounding become y: first rounding, second rounding, right shift."""
+        now, fraction, acc_width = pipe.now, self.widths.multiplier, self.widths.accumulator
+        now = pipe.stage(drop=("p", "rounding"), t=now.p >> (fraction - 1),
+                         gemmlowp=now.rounding == RoundingMode.GEMMLOWP,
+                         one=(Const(1, 1) << now.right)[:fraction + 1])
+        # The second rounding adds 2^(right-1), one less where h < 0, and nothing where right = 0.
+        nudge = now.one >> 1
+        twice = now.gemmlowp & (now.right != 0)
+        now = pipe.stage(drop=("t", "one", "gemmlowp"),
+                         first=(now.t + self.first_half(now))[:acc_width + 2].as_signed(),
+                         nudge=Mux(twice, nudge, 0), nudge_negative=Mux(twice, nudge - 1, 0))
+        h = now.first >> 1
+        nudge = Mux(h[-1], now.nudge_negative, now.nudge)[:fraction]
+        now = pipe.stage(drop=("first", "nudge", "nudge_negative"),
+                         second=(h + nudge)[:len(h)].as_signed())
+        pipe.stage(drop=("second", "right"), y=(now.second >> now.right)[:acc_width].as_signed())
+
+    def output_stages(self, pipe):
+        """y, zero_point, low, high, wide become value."""
+        now, acc_width = pipe.now, self.widths.accumulator
+        zero_point = Mux(now.wide, 0, now.zero_point)
+        now = pipe.stage(drop=("y", "zero_point"), placed=now.y + zero_point)
+        clamped = Mux(now.placed < now.low, now.low,
+                      Mux(now.placed > now.high, now.high, now.placed))
+        value = Mux(now.wide, now.placed, clamped)[:acc_width].as_signed()
+        pipe.stage(drop=("placed", "low", "high", "wide"), value=value)
+
     def elaborate(self, platform):
         m = Module()
         item = self.i.payload
         pipe = Pipeline(m, valid=self.i.valid, **{name: item[name] for name, _ in item.shape()})
-        front_stages(pipe, self.widths)
-        product_stages(m, pipe, self.widths, self.multiplier_class)
-        round_stages(pipe, self.widths)
-        output_stages(pipe, self.widths)
+        self.front_stages(pipe)
+        self.product_stages(m, pipe)
+        self.round_stages(pipe)
+        self.output_stages(pipe)
         assert pipe.depth == self.LATENCY, pipe.depth
         m.d.comb += [self.o.valid.eq(pipe.now.valid), self.o.payload.value.eq(pipe.now.value)]
         if self.tag_shape is not None:
@@ -200,8 +204,12 @@ class RescalerPipeline(wiring.Component):
 class Rescaler(Elastic):
     """RescalerPipeline as a stream with backpressure: full rate, ready never combinational.
 
-    Arguments as of RescalerPipeline. Members: `i` and `o` as its own, with `ready`.
+    Arguments
+    ---------
+    core : the pipeline; by default RescalerPipeline with the remaining arguments.
+
+    Members: `i` and `o` as the core's, with `ready`.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(RescalerPipeline(**kwargs))
+    def __init__(self, core=None, **kwargs):
+        super().__init__(core or RescalerPipeline(**kwargs))

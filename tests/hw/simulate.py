@@ -8,6 +8,8 @@ import random
 from amaranth.hdl import Shape
 from amaranth.sim import Simulator
 
+from hw.stream import payload_shape
+
 CLOCK_PERIOD = 1e-8
 
 
@@ -15,16 +17,16 @@ class WatchdogError(AssertionError):
     """The component made no progress for too many clocks."""
 
 
-def _checked(value, shape):
-    """value; raises ValueError where ctx.set would truncate it silently to the shape."""
+def _check(value, shape):
+    """Raise ValueError where ctx.set would silently truncate value to the shape."""
     if isinstance(value, dict):
-        return {name: _checked(item, shape[name].shape) for name, item in value.items()}
-    if isinstance(value, int):
+        for name, item in value.items():
+            _check(item, shape[name].shape)
+    elif isinstance(value, int):
         cast = Shape.cast(shape)
         low = -(1 << (cast.width - 1)) if cast.signed else 0
         if not low <= value < low + (1 << cast.width):
             raise ValueError(f"Value {value} does not fit {shape}")
-    return value
 
 
 def simulate(dut, items, *, n_outputs, stalls=0.0, seed=0, inputs="i", output="o",
@@ -38,6 +40,10 @@ def simulate(dut, items, *, n_outputs, stalls=0.0, seed=0, inputs="i", output="o
     Returns a list of payloads: int, or dict of int by field where the payload is a struct.
     """
     feeds = items if isinstance(items, dict) else {inputs: items}
+    for name, values in feeds.items():
+        shape = payload_shape(getattr(dut, name))
+        for value in values:
+            _check(value, shape)
     outputs = []
     progress = {"idle": 0}
 
@@ -46,7 +52,7 @@ def simulate(dut, items, *, n_outputs, stalls=0.0, seed=0, inputs="i", output="o
             for value in values:
                 while rng.random() < stalls:
                     await ctx.tick()
-                ctx.set(port.payload, _checked(value, port.signature.members["payload"].shape))
+                ctx.set(port.payload, value)
                 ctx.set(port.valid, 1)
                 ready = 0
                 while not ready:
