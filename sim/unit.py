@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import amaranth as am
 from amaranth.back import verilog
-from amaranth.hdl import Shape
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Shape, Signal, Value
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib import data, wiring
 
 from sim.runner import BUILD_ROOT, build, run_cocotb
+
+_DIRECTIONS = {wiring.In: PortDirection.Input, wiring.Out: PortDirection.Output}
 
 
 def run_stream(component: wiring.Component, items: Sequence, *, n_outputs: int | None = None,
@@ -77,13 +79,14 @@ def run_streams(component: wiring.Component, inputs: Mapping[str, Sequence],
 def component_verilog(component: wiring.Component, name: str | None = None) -> tuple[str, str]:
     """A component's Verilog, without paths of the machine, and its module's name."""
     name = name or type(component).__name__.lower()
-    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True), name
-
-
-def stream_ports(component: wiring.Component) -> dict[str, wiring.Member]:
-    """The stream members of a component by name, inputs and outputs."""
-    return {name: member for name, member in component.signature.members.items()
-            if member.is_signature and isinstance(member.signature, stream.Signature)}
+    ports = {}
+    for path, member, value in component.signature.flatten(component):
+        value = Value.cast(value)
+        if isinstance(value, Signal):  # not the constant ready of a stream that never stalls
+            ports["__".join(map(str, path))] = (value, _DIRECTIONS[member.flow])
+    text = verilog.convert(component, name=name, ports=ports, emit_src=False,
+                           strip_internal_attrs=True)
+    return text, name
 
 
 def pack(shape, value) -> int:
@@ -101,7 +104,7 @@ def pack(shape, value) -> int:
             bits |= pack(field.shape, value[key]) << field.offset
         return bits
     shape = Shape.cast(shape)
-    number = int(value.value if isinstance(value, am.hdl.Const) else value)
+    number = int(getattr(value, "value", value))  # of a constant or an enum member
     low, high = (-(1 << shape.width - 1), (1 << shape.width - 1) - 1) if shape.signed else (
         0, (1 << shape.width) - 1)
     if not low <= number <= high:

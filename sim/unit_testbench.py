@@ -13,12 +13,18 @@ import cocotb
 from cocotb.triggers import Timer
 
 
+class AlwaysOne:
+    """Stands for a valid or ready that a stream does not have."""
+
+    value = True
+
+
 class Source:
     """Offers items on a stream, with random pauses; an offer stands until it is taken."""
 
     def __init__(self, dut, name, items, idle, rng):
-        self.valid = getattr(dut, f"{name}__valid")
-        self.ready = getattr(dut, f"{name}__ready")
+        self.valid = getattr(dut, f"{name}__valid", AlwaysOne)
+        self.ready = getattr(dut, f"{name}__ready", AlwaysOne)
         self.payload = getattr(dut, f"{name}__payload", None)
         self.items, self.idle, self.rng = items, idle, rng
         self.position, self.offering = 0, False
@@ -28,13 +34,15 @@ class Source:
         return self.position == len(self.items)
 
     def drive(self):
-        if not self.offering and not self.done and self.rng.random() >= self.idle:
+        pauses = self.valid is not AlwaysOne and self.rng.random() < self.idle
+        if not self.offering and not self.done and not pauses:
             self.offering = True
         if self.payload is not None:
             # Noise on the wires while nothing is offered: a unit must not look at it.
             self.payload.value = (self.items[self.position] if self.offering
                                   else self.rng.getrandbits(len(self.payload)))
-        self.valid.value = int(self.offering)
+        if self.valid is not AlwaysOne:
+            self.valid.value = int(self.offering)
 
     def sample(self):
         taken = self.offering and bool(self.ready.value)
@@ -48,8 +56,8 @@ class Sink:
 
     def __init__(self, dut, name, n_expected, backpressure, rng):
         self.name = name
-        self.valid = getattr(dut, f"{name}__valid")
-        self.ready = getattr(dut, f"{name}__ready")
+        self.valid = getattr(dut, f"{name}__valid", AlwaysOne)
+        self.ready = getattr(dut, f"{name}__ready", AlwaysOne)
         self.payload = getattr(dut, f"{name}__payload", None)
         self.n_expected, self.backpressure, self.rng = n_expected, backpressure, rng
         self.taken, self.accepting, self.waiting = [], False, None
@@ -59,8 +67,9 @@ class Sink:
         return len(self.taken) == self.n_expected
 
     def drive(self):
-        self.accepting = self.rng.random() >= self.backpressure
-        self.ready.value = int(self.accepting)
+        self.accepting = self.ready is AlwaysOne or self.rng.random() >= self.backpressure
+        if self.ready is not AlwaysOne:
+            self.ready.value = int(self.accepting)
 
     def sample(self):
         if not bool(self.valid.value):
@@ -85,10 +94,10 @@ async def drive_streams(dut):
     sinks = [Sink(dut, name, n, job["backpressure"], rng) for name, n in job["outputs"].items()]
     for name, value in job["constants"].items():
         getattr(dut, name).value = value
-    for source in sources:
-        source.valid.value = 0
-    for sink in sinks:
-        sink.ready.value = 0
+    idle = [port.valid for port in sources] + [port.ready for port in sinks]
+    for signal in idle:
+        if signal is not AlwaysOne:
+            signal.value = 0
     clock, reset = getattr(dut, "clk", None), getattr(dut, "rst", None)
 
     async def half(level):
