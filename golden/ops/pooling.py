@@ -1,0 +1,139 @@
+"""Pooling. Averages are exact sums of x - zero point whose division is part of the rescale."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden import arith, validate, windows
+from golden.ops.rescale import Rescale
+
+
+def _sum_bounds(count, low, high, zero_point):
+    """Bounds of every partial sum of `count` values x - zero_point, int64 (1,) each."""
+    return (np.array([min(0, count * (low - zero_point))], np.int64),
+            np.array([max(0, count * (high - zero_point))], np.int64))
+
+
+def _input_zero_point(value):
+    return validate.integer("Input zero point", value, arith.INT8_MIN, arith.INT8_MAX)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaxPool:
+    """The largest code of each window; padding never wins. Input and output share their scale.
+
+    kernel, stride: (rows, columns); padding: (top, left, bottom, right), less than the kernel
+    """
+
+    kernel: tuple
+    stride: tuple
+    padding: tuple = (0, 0, 0, 0)
+
+    def __post_init__(self):
+        _window_fields(self)
+
+    def output_shape(self, shape):
+        """(C, H, W) to (C, OH, OW)."""
+        channels, *size = windows.image_shape("MaxPool", shape)
+        return (channels, *windows.output_size(size, self.kernel, self.stride, self.padding))
+
+    def __call__(self, x):
+        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
+        x = validate.codes("MaxPool input", x)
+        self.output_shape(x.shape[1:])
+        x = windows.pad(x, self.padding, arith.INT8_MIN)
+        return windows.sliding(x, self.kernel, self.stride).max(axis=(2, 3))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AveragePool:
+    """Average of each window: rescale(sum of x - input_zero_point); padding adds nothing.
+
+    kernel, stride: (rows, columns); padding: (top, left, bottom, right), less than the kernel
+    input_zero_point: -128..127
+    rescale: one multiplier, which carries the factor 1 / (kernel rows * columns)
+    """
+
+    kernel: tuple
+    stride: tuple
+    padding: tuple = (0, 0, 0, 0)
+    input_zero_point: int
+    rescale: Rescale
+
+    def __post_init__(self):
+        _window_fields(self)
+        object.__setattr__(self, "input_zero_point", _input_zero_point(self.input_zero_point))
+        validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
+
+    def output_shape(self, shape):
+        """(C, H, W) to (C, OH, OW)."""
+        channels, *size = windows.image_shape("AveragePool", shape)
+        return (channels, *windows.output_size(size, self.kernel, self.stride, self.padding))
+
+    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+        """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
+        return _sum_bounds(self.kernel[0] * self.kernel[1], low, high, self.input_zero_point)
+
+    def accumulate(self, x):
+        """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, OH, OW)."""
+        x = validate.codes("AveragePool input", x)
+        self.output_shape(x.shape[1:])
+        x = windows.pad(x.astype(np.int64) - self.input_zero_point, self.padding, 0)
+        return windows.sliding(x, self.kernel, self.stride).sum(axis=(2, 3))
+
+    def __call__(self, x):
+        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
+        return self.rescale(self.accumulate(x))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GlobalAveragePool:
+    """Average over a whole map: rescale(sum of x - input_zero_point), (C, H, W) to (C, 1, 1).
+
+    input_zero_point: -128..127
+    rescale: one multiplier, which carries the factor 1 / (H * W)
+    window: (H, W) of the input
+    """
+
+    input_zero_point: int
+    rescale: Rescale
+    window: tuple
+
+    def __post_init__(self):
+        object.__setattr__(self, "input_zero_point", _input_zero_point(self.input_zero_point))
+        object.__setattr__(self, "window", validate.integers("Window", self.window, 2, 1,
+                                                             windows.KERNEL_MAX))
+        validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
+
+    def output_shape(self, shape):
+        """(C, H, W) to (C, 1, 1)."""
+        channels, *size = windows.image_shape("GlobalAveragePool", shape)
+        if tuple(size) != self.window:
+            raise ValueError(f"GlobalAveragePool must get a map of {self.window}, "
+                             f"not {tuple(size)}")
+        return (channels, 1, 1)
+
+    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+        """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
+        return _sum_bounds(self.window[0] * self.window[1], low, high, self.input_zero_point)
+
+    def accumulate(self, x):
+        """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, 1, 1)."""
+        x = validate.codes("GlobalAveragePool input", x)
+        self.output_shape(x.shape[1:])
+        count = self.window[0] * self.window[1]
+        return x.sum(axis=(2, 3), keepdims=True, dtype=np.int64) - count * self.input_zero_point
+
+    def __call__(self, x):
+        """x: int8 (N, C, H, W). Returns int8 (N, C, 1, 1)."""
+        return self.rescale(self.accumulate(x))
+
+
+def _window_fields(op):
+    """Validates kernel, stride and padding of a pooling op; every window meets a real pixel."""
+    kernel, stride, padding, _ = windows.geometry(op.kernel, op.stride, op.padding)
+    for name, value in (("kernel", kernel), ("stride", stride), ("padding", padding)):
+        object.__setattr__(op, name, value)
+    for index, pad in enumerate(padding):
+        if pad >= kernel[index % 2]:
+            raise ValueError(f"Padding must be less than the kernel {kernel}, not {padding}")
