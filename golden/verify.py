@@ -1,0 +1,191 @@
+"""Proofs about a Program before it runs anywhere: shapes, quantizations and accumulator bounds.
+
+Codes are tracked as an interval per tensor (clamp bounds narrow it). Per output channel the bounds
+cover every partial sum in any order, with the bias first or last, both for products with the zero
+point subtracted and for products of raw codes with the folded bias.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden import arith, ops
+from golden.errors import LockstepError
+
+INT8 = arith.INT8_MIN, arith.INT8_MAX
+INT32 = arith.INT32_MIN, arith.INT32_MAX
+SAME_QUANTIZATION = (ops.MaxPool, ops.Concat, ops.Reshape, ops.Clamp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """What is proven of one node.
+
+    input_ranges: (low, high) codes of each input; output_range: (low, high) codes of the output
+    accumulator: (low, high) of every partial sum with the zero point subtracted, None without MACs
+    raw_accumulator: the same for raw codes and the folded bias, None where the op has no such form
+    macs: multiplications for one image
+    """
+
+    node: str
+    op: str
+    input_ranges: tuple
+    output_range: tuple
+    accumulator: tuple | None = None
+    raw_accumulator: tuple | None = None
+    macs: int = 0
+
+    @property
+    def accumulator_width(self):
+        """Bits of a signed accumulator that holds every partial sum of both forms; 0 without."""
+        bounds = [*(self.accumulator or ()), *(self.raw_accumulator or ())]
+        return max((width(value) for value in bounds), default=0)
+
+    @property
+    def exact_float32(self):
+        """True where every partial sum, zero point subtracted, is an exact float32 integer."""
+        return self.accumulator is not None and max(map(abs, self.accumulator)) < 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The proof of a Program: one `NodeReport` per node, in order."""
+
+    nodes: tuple
+
+    def __getitem__(self, name):
+        """The report of the node `name`."""
+        return next(entry for entry in self.nodes if entry.node == name)
+
+    @property
+    def accumulator_width(self):
+        """The widest accumulator that the Program needs, in bits."""
+        return max((entry.accumulator_width for entry in self.nodes), default=0)
+
+    @property
+    def macs(self):
+        """Multiplications for one image."""
+        return sum(entry.macs for entry in self.nodes)
+
+
+def width(value):
+    """Bits of the smallest signed integer that holds `value`."""
+    return (value if value >= 0 else ~value).bit_length() + 1
+
+
+def verify(program):
+    """Proves a Program or raises LockstepError naming the node and the number that breaks a limit.
+
+    Returns a `Report`.
+    """
+    ranges = {program.inputs[0]: INT8}
+    names, reports = set(), []
+    for node in program.nodes:
+        try:
+            if node.name in names:
+                raise ValueError("Node name must be unique")
+            names.add(node.name)
+            reports.append(_verify_node(program, node, ranges))
+        except LockstepError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise LockstepError(f"Node {node.name} ({type(node.op).__name__}): {error}") from error
+    if program.outputs[0] not in ranges:
+        raise LockstepError(f"Output {program.outputs[0]} must be written by a node")
+    for name in program.tensors:
+        if name not in ranges:
+            raise LockstepError(f"Tensor {name} must be the input or be written by a node")
+    return Report(nodes=tuple(reports))
+
+
+def _verify_node(program, node, ranges):
+    op = node.op
+    for name in node.inputs:
+        if name not in ranges:
+            raise ValueError(f"Input {name} must be written by an earlier node")
+    if len(node.outputs) != 1:
+        raise ValueError(f"Node must have 1 output, not {len(node.outputs)}")
+    expected = 2 if isinstance(op, ops.Add) else 1
+    if not isinstance(op, ops.Concat) and len(node.inputs) != expected:
+        raise ValueError(f"Node must have {expected} inputs, not {len(node.inputs)}")
+    output = program.tensors[node.outputs[0]]
+    if output.name in ranges:
+        raise ValueError(f"Output {output.name} must be written once")
+    inputs = [program.tensors[name] for name in node.inputs]
+    shape = op.output_shape(*(tensor.shape for tensor in inputs))
+    if tuple(shape) != output.shape:
+        raise ValueError(f"Output {output.name} must have shape {tuple(shape)}, "
+                         f"not {output.shape}")
+    _check_quantization(op, inputs, output)
+    input_ranges = tuple(ranges[name] for name in node.inputs)
+    accumulator, raw = _check_accumulators(op, input_ranges)
+    ranges[output.name] = _output_range(op, input_ranges)
+    macs = op.macs(inputs[0].shape) if hasattr(op, "macs") else 0
+    return NodeReport(node=node.name, op=type(op).__name__, input_ranges=input_ranges,
+                      output_range=ranges[output.name], accumulator=accumulator,
+                      raw_accumulator=raw, macs=macs)
+
+
+def _check_quantization(op, inputs, output):
+    zero_points = getattr(op, "input_zero_points", None)
+    if hasattr(op, "input_zero_point"):
+        zero_points = (op.input_zero_point,)
+    for tensor, zero_point in zip(inputs, zero_points or ()):
+        if tensor.quantization.zero_point != zero_point:
+            raise ValueError(f"Input zero point must be {tensor.quantization.zero_point} as in "
+                             f"tensor {tensor.name}, not {zero_point}")
+    rescale = getattr(op, "rescale", None)
+    if rescale is not None and rescale.zero_point != output.quantization.zero_point:
+        raise ValueError(f"Output zero point must be {output.quantization.zero_point} as in "
+                         f"tensor {output.name}, not {rescale.zero_point}")
+    if isinstance(op, SAME_QUANTIZATION):
+        for tensor in inputs:
+            if tensor.quantization != output.quantization:
+                raise ValueError(f"Tensors {tensor.name} and {output.name} must share their scale "
+                                 f"and zero point")
+
+
+def _output_range(op, input_ranges):
+    if hasattr(op, "rescale"):
+        return op.rescale.low, op.rescale.high
+    if isinstance(op, ops.RangeNorm):
+        return op.low, op.high
+    low, high = min(r[0] for r in input_ranges), max(r[1] for r in input_ranges)
+    if isinstance(op, ops.Clamp):
+        return arith.clamp(low, op.low, op.high), arith.clamp(high, op.low, op.high)
+    return low, high
+
+
+def _check_accumulators(op, input_ranges):
+    """The bounds of both forms as (low, high) ints or None; ValueError beyond int32."""
+    if isinstance(op, ops.Add):
+        _check_add(op, input_ranges)
+        return _int32("Sum", *op.accumulator_bounds(input_ranges)), None
+    if not hasattr(op, "accumulator_bounds"):
+        return None, None
+    low, high = input_ranges[0]
+    bounds = _int32("Accumulator", *op.accumulator_bounds(low, high))
+    if not hasattr(op, "raw_accumulator_bounds"):
+        return bounds, None
+    folded = op.folded_bias()
+    _int32("Folded bias", folded, folded)
+    return bounds, _int32("Accumulator of raw codes", *op.raw_accumulator_bounds(low, high))
+
+
+def _check_add(op, input_ranges):
+    """The terms of an add are exact only where their own left shift does not saturate."""
+    for index, (_, shift) in enumerate(op.input_rescales):
+        left, _ = arith.split_shift(shift)
+        for code in input_ranges[index]:
+            value = (code - op.input_zero_points[index]) << op.left_shift << left
+            if not INT32[0] <= value <= INT32[1]:
+                raise ValueError(f"Input {index} shifted left by {op.left_shift + left} must fit "
+                                 f"int32, not {value}")
+
+
+def _int32(what, lows, highs):
+    for values, channel in ((lows, int(np.argmin(lows))), (highs, int(np.argmax(highs)))):
+        value = int(values[channel])
+        if not INT32[0] <= value <= INT32[1]:
+            raise ValueError(f"{what} of channel {channel} must fit int32, not {value}")
+    return int(lows.min()), int(highs.max())
