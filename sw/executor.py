@@ -11,9 +11,8 @@ from functools import lru_cache, singledispatch
 import numpy as np
 import torch
 
-from golden import ops
+from golden import arith, ops, range_norm
 from golden.errors import LockstepError
-from sw.tensor_arith import requantize, rescale
 
 PATCH_LIMIT = 1 << 26  # elements of one patch matrix; larger convolutions go image by image
 CUDA_MIN_ROWS, CUDA_MULTIPLE = 17, 8  # what cuBLASLt asks of torch._int_mm
@@ -83,6 +82,14 @@ def _on(array, like):
     return torch.from_numpy(np.array(array)).to(like.device)
 
 
+def _rescale(rescale, acc):
+    """A `golden.ops.Rescale` along axis 1 of an int64 accumulator: an int8 tensor."""
+    multiplier, shift = (_on(values, acc).reshape((1, -1) + (1,) * (acc.ndim - 2))
+                         for values in (rescale.multiplier, rescale.shift))
+    return arith.requantize(acc, multiplier, shift, rescale.zero_point, rescale.low, rescale.high,
+                            rescale.rounding).to(torch.int8)
+
+
 @singledispatch
 def execute(op, *inputs):
     """One golden operator on int8 tensors (N, ...): an int8 tensor, or a tuple of them."""
@@ -96,21 +103,22 @@ def _(op: ops.Conv2d, x):
     sums = [_convolve(part, weights, op.stride, op.padding, op.dilation, op.groups,
                       op.input_zero_point)
             for part in x.split(max(PATCH_LIMIT // per_image, 1))]
-    return rescale(op.rescale, torch.cat(sums) + bias)
+    return _rescale(op.rescale, torch.cat(sums) + bias)
 
 
 @execute.register
 def _(op: ops.Linear, x):
-    bias = op.bias.astype(np.int64) - op.input_zero_point * op.weights.astype(np.int64).sum(axis=1)
-    return rescale(op.rescale, int_matmul(x, _on(op.weights, x).t()).long() + _on(bias, x))
+    acc = int_matmul(x, _on(op.weights, x).t()).long() + _on(op.folded_bias(), x)
+    return _rescale(op.rescale, acc)
 
 
 @execute.register
 def _(op: ops.Add, *inputs):
-    terms = [requantize((x.long() - zero_point) << op.left_shift, multiplier, shift, op.rescale)
+    terms = [arith.requantize((x.long() - zero_point) << op.left_shift, multiplier, shift, 0,
+                              arith.INT32_MIN, arith.INT32_MAX, op.rescale.rounding)
              for x, zero_point, (multiplier, shift)
              in zip(inputs, op.input_zero_points, op.input_rescales, strict=True)]
-    return rescale(op.rescale, terms[0] + terms[1])
+    return _rescale(op.rescale, terms[0] + terms[1])
 
 
 @execute.register
@@ -122,13 +130,13 @@ def _(op: ops.MaxPool, x):
 @execute.register
 def _(op: ops.AveragePool, x):
     windows = patches(x, op.kernel, op.stride, op.padding, (1, 1), op.input_zero_point)
-    return rescale(op.rescale, (windows.long() - op.input_zero_point).sum(dim=(4, 5)))
+    return _rescale(op.rescale, (windows.long() - op.input_zero_point).sum(dim=(4, 5)))
 
 
 @execute.register
 def _(op: ops.GlobalAveragePool, x):
     total = (x.long() - op.input_zero_point).sum(dim=(2, 3), keepdim=True)
-    return rescale(op.rescale, total)
+    return _rescale(op.rescale, total)
 
 
 @execute.register
@@ -148,7 +156,28 @@ def _(op: ops.Clamp, x):
 
 @execute.register
 def _(op: ops.Rescaling, x):
-    return rescale(op.rescale, x.long() - op.input_zero_point)
+    return _rescale(op.rescale, x.long() - op.input_zero_point)
+
+
+@execute.register
+def _(op: ops.RangeNorm, q):
+    if op.batch:
+        total, spread = (values.cpu().numpy() for values in _range_statistics(q))
+        parameters = op.batch.parameters(total, spread)
+    else:
+        parameters = op.multiplier, op.bias, op.shift
+    multiplier, bias, shift = (_on(values, q).reshape((1, -1) + (1,) * (q.ndim - 2))
+                               for values in parameters)
+    y = arith.round_shift(q.long() * multiplier + bias, shift)
+    return arith.clamp(y, op.low, op.high).to(torch.int8)
+
+
+def _range_statistics(q):
+    """`golden.range_norm.statistics` on tensors: int64 (C,) sums and spreads."""
+    flat = q.transpose(0, 1).reshape(q.shape[1], -1).long()
+    length, _ = range_norm.chunking(flat.shape[1])
+    spread = sum(chunk.amax(dim=1) - chunk.amin(dim=1) for chunk in flat.split(length, dim=1))
+    return (flat + range_norm.CODE_OFFSET).sum(dim=1), spread
 
 
 def run(program, x, device="cpu"):

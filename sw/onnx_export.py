@@ -1,8 +1,8 @@
 """Export of a `Program` as plain ONNX operators that ONNX Runtime executes to the same bits.
 
 Everything between the int8 input codes and the int8 output codes is integer: ConvInteger and
-MatMulInteger give the int32 products, and the requantization is spelled out in int64 (see
-`sw.onnx_graph`). int8 operands are kept signed on both sides: ONNX Runtime's unsigned-by-signed
+MatMulInteger give the int32 products, and the requantization is `golden.arith`'s own, recorded in
+int64 operators (see `sw.onnx_graph`). int8 operands are kept signed on both sides: ONNX Runtime's unsigned-by-signed
 kernels may saturate 16-bit sums on processors with AVX2 and without VNNI, signed-by-signed ones do
 not, and int8 activations with uint8 weights give wrong sums without a word.
 """
@@ -11,9 +11,9 @@ from functools import singledispatch
 
 import numpy as np
 
-from golden import ops
+from golden import arith, ops
 from golden.errors import LockstepError
-from sw.onnx_graph import INT32_HIGH, INT32_LOW, GraphBuilder, program_metadata, rescaled, scaled
+from sw.onnx_graph import GraphBuilder, Value, along_channels, program_metadata
 from sw.onnx_qdq import export_qdq
 
 __all__ = ["export_integer", "export_qdq"]
@@ -24,18 +24,21 @@ def _export(op, graph, node, shapes, output):
     raise LockstepError(f"Node {node.name}: {type(op).__name__} has no ONNX form")
 
 
-def _centred(graph, value, zero_point):
-    """value - zero_point in int64."""
-    wide = graph.cast(value, "int64")
-    if zero_point == 0:
-        return wide
-    return graph.node("Sub", wide, graph.constant(zero_point, "int64", "input_zero_point"))
+def _codes(graph, name):
+    """An int8 tensor of the program as a Value."""
+    return Value(graph, graph.cast(name, "int64"), arith.INT8_MIN, arith.INT8_MAX)
 
 
-def _biased(graph, accumulator, bias, rank):
-    wide = graph.cast(accumulator, "int64")
-    bias = np.asarray(bias, dtype=np.int64).reshape((1, -1) + (1,) * (rank - 2))
-    return graph.node("Add", wide, graph.constant(bias, "int64", "bias"))
+def _accumulator(graph, name):
+    """An int32 sum as a Value."""
+    return Value(graph, graph.cast(name, "int64"), arith.INT32_MIN, arith.INT32_MAX)
+
+
+def _rescale(value, rescale, rank):
+    """A `golden.ops.Rescale` on a Value of `rank` axes."""
+    return arith.requantize(value, along_channels(rescale.multiplier, rank),
+                            along_channels(rescale.shift, rank), rescale.zero_point, rescale.low,
+                            rescale.high, rescale.rounding)
 
 
 def _conv_integer(graph, x, weights, zero_point, *, stride, padding, dilation, groups):
@@ -52,7 +55,8 @@ def _conv_integer(graph, x, weights, zero_point, *, stride, padding, dilation, g
 def _(op: ops.Conv2d, graph, node, shapes, output):
     acc = _conv_integer(graph, node.inputs[0], op.weights, op.input_zero_point, stride=op.stride,
                         padding=op.padding, dilation=op.dilation, groups=op.groups)
-    rescaled(graph, _biased(graph, acc, op.bias, 4), op.rescale, 4, output)
+    acc = _accumulator(graph, acc) + along_channels(op.bias, 4)
+    _rescale(acc, op.rescale, 4).store(output)
 
 
 @_export.register
@@ -61,19 +65,19 @@ def _(op: ops.Linear, graph, node, shapes, output):
                      graph.constant(np.ascontiguousarray(op.weights.T), "int8", "weights"),
                      graph.constant(op.input_zero_point, "int8", "x_zero_point"),
                      graph.constant(0, "int8", "w_zero_point"))
-    rescaled(graph, _biased(graph, acc, op.bias, 2), op.rescale, 2, output)
+    acc = _accumulator(graph, acc) + along_channels(op.bias, 2)
+    _rescale(acc, op.rescale, 2).store(output)
 
 
 @_export.register
 def _(op: ops.Add, graph, node, shapes, output):
-    rank, terms = len(shapes[0]) + 1, []
+    terms = []
     operands = zip(node.inputs, op.input_zero_points, op.input_rescales, strict=True)
-    for x, zero_point, (multiplier, shift) in operands:
-        power = graph.constant(1 << op.left_shift, "int64", "left_shift")
-        raised = graph.node("Mul", _centred(graph, x, zero_point), power)
-        term = scaled(graph, raised, multiplier, shift, op.rescale.rounding, rank)
-        terms.append(graph.clip(term, INT32_LOW, INT32_HIGH, "int64"))
-    rescaled(graph, graph.node("Add", *terms), op.rescale, rank, output)
+    for name, zero_point, (multiplier, shift) in operands:
+        term = (_codes(graph, name) - zero_point) << op.left_shift
+        terms.append(arith.requantize(term, multiplier, shift, 0, arith.INT32_MIN, arith.INT32_MAX,
+                                      op.rescale.rounding))
+    _rescale(terms[0] + terms[1], op.rescale, len(shapes[0]) + 1).store(output)
 
 
 @_export.register
@@ -88,14 +92,14 @@ def _(op: ops.AveragePool, graph, node, shapes, output):
     ones = np.ones((channels, 1, *op.kernel), dtype=np.int8)
     acc = _conv_integer(graph, node.inputs[0], ones, op.input_zero_point, stride=op.stride,
                         padding=op.padding, dilation=(1, 1), groups=channels)
-    rescaled(graph, graph.cast(acc, "int64"), op.rescale, 4, output)
+    _rescale(_accumulator(graph, acc), op.rescale, 4).store(output)
 
 
 @_export.register
 def _(op: ops.GlobalAveragePool, graph, node, shapes, output):
-    acc = graph.node("ReduceSum", _centred(graph, node.inputs[0], op.input_zero_point),
-                     graph.constant([2, 3], "int64", "axes"), keepdims=1)
-    rescaled(graph, acc, op.rescale, 4, output)
+    count = shapes[0][1] * shapes[0][2]
+    total = (_codes(graph, node.inputs[0]) - op.input_zero_point).sum([2, 3], count)
+    _rescale(total, op.rescale, 4).store(output)
 
 
 @_export.register
@@ -116,8 +120,18 @@ def _(op: ops.Clamp, graph, node, shapes, output):
 
 @_export.register
 def _(op: ops.Rescaling, graph, node, shapes, output):
-    acc = _centred(graph, node.inputs[0], op.input_zero_point)
-    rescaled(graph, acc, op.rescale, len(shapes[0]) + 1, output)
+    centred = _codes(graph, node.inputs[0]) - op.input_zero_point
+    _rescale(centred, op.rescale, len(shapes[0]) + 1).store(output)
+
+
+@_export.register
+def _(op: ops.RangeNorm, graph, node, shapes, output):
+    if op.batch:
+        raise LockstepError(f"Node {node.name}: RangeNorm with batch statistics has no ONNX form")
+    multiplier, bias, shift = (along_channels(values, len(shapes[0]) + 1)
+                               for values in (op.multiplier, op.bias, op.shift))
+    y = arith.round_shift(_codes(graph, node.inputs[0]) * multiplier + bias, shift)
+    arith.clamp(y, op.low, op.high).store(output)
 
 
 def export_integer(program, *, trace=False):

@@ -145,7 +145,7 @@ class Value:
         corners = [a >> b for a in (self.low, self.high) for b in (least, most)]
         divisor = _power_of_two(bits)
         remainder = self._apply("Mod", divisor, 0, (1 << most) - 1)
-        multiple = self._apply("Sub", remainder, self.low, self.high)
+        multiple = self._apply("Sub", remainder, self.low - remainder.high, self.high)
         return multiple._apply("Div", divisor, min(corners), max(corners))
 
     def clip(self, low, high):

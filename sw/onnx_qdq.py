@@ -11,10 +11,9 @@ from functools import singledispatch
 import numpy as np
 
 from golden import ops
+from golden.arith import INT8_MAX, INT8_MIN
 from golden.errors import LockstepError
 from sw.onnx_graph import GraphBuilder, program_metadata
-
-INT8_LOW, INT8_HIGH = -128, 127
 
 
 def real_factors(rescale, channels):
@@ -24,30 +23,37 @@ def real_factors(rescale, channels):
     return np.broadcast_to(factors.reshape(-1), (channels,)).copy()
 
 
-def weight_scales(op, input_quantization, output_quantization):
+def weight_scales(op, source, target):
     """float64 (O,): the scale of each channel's weights, from M = S_in * S_w / S_out.
+
+    source, target: the `golden.program.Tensor`s the layer reads and writes.
 
     A channel with multiplier 0 is a constant: its scale is given as 0.
     """
     factors = real_factors(op.rescale, op.weights.shape[0])
-    return factors * output_quantization.scale / input_quantization.scale
+    return factors * target.quantization.scale / source.quantization.scale
 
 
-def _dequantized(graph, value, scale, zero_point, *, dtype="int8", axis=None):
-    attributes = {} if axis is None else {"axis": axis}
-    return graph.node("DequantizeLinear", value, graph.constant(scale, "float32", "scale"),
-                      graph.constant(zero_point, dtype, "zero_point"), **attributes)
+def _dequantized(graph, value, scales, dtype):
+    """Per-channel (axis 0) parameters with zero points of 0 as real values."""
+    zeros = graph.constant(np.zeros(len(scales)), dtype, "zero_points")
+    return graph.node("DequantizeLinear", value, graph.constant(scales, "float32", "scales"),
+                      zeros, axis=0)
 
 
-def _quantized(graph, value, quantization, output):
-    return graph.node("QuantizeLinear", value,
-                      graph.constant(quantization.scale, "float32", "scale"),
-                      graph.constant(quantization.zero_point, "int8", "zero_point"), output=output)
+def _round_trip(graph, value, tensor, output=None):
+    """A real value through the codes of a tensor of the program and back."""
+    quantization = tensor.quantization
+    scale = graph.constant(quantization.scale, "float32", "scale")
+    zero_point = graph.constant(quantization.zero_point, "int8", "zero_point")
+    codes = graph.node("QuantizeLinear", value, scale, zero_point, output=f"{tensor.name}_codes")
+    return graph.node("DequantizeLinear", codes, scale, zero_point, output=output)
 
 
-def _clamped(graph, value, quantization, low, high):
-    """The clamp bounds in codes (ReLU, ReLU6) as a Clip of the real values."""
-    if low <= INT8_LOW and high >= INT8_HIGH:
+def _clamped(graph, value, quantization, limits):
+    """The clamp bounds in codes (ReLU, ReLU6) of an op or rescale as a Clip of the real values."""
+    low, high = getattr(limits, "low", INT8_MIN), getattr(limits, "high", INT8_MAX)
+    if low <= INT8_MIN and high >= INT8_MAX:
         return value
     bounds = [(code - quantization.zero_point) * quantization.scale for code in (low, high)]
     return graph.clip(value, *bounds, "float32")
@@ -60,15 +66,16 @@ def _parameters(graph, op, source, target):
     weights = np.where(alive.reshape((-1,) + (1,) * (op.weights.ndim - 1)), op.weights, 0)
     bias = np.where(alive, op.bias, 0)
     scales = np.where(alive, scales, 1.0)
-    zeros = np.zeros(len(scales), dtype=np.int64)
-    return (_dequantized(graph, graph.constant(weights, "int8", "weights"), scales, zeros, axis=0),
-            _dequantized(graph, graph.constant(bias, "int32", "bias"), scales * source.scale, zeros,
-                         dtype="int32", axis=0))
+    bias_scales = scales * source.quantization.scale
+    return (_dequantized(graph, graph.constant(weights, "int8", "weights"), scales, "int8"),
+            _dequantized(graph, graph.constant(bias, "int32", "bias"), bias_scales, "int32"))
 
 
 @singledispatch
 def _float_form(op, graph, node, values, source, target):
-    """The real value of the node's output before its quantizer; values: real inputs (names)."""
+    """The real value of the node's output before its quantizer; values: real inputs (names);
+    source, target: the program's tensors, the first one read and the one written.
+    """
     raise LockstepError(f"Node {node.name}: {type(op).__name__} has no QDQ form")
 
 
@@ -119,10 +126,11 @@ def _(op: ops.Rescaling, graph, node, values, source, target):
 def _corrected(graph, value, op, source, target, count):
     """value times what the program's factor says beyond S_in / (S_out * count), if anything."""
     factors = real_factors(op.rescale, np.size(op.rescale.multiplier))
-    gains = factors * target.scale * count / source.scale
+    gains = factors * target.quantization.scale * count / source.quantization.scale
+    gains = gains.reshape((1, -1) + (1,) * (len(source.shape) - 1))
     if np.allclose(gains, 1.0, rtol=1e-6, atol=0.0):
         return value
-    return graph.node("Mul", value, graph.constant(gains.reshape(1, -1, 1, 1), "float32", "gain"))
+    return graph.node("Mul", value, graph.constant(gains, "float32", "gain"))
 
 
 @_float_form.register
@@ -140,6 +148,20 @@ def _(op: ops.Clamp, graph, node, values, source, target):
     return values[0]
 
 
+@_float_form.register
+def _(op: ops.RangeNorm, graph, node, values, source, target):
+    if op.batch:
+        raise LockstepError(f"Node {node.name}: RangeNorm with batch statistics has no QDQ form")
+    shape = (1, -1) + (1,) * (len(source.shape) - 1)
+    slope = np.ldexp(op.multiplier.astype(np.float64), -op.shift)
+    offset = np.ldexp(op.bias.astype(np.float64), -op.shift)
+    offset = offset + slope * source.quantization.zero_point - target.quantization.zero_point
+    gain = slope * target.quantization.scale / source.quantization.scale
+    scaled = graph.node("Mul", values[0], graph.constant(gain.reshape(shape), "float32", "gain"))
+    offset = (offset * target.quantization.scale).reshape(shape)
+    return graph.node("Add", scaled, graph.constant(offset, "float32", "offset"))
+
+
 def export_qdq(program):
     """The program as a float-in, float-out onnx.ModelProto with QDQ pairs.
 
@@ -148,30 +170,20 @@ def export_qdq(program):
     Approximate: see the module's text. Raises LockstepError for an operator without a QDQ form.
     """
     graph = GraphBuilder(f"{program.name}_qdq")
-    quantizations = {name: tensor.quantization for name, tensor in program.tensors.items()}
     real = {}
     for name in program.inputs:
-        source = f"{name}_real"
-        graph.declare_input(source, "float32", program.tensors[name].shape)
         graph.scope = name
-        codes = _quantized(graph, source, quantizations[name], f"{name}_codes")
-        real[name] = _dequantized(graph, codes, quantizations[name].scale,
-                                  quantizations[name].zero_point)
+        graph.declare_input(f"{name}_real", "float32", program.tensors[name].shape)
+        real[name] = _round_trip(graph, f"{name}_real", program.tensors[name])
     for node in program.nodes:
         graph.scope = node.name
         output, = node.outputs
-        source, target = quantizations[node.inputs[0]], quantizations[output]
-        value = _float_form(node.op, graph, node, [real[name] for name in node.inputs], source,
-                            target)
-        limits = getattr(node.op, "rescale", node.op)
-        value = _clamped(graph, value, target, getattr(limits, "low", INT8_LOW),
-                         getattr(limits, "high", INT8_HIGH))
-        codes = _quantized(graph, value, target, f"{output}_codes")
+        source, target = program.tensors[node.inputs[0]], program.tensors[output]
+        values = [real[name] for name in node.inputs]
+        value = _float_form(node.op, graph, node, values, source, target)
+        value = _clamped(graph, value, target.quantization, getattr(node.op, "rescale", node.op))
         final = f"{output}_real" if output in program.outputs else None
-        real[output] = graph.node("DequantizeLinear", codes,
-                                  graph.constant(target.scale, "float32", "scale"),
-                                  graph.constant(target.zero_point, "int8", "zero_point"),
-                                  output=final)
+        real[output] = _round_trip(graph, value, target, final)
     for name in program.outputs:
         graph.declare_output(real[name], "float32", program.tensors[name].shape)
     doc = ("Float model with quantize-dequantize pairs for standard consumers; approximate, single "
