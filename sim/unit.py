@@ -79,14 +79,23 @@ def run_streams(component: wiring.Component, inputs: Mapping[str, Sequence],
 def component_verilog(component: wiring.Component, name: str | None = None) -> tuple[str, str]:
     """A component's Verilog, without paths of the machine, and its module's name."""
     name = name or type(component).__name__.lower()
-    ports = {}
-    for path, member, value in component.signature.flatten(component):
-        value = Value.cast(value)
-        if isinstance(value, Signal):  # not the constant ready of a stream that never stalls
-            ports["__".join(map(str, path))] = (value, _DIRECTIONS[member.flow])
+    ports = {port: (signal, _DIRECTIONS[flow]) for port, flow, signal in _signals(component)}
     text = verilog.convert(component, name=name, ports=ports, emit_src=False,
                            strip_internal_attrs=True)
     return text, name
+
+
+def flat_ports(component: wiring.Component) -> dict[str, tuple[str, Shape]]:
+    """The Verilog ports of a component: name to ("in" or "out", shape); without clk and rst."""
+    return {port: (_DIRECTIONS[flow].value.removesuffix("put"), signal.shape())
+            for port, flow, signal in _signals(component)}
+
+
+def _signals(component):
+    for path, member, value in component.signature.flatten(component):
+        value = Value.cast(value)
+        if isinstance(value, Signal):  # not the constant ready of a stream that never stalls
+            yield "__".join(map(str, path)), member.flow, value
 
 
 def pack(shape, value) -> int:
