@@ -46,11 +46,13 @@ class ResNetDigits(nn.Module):
         self.block1 = ResidualBlock(width, width, 1, config)
         self.block2 = ResidualBlock(width, 2 * width, 2, config)
         self.pool = QGlobalAvgPool2d(config)
+        self.flatten = nn.Flatten()
         self.classifier = QLinear(2 * width, classes, config=config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(self.input(x))
-        return self.classifier(self.pool(self.block2(self.block1(x))))
+        x = self.pool(self.block2(self.block1(x)))
+        return self.classifier(self.flatten(x))
 
 
 def resnet_digits(width: int = 16, classes: int = 10, quantize: bool = True,

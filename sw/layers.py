@@ -178,10 +178,10 @@ class QAvgPool2d(QLayer):
 
 
 class QGlobalAvgPool2d(QLayer):
-    """Average over the whole map: (N, C, H, W) -> (N, C)."""
+    """Average over the whole map: (N, C, H, W) -> (N, C, 1, 1)."""
 
     def __init__(self, config: Quantize8Bit = Quantize8Bit()):
         super().__init__(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.finish(x.mean((2, 3)))
+        return self.finish(x.mean((2, 3), keepdim=True))

@@ -10,7 +10,7 @@ and skips that quantizer: it is the folded float simulation of the integer progr
 
 Source: Banner, Hubara, Hoffer, Soudry, arXiv 1805.11046, and its published code
 (eladhoffer/convNet.pytorch, models/modules/quantize.py). Differences, on purpose: torch's momentum
-convention; a count that does not divide into the chunks is allowed (``chunk_bounds``); a constant
+convention; a count that does not divide into the chunks is allowed (``chunk_ranges``); a constant
 channel gives beta and finite gradients.
 """
 
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
+from golden.range_norm import range_constant
 from sw.quantizers import ActivationQuantizer, GradientQuantizeFunction, Quantize8Bit
 
 EPSILON = 1e-5
-_CODE_FACTOR = 0.5 * 0.35 * (1 + math.sqrt(math.pi * math.log(4)))  # 0.5402084
 
 
 @functools.lru_cache
@@ -49,22 +49,21 @@ def range_to_sigma(n: int, constant: str) -> float:
         raise LockstepError(f"RangeBN needs at least 2 values per chunk, not {n}")
     if constant == "exact":
         return 1 / expected_range(n)
-    paper = 1 / math.sqrt(2 * math.log(n))
-    return paper if constant == "paper" else _CODE_FACTOR * paper
+    return range_constant(n, constant)
 
 
 def chunk_ranges(x: Tensor, chunks: int) -> tuple[Tensor, int]:
     """Mean over the chunks of (max - min) per channel, and the chunk length n.
 
-    x: (C, count). Chunks are ceil(count / chunks) long and contiguous; the last ones may be
-    shorter or empty (range 0), as in golden/range_norm.py. The gradient goes to the first extreme.
+    x: (C, count). The chunks of golden/range_norm.py: n = ceil(count / chunks) values each, the
+    last one may be shorter. The gradient goes to the first extreme in (N, H, W) order.
     """
     count = x.shape[1]
     length = -(-count // chunks)
-    padding = chunks * length - count
-    if padding:
-        x = torch.cat([x, x[:, -1:].expand(-1, padding)], dim=1)
-    x = x.reshape(x.shape[0], chunks, length)
+    number = -(-count // length)
+    if number * length > count:
+        x = torch.cat([x, x[:, -1:].expand(-1, number * length - count)], dim=1)
+    x = x.reshape(x.shape[0], number, length)
     high, low = x.max(dim=2).values, x.min(dim=2).values
     return (high - low).mean(dim=1), length
 
@@ -102,6 +101,8 @@ class RangeBatchNorm(nn.Module):
                 x = self.input(x)
             mean, scale = self.running_mean, self.running_scale
         factor = self.weight / (scale + EPSILON)
+        if self.training:  # a channel without range gives beta, as in golden/range_norm.py
+            factor = torch.where(scale > 0, factor, 0.0)
         y = (x - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
         if self.training and self.config.quantize and self.config.quantize_norm_gradient:
             y = GradientQuantizeFunction.apply(y)

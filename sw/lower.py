@@ -1,0 +1,237 @@
+"""Lowering: a trained model becomes an integer ``Program``.
+
+``fold`` (inference): RangeBN's running statistics become multiplier and bias. Per output channel,
+with ``f = gamma / (scale + eps)``, input scale S1, weight scale S2, output scale S3::
+
+    acc = sum w * (q - Z1) + round((beta - mean * f) / (S1 * S2 * |f|))
+    y   = clamp(requantize(acc, S1 * S2 * |f| / S3) + Z3)        w negated where gamma < 0
+
+A channel whose factor is 0, or whose bias does not fit int32, becomes weight 0 and the code of its
+constant. ReLU and ReLU6 become clamp bounds.
+
+``exact``: the int8 tensor between convolution and norm stays, as in the training graph.
+
+Source: Jacob et al., arXiv 1712.05877, sections 2.2-2.4.
+"""
+
+from functools import singledispatchmethod
+
+import numpy as np
+import torch
+from torch import nn
+
+from golden import arith, ops
+from golden.errors import LockstepError
+from golden.program import Node, Program, Quantization, Tensor
+from golden.verify import verify
+from sw.graph import Step, evaluating, trace
+from sw.layers import QAdd, QAvgPool2d, QConv2d, QGlobalAvgPool2d, QInput, QLayer, QLinear
+from sw.norm_lowering import norm_factor, range_norm_op
+from sw.quantizers import ActivationQuantizer, weight_codes
+
+NORM_LOWERINGS = ("fold", "exact")
+ADD_LEFT_SHIFT = 20
+_SMALLEST_FACTOR = 2.0**-32  # what arith.multiplier_and_shift can express
+_CODE_SPAN = 256 + 128  # bounds |q - Z| and, for machines that multiply raw codes, |q| + |Z|
+
+
+def _quantization(quantizer: ActivationQuantizer) -> Quantization:
+    scale, zero_point = quantizer.parameters_for_evaluation()
+    return Quantization(scale=scale, zero_point=zero_point)
+
+
+def _bounds(activation: str | None, quantization: Quantization) -> dict:
+    """Clamp bounds of an activation function, as keyword arguments of Rescale."""
+    low, high = arith.INT8_MIN, arith.INT8_MAX
+    if activation in ("relu", "relu6"):
+        low = quantization.zero_point
+    if activation == "relu6":
+        high = int(arith.quantize(6.0, quantization.scale, quantization.zero_point))
+    return {"low": low, "high": high}
+
+
+def _rescale(factors, quantization: Quantization, activation: str | None = None) -> ops.Rescale:
+    return ops.Rescale.from_factors(factors, zero_point=quantization.zero_point,
+                                    **_bounds(activation, quantization))
+
+
+def fold(weight: torch.Tensor, factor: np.ndarray, offset: np.ndarray, source: Quantization,
+         target: Quantization, activation: str | None = None) -> dict:
+    """Integer weights, bias and Rescale of ``y = factor * conv(x, weight) + offset``.
+
+    weight: float32 (O, ...); factor, offset: float64 (O,), offset in real units. Returns the
+    fields weights (int8), bias (int32), input_zero_point, rescale of Conv2d and Linear.
+    """
+    codes, scales = weight_codes(weight)
+    codes = codes.cpu().numpy().astype(np.int64)
+    per_channel = (-1,) + (1,) * (codes.ndim - 1)
+    codes *= np.where(factor < 0, -1, 1).reshape(per_channel)
+    unit = source.scale * scales.cpu().numpy().astype(np.float64) * np.abs(factor)
+    multipliers = unit / target.scale
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        bias = np.floor(offset / unit + 0.5)
+    largest = np.abs(codes).reshape(len(codes), -1).sum(axis=1) * _CODE_SPAN
+    fits = (multipliers >= _SMALLEST_FACTOR) & (np.abs(bias) + largest <= arith.INT32_MAX)
+    constant = arith.quantize(offset, target.scale, target.zero_point) - target.zero_point
+    return {"weights": np.where(fits.reshape(per_channel), codes, 0).astype(np.int8),
+            "bias": np.where(fits, np.where(fits, bias, 0), constant).astype(np.int32),
+            "input_zero_point": source.zero_point,
+            "rescale": _rescale(np.where(fits, multipliers, 1.0), target, activation)}
+
+
+class _Lowering:
+    """Walks the steps and collects nodes and tensors."""
+
+    def __init__(self, norm_lowering: str):
+        self.norm_lowering = norm_lowering
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.inputs: list[str] = []
+
+    def add(self, name: str, op, inputs: tuple[str, ...], quantization: Quantization) -> None:
+        shape = op.output_shape(*(self.tensors[source].shape for source in inputs))
+        self.tensors[name] = Tensor(name=name, shape=tuple(shape), quantization=quantization)
+        self.nodes.append(Node(name=name, op=op, inputs=tuple(inputs), outputs=(name,)))
+
+    def input(self, step: Step, shape: tuple[int, ...]) -> None:
+        self.tensors[step.name] = Tensor(name=step.name, shape=shape,
+                                         quantization=_quantization(step.module.output))
+        self.inputs.append(step.name)
+
+    def source(self, step: Step, index: int = 0) -> Quantization:
+        return self.tensors[step.inputs[index]].quantization
+
+    def _linear_like(self, step: Step, layer, make) -> None:
+        """Convolution or linear layer; make(**fields of fold) builds the op."""
+        source, target = self.source(step), _quantization(layer.output)
+        if layer.norm is not None and self.norm_lowering == "exact":
+            between = _quantization(layer.norm.input)
+            ones = np.ones(len(layer.weight))
+            fields = fold(layer.weight, ones, 0 * ones, source, between)
+            name = f"{step.name}.conv"
+            self.add(name, make(**fields), step.inputs, between)
+            norm = range_norm_op(layer.norm, between, target,
+                                 **_bounds(layer.activation, target))
+            self.add(step.name, norm, (name,), target)
+            return
+        if layer.norm is not None:
+            factor, offset = norm_factor(layer.norm)
+        else:
+            factor, offset = np.ones(len(layer.weight)), layer.bias.detach().cpu().double().numpy()
+        fields = fold(layer.weight, factor, offset, source, target, layer.activation)
+        self.add(step.name, make(**fields), step.inputs, target)
+
+    @singledispatchmethod
+    def layer(self, module, step: Step) -> None:
+        raise LockstepError(f"Layer {step.node.target} ({type(module).__name__}) is not supported; "
+                            f"use the layers of sw/layers.py")
+
+    @layer.register
+    def _(self, module: QConv2d, step: Step) -> None:
+        (vertical, horizontal) = module.padding
+        geometry = {"stride": module.stride, "dilation": module.dilation, "groups": module.groups,
+                    "padding": (vertical, horizontal, vertical, horizontal)}
+        self._linear_like(step, module, lambda **fields: ops.Conv2d(**fields, **geometry))
+
+    @layer.register
+    def _(self, module: QLinear, step: Step) -> None:
+        self._linear_like(step, module, ops.Linear)
+
+    @layer.register
+    def _(self, module: QAdd, step: Step) -> None:
+        first, second = self.source(step, 0), self.source(step, -1)
+        target = _quantization(module.output)
+        twice_max = 2 * max(first.scale, second.scale)
+        op = ops.Add(
+            input_zero_points=(first.zero_point, second.zero_point), left_shift=ADD_LEFT_SHIFT,
+            input_rescales=tuple(arith.multiplier_and_shift(side.scale / twice_max)
+                                 for side in (first, second)),
+            rescale=_rescale(twice_max / (2**ADD_LEFT_SHIFT * target.scale), target,
+                             module.activation))
+        self.add(step.name, op, (step.inputs[0], step.inputs[-1]), target)
+
+    @layer.register
+    def _(self, module: QAvgPool2d, step: Step) -> None:
+        source, target = self.source(step), _quantization(module.output)
+        count = module.kernel_size[0] * module.kernel_size[1]
+        op = ops.AveragePool(kernel=module.kernel_size, stride=module.stride,
+                             input_zero_point=source.zero_point,
+                             rescale=_rescale(source.scale / (count * target.scale), target))
+        self.add(step.name, op, step.inputs, target)
+
+    @layer.register
+    def _(self, module: QGlobalAvgPool2d, step: Step) -> None:
+        source, target = self.source(step), _quantization(module.output)
+        window = self.tensors[step.inputs[0]].shape[1:]
+        factor = source.scale / (window[0] * window[1] * target.scale)
+        op = ops.GlobalAveragePool(input_zero_point=source.zero_point, window=tuple(window),
+                                   rescale=_rescale(factor, target))
+        self.add(step.name, op, step.inputs, target)
+
+    @layer.register
+    def _(self, module: nn.MaxPool2d, step: Step) -> None:
+        if module.dilation not in (1, (1, 1)) or module.ceil_mode:
+            raise LockstepError(f"Layer {step.node.target} (MaxPool2d) is supported without "
+                                f"dilation and ceil_mode only")
+
+        def pair(value):
+            return (value, value) if isinstance(value, int) else tuple(value)
+        vertical, horizontal = pair(module.padding)
+        op = ops.MaxPool(kernel=pair(module.kernel_size), stride=pair(module.stride),
+                         padding=(vertical, horizontal, vertical, horizontal))
+        self.add(step.name, op, step.inputs, self.source(step))
+
+    @layer.register(nn.Flatten)
+    @layer.register(type(None))
+    def _(self, module, step: Step) -> None:
+        if module is not None and (module.start_dim, module.end_dim) != (1, -1):
+            raise LockstepError(f"Layer {step.node.target} (Flatten) must flatten all but the batch")
+        size = int(np.prod(self.tensors[step.inputs[0]].shape))
+        self.add(step.name, ops.Reshape(shape=(size,)), step.inputs, self.source(step))
+
+
+def lower(model: nn.Module, norm_lowering: str = "fold", *, name: str | None = None,
+          input_shape: tuple[int, ...] | None = None) -> Program:
+    """Lower a trained model to a verified integer Program, NCHW float32 or int8 input.
+
+    norm_lowering: "fold" or "exact". name: of the Program, default the class's. input_shape: one
+    image (C, H, W); default model.input_shape. Tensors carry the module path of their producer;
+    the input tensor that of the QInput layer.
+
+    Raises LockstepError for a model trained in float or not at all, for a layer that cannot be
+    lowered (named with its path), and for a Program that verify() rejects.
+    """
+    if norm_lowering not in NORM_LOWERINGS:
+        raise LockstepError(f"Norm lowering must be one of {', '.join(NORM_LOWERINGS)}, "
+                            f"not {norm_lowering!r}")
+    shape = input_shape or getattr(model, "input_shape", None)
+    if shape is None:
+        raise LockstepError(f"Model {type(model).__name__} has no input_shape; name it to lower()")
+    lowering = _Lowering(norm_lowering)
+    with evaluating(model), torch.no_grad():
+        _, steps, output = trace(model)
+        for step in steps:
+            if isinstance(step.module, QLayer) and not step.module.config.quantize:
+                raise LockstepError(f"Layer {step.name} was trained in float (quantize: False) and "
+                                    f"has no integer form")
+            if isinstance(step.module, QInput):
+                if step.inputs != ("",):
+                    raise LockstepError(f"Layer {step.name} (QInput) must be applied to the input")
+                lowering.input(step, tuple(shape))
+                continue
+            if "" in step.inputs:
+                raise LockstepError(f"Layer {step.name} reads the float input; put a QInput first")
+            try:
+                lowering.layer(step.module, step)
+            except LockstepError:
+                raise
+            except ValueError as error:
+                raise LockstepError(f"Layer {step.name}: {error}") from None
+    if not lowering.inputs or output not in lowering.tensors:
+        raise LockstepError(f"Model {type(model).__name__} has no QInput or computes nothing")
+    program = Program(
+        name=name or type(model).__name__.lower(), nodes=tuple(lowering.nodes),
+        tensors=lowering.tensors, inputs=tuple(lowering.inputs), outputs=(output,),
+        input_layout="NCHW", metadata={"norm_lowering": norm_lowering})
+    verify(program)
+    return program
