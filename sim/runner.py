@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -171,6 +172,24 @@ def run_cocotb(build: Build, module: str, *, env: Mapping[str, str] | None = Non
             raise SimulationError(f"Simulating {build.toplevel} with {module} failed: {problem}\n"
                                   + _excerpt(log, r"Error|error|FAIL|Traceback"))
         return log.read_text()
+
+
+def run_to_finish(build: Build, *, plusargs: Mapping[str, object] | None = None,
+                  max_cycles: int = 50_000_000, run_dir: Path | str | None = None,
+                  time_limit: float | None = None, waves: bool = False) -> int:
+    """Run a testbench module with ports `clk` (in) and `finished` (out) until it finishes.
+
+    Everything else is the testbench's: it reads plusargs and files, and writes its results.
+    Returns the clock cycles from time 0 to `finished`. `run_dir` is the simulator's current
+    folder. Raises SimulationError after `max_cycles` or `time_limit` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="lockstep-finish-") as temporary:
+        result = Path(temporary) / "result.json"
+        run_cocotb(build, "sim.clock_testbench", plusargs=plusargs or {}, run_dir=run_dir,
+                   time_limit=time_limit, waves=waves,
+                   env={"LOCKSTEP_MAX_CYCLES": str(max_cycles),
+                        "LOCKSTEP_RUN_RESULT": str(result)})
+        return json.loads(result.read_text())["cycles"]
 
 
 def _content_key(sources, contents, toplevel, parameters, defines, args, waves) -> str:
