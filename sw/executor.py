@@ -6,7 +6,7 @@ convolution kernel, which may use Winograd or FFT forms; their patches are matri
 Rounding, clamping and zero points are `golden.arith`'s own functions applied to int64 tensors.
 """
 
-from functools import lru_cache, singledispatch
+from functools import cache, singledispatch
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def int_matmul(a, b):
     return torch._int_mm(a.contiguous(), b.contiguous())[:rows, :columns]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _int_mm_is_exact(device_type):
     """Whether this machine's kernel keeps every bit: 16-bit intermediate sums would saturate."""
     codes = torch.full((32, 64), -128, dtype=torch.int8, device=device_type)

@@ -2,9 +2,10 @@
 
 Everything between the int8 input codes and the int8 output codes is integer: ConvInteger and
 MatMulInteger give the int32 products, and the requantization is `golden.arith`'s own, recorded in
-int64 operators (see `sw.onnx_graph`). int8 operands are kept signed on both sides: ONNX Runtime's unsigned-by-signed
-kernels may saturate 16-bit sums on processors with AVX2 and without VNNI, signed-by-signed ones do
-not, and int8 activations with uint8 weights give wrong sums without a word.
+int64 operators (see `sw.onnx_graph`). int8 operands are kept signed on both sides: ONNX Runtime's
+unsigned-by-signed kernels may saturate 16-bit sums on processors with AVX2 and without VNNI,
+signed-by-signed ones do not, and int8 activations with uint8 weights give wrong sums without a
+word.
 """
 
 from functools import singledispatch

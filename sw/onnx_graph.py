@@ -3,7 +3,8 @@
 ONNX has no arithmetic shift right for signed integers (BitShift takes unsigned ones), so a floor
 shift by n is written as a floor division by d = 2**n: (p - Mod(p, d)) / d, where Mod with fmod = 0
 takes the sign of the divisor, the difference is an exact multiple of d, and the truncating Div is
-exact.
+exact. Clamping is written with Where, since ONNX Runtime's Clip, Min and Max of int64 are wrong for
+some values beyond 32 bits on x86 (microsoft/onnxruntime pull requests 25280 and 32475).
 """
 
 import numpy as np
@@ -152,8 +153,17 @@ class Value:
         low, high = int(low), int(high)
         if low <= self.low and self.high <= high:
             return self
-        name = self.graph.clip(self.name, low, high, "int64")
+        name = self.name
+        if self.low < low:
+            name = self._where("Less", name, low)
+        if self.high > high:
+            name = self._where("Greater", name, high)
         return Value(self.graph, name, max(low, self.low), min(high, self.high))
+
+    def _where(self, comparison, name, bound):
+        """`bound` where `name` compares so with it, else `name`."""
+        bound = self.graph.constant(bound, "int64", "bound")
+        return self.graph.node("Where", self.graph.node(comparison, name, bound), bound, name)
 
     def sum(self, axes, count):
         """The sum over `axes` (kept, of length 1) of `count` elements."""
@@ -163,7 +173,8 @@ class Value:
 
     def store(self, output):
         """Cast to the int8 tensor `output`; the values must lie in int8."""
-        assert INT8_MIN <= self.low and self.high <= INT8_MAX, (output, self.low, self.high)
+        if self.low < INT8_MIN or self.high > INT8_MAX:
+            raise LockstepError(f"{output}: values {self.low}..{self.high} do not fit int8")
         return self.graph.cast(self.name, "int8", output=output)
 
 

@@ -1,0 +1,198 @@
+"""Run an integer program on one backend, or on all four and compare every tensor.
+
+Without --backend the program runs on golden (numpy), torch, onnx (ONNX Runtime) and rtl (the
+generated Verilog in Verilator); every tensor of every backend is compared with golden's. Exit
+status 0: the same bits; 1: differences; 2: bad input.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from flows import cli
+from golden.compare import compare
+from golden.errors import LockstepError
+from golden.program import Program
+
+BACKENDS = ("golden", "torch", "onnx", "rtl")
+DEFAULT_TARGET = "sim-8x8"
+DEFAULT_IMAGES = 8  # random images where no inputs are given
+DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run has left it
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="flows/sim.py", description="Run a program and compare the backends, op by op.")
+    parser.add_argument("--program", required=True, metavar="PROGRAM", help="folder of the program")
+    parser.add_argument("--inputs", metavar="X.npy", help="batch first, float or int8 codes "
+                        f"(default {DEFAULT_INPUTS} beside the program, else random codes)")
+    parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--backend", choices=BACKENDS, help="one backend instead of all four")
+    parser.add_argument("--target", default=DEFAULT_TARGET, metavar="T",
+                        help=f"hardware target of the rtl backend (default {DEFAULT_TARGET})")
+    parser.add_argument("--image", metavar="DIR", help="let rtl run this memory image as deployed")
+    parser.add_argument("--device", default="cpu", help="device of the torch backend")
+    parser.add_argument("--outputs", metavar="Y.npy", help="write the integer output codes")
+    parser.add_argument("--trace", metavar="DIR", help="write every tensor, DIR/BACKEND/NAME.npy")
+    parser.add_argument("--report", metavar="R.json", help="write cycles, utilisation, differences")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+                        help="simulations at a time (default: the cores)")
+    arguments = parser.parse_args(argv)
+    for name in ("jobs", "images"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise LockstepError(f"--{name} must be at least 1, not {value}")
+    return arguments
+
+
+def load_inputs(program, path, n_images=None):
+    """The program's input from a .npy file, or random codes where path is None.
+
+    Returns float or int8 values, batch first, in the program's layout. Raises LockstepError for a
+    file that is no .npy array or does not fit the program.
+    """
+    if path is None:
+        shape = (n_images or DEFAULT_IMAGES, *program.input_shape)
+        return np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
+    try:
+        with open(path, "rb") as file:
+            x = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise LockstepError(f"Inputs {path}: {error.strerror}") from None
+    except (ValueError, EOFError):
+        raise LockstepError(f"Inputs {path}: not a NumPy .npy array") from None
+    try:
+        program.quantize_input(x)
+    except LockstepError as error:
+        raise LockstepError(f"Inputs {path}: {error}") from None
+    if len(x) == 0:
+        raise LockstepError(f"Inputs {path}: the batch must hold at least 1 image, not 0")
+    return x[:n_images]
+
+
+def run_backend(name, program, x, *, target=DEFAULT_TARGET, jobs=1, image=None, device="cpu"):
+    """Run one backend. Returns (trace, hardware report or None)."""
+    if name == "golden":
+        from golden.interpreter import run
+        return run(program, x), None
+    if name == "torch":
+        from sw.executor import run
+        return run(program, x, device=device), None
+    if name == "onnx":
+        from sw.onnx_runtime import run
+        return run(program, x), None
+    from sim import rtl
+    return rtl.run(program, x, target=target, jobs=jobs, image=image), None
+
+
+def tally(traces, differences):
+    """Rows {backend, tensors, values, differences} for every backend compared with golden."""
+    reference, rows = traces["golden"], []
+    for backend, trace in traces.items():
+        if backend == "golden":
+            continue
+        shared = [name for name in reference if name in trace]
+        rows.append({"backend": backend, "tensors": len(shared),
+                     "values": int(sum(reference[name].size for name in shared)),
+                     "differences": sum(d.n_different for d in differences
+                                        if d.backend == backend)})
+    return rows
+
+
+def print_comparison(rows, differences):
+    print(f"{'backend':<8} {'tensors compared':>17} {'values compared':>17} {'differences':>12}")
+    for row in rows:
+        print(f"{row['backend']:<8} {row['tensors']:>17,} {row['values']:>17,} "
+              f"{row['differences']:>12,}")
+    shown = set()
+    for difference in differences:
+        order = "also" if difference.backend in shown else "first"
+        shown.add(difference.backend)
+        print(f"{difference.backend}: {order} differs at {difference.node} ({difference.op}), "
+              f"tensor {difference.tensor}, index {tuple(map(int, difference.index))}: expected "
+              f"{difference.expected}, got {difference.actual} "
+              f"({difference.n_different:,} values differ)")
+
+
+def write_traces(directory, traces):
+    with cli.replacing(directory) as temporary:
+        for backend, trace in traces.items():
+            (temporary / backend).mkdir()
+            for name, tensor in trace.items():
+                file = re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".npy"
+                np.save(temporary / backend / file, tensor)
+
+
+def write_file(path, write):
+    """Create `path` by `write(temporary path)` and one rename."""
+    path = Path(path)
+    with cli.replacing(path.parent) as temporary:
+        write(temporary / path.name)
+
+
+def simulate(program, x, backends, **options):
+    """Run the backends in order. Returns (traces, seconds, hardware report or None)."""
+    traces, seconds, hardware = {}, {}, None
+    for name in backends:
+        print(f"{name}: {len(x)} images ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        traces[name], report = run_backend(name, program, x, **options)
+        seconds[name] = time.perf_counter() - start
+        hardware = report or hardware
+        print(f"{name}: {seconds[name]:.2f} s", file=sys.stderr, flush=True)
+    return traces, seconds, hardware
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    from hw.targets import get_target
+
+    get_target(arguments.target)
+    program = Program.load(arguments.program)
+    path = arguments.inputs
+    if path is None:
+        beside = Path(arguments.program).resolve().parent / DEFAULT_INPUTS
+        path = beside if beside.is_file() else None
+    x = load_inputs(program, path, arguments.images)
+    print(f"program {program.name}, sha256 {program.sha256}")
+    print(f"inputs  {path or 'random codes'}, {len(x)} images")
+
+    backends = (arguments.backend,) if arguments.backend else BACKENDS
+    traces, seconds, hardware = simulate(
+        program, x, backends, target=arguments.target, jobs=arguments.jobs,
+        image=arguments.image, device=arguments.device)
+    differences = compare(traces, program) if "golden" in traces and len(traces) > 1 else []
+    rows = tally(traces, differences) if len(traces) > 1 else []
+    if rows:
+        print_comparison(rows, differences)
+
+    report = {"program": {"name": program.name, "sha256": program.sha256},
+              "target": arguments.target, "images": len(x),
+              "seconds": {name: round(value, 4) for name, value in seconds.items()},
+              "comparison": rows,
+              "differences": [asdict(difference) for difference in differences]}
+    if hardware is not None:
+        report.update(hardware)
+    if arguments.outputs:
+        output = traces[backends[0]][program.outputs[0]]
+        write_file(arguments.outputs, lambda file: np.save(file, output))
+        print(f"outputs {arguments.outputs}")
+    if arguments.trace:
+        write_traces(arguments.trace, traces)
+        print(f"traces  {arguments.trace}")
+    if arguments.report:
+        text = json.dumps(report, indent=2, default=int) + "\n"
+        write_file(arguments.report, lambda file: file.write_text(text))
+        print(f"report  {arguments.report}")
+    return 1 if any(row["differences"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
