@@ -1,0 +1,73 @@
+"""Plain Python-int transcriptions of gemmlowp's C++ and slow loops: what golden is checked against.
+
+Written from google/gemmlowp fixedpoint/fixedpoint.h and tensorflow/lite/kernels/internal/common.h
+(MultiplyByQuantizedMultiplier), not from golden.
+"""
+
+INT32_MIN, INT32_MAX = -2**31, 2**31 - 1
+
+
+def truncate_divide(a, b):
+    """C++ integer division."""
+    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+def saturating_rounding_doubling_high_mul(a, b):
+    if a == b == INT32_MIN:
+        return INT32_MAX
+    product = a * b
+    nudge = (1 << 30) if product >= 0 else 1 - (1 << 30)
+    return truncate_divide(product + nudge, 1 << 31)
+
+
+def rounding_divide_by_pot(x, exponent):
+    mask = (1 << exponent) - 1
+    remainder = x & mask
+    threshold = (mask >> 1) + (1 if x < 0 else 0)
+    return (x >> exponent) + (1 if remainder > threshold else 0)
+
+
+def saturate32(x):
+    return max(INT32_MIN, min(INT32_MAX, x))
+
+
+def gemmlowp(acc, multiplier, shift, zero_point, low, high):
+    """Double rounding; `shift` counts from the integer multiplier, TFLite's from its fraction."""
+    left, right = max(0, 31 - shift), max(0, shift - 31)
+    y = saturating_rounding_doubling_high_mul(saturate32(acc * (1 << left)), multiplier)
+    return max(low, min(high, rounding_divide_by_pot(y, right) + zero_point))
+
+
+def half_up(acc, multiplier, shift, zero_point, low, high):
+    """One rounding, by exact floor division of Python ints."""
+    left, right = max(0, 31 - shift), max(0, shift - 31)
+    product = saturate32(acc * 2**left) * multiplier
+    y = (2 * product + 2**(31 + right)) // 2**(32 + right)
+    return max(low, min(high, y + zero_point))
+
+
+def conv2d(op, x):
+    """Accumulators of a Conv2d for nested loops over everything; x: one image as [c][h][w]."""
+    top, left, _, _ = op.padding
+    n_outputs, per_group, kh, kw = op.weights.shape
+    _, rows, columns = op.output_shape((len(x), len(x[0]), len(x[0][0])))
+    result = []
+    for o in range(n_outputs):
+        first = o // (n_outputs // op.groups) * per_group
+        plane = []
+        for r in range(rows):
+            line = []
+            for c in range(columns):
+                acc = int(op.bias[o])
+                for i in range(per_group):
+                    for a in range(kh):
+                        for b in range(kw):
+                            h = r * op.stride[0] + a * op.dilation[0] - top
+                            w = c * op.stride[1] + b * op.dilation[1] - left
+                            inside = 0 <= h < len(x[0]) and 0 <= w < len(x[0][0])
+                            code = x[first + i][h][w] if inside else op.input_zero_point
+                            acc += int(op.weights[o, i, a, b]) * (code - op.input_zero_point)
+                line.append(acc)
+            plane.append(line)
+        result.append(plane)
+    return result
