@@ -155,7 +155,7 @@ def run_cocotb(build: Build, module: str, *, env: Mapping[str, str] | None = Non
         log, results = folder / "sim.log", folder / "results.xml"
         runner = _WheelVerilator()
         runner.time_limit = time_limit
-        problem = None
+        hung = problem = None
         try:
             runner.test(
                 test_module=module, hdl_toplevel=build.toplevel, hdl_toplevel_lang="verilog",
@@ -164,10 +164,10 @@ def run_cocotb(build: Build, module: str, *, env: Mapping[str, str] | None = Non
                 waves=waves and build.waves,
                 extra_env={"COCOTB_ANSI_OUTPUT": "0", "NO_COLOR": "1", **(env or {})})
         except subprocess.TimeoutExpired:
-            problem = f"no end after {time_limit:g} s"
+            hung = f"no end after {time_limit:g} s"
         except (RuntimeError, SystemExit) as error:
             problem = str(error)
-        problem = _failures(results) or problem
+        problem = hung or _failures(results) or problem
         if problem:
             raise SimulationError(f"Simulating {build.toplevel} with {module} failed: {problem}\n"
                                   + _excerpt(log, r"Error|error|FAIL|Traceback"))

@@ -1,0 +1,37 @@
+"""The arrows between the packages: golden <- sw <- models, golden <- hw <- sim <- flows."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "golden": {"golden"},
+    "sw": {"golden", "sw"},
+    "models": {"golden", "sw", "models"},
+    "hw": {"golden", "hw"},
+    "sim": {"golden", "hw", "sim"},
+    "flows": {"golden", "sw", "models", "hw", "sim", "flows"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names that a file imports, inside functions too."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    names += [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 0]
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_only_along_the_arrows(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        wrong = imports(path) & {*ALLOWED, "tests"} - ALLOWED[package]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("package", ["golden", "hw", "sim"])
+def test_torch_stays_in_software(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        assert "torch" not in imports(path), f"{path.relative_to(ROOT)} imports torch"
