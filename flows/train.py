@@ -8,6 +8,7 @@ kept in runs/RUN/.partial.pt, from which --resume continues after an interruptio
 import argparse
 import json
 import platform
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -85,6 +86,8 @@ def _write_outputs(directory: Path, checkpoint, program, config: dict) -> None:
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         if program is not None:
             program.save(temporary / "program")
+    if program is None:  # that of an earlier run under this name
+        shutil.rmtree(directory / "program", ignore_errors=True)
 
 
 def _train(arguments: argparse.Namespace) -> Path:

@@ -142,10 +142,13 @@ class _Lowering:
         first, second = self.source(step, 0), self.source(step, -1)
         target = _quantization(module.output)
         twice_max = 2 * max(first.scale, second.scale)
+
+        def share(scale):  # below 2**-32 an input is less than nothing to the sum
+            factor = scale / twice_max
+            return arith.multiplier_and_shift(factor if factor >= _SMALLEST_FACTOR else 0)
         op = ops.Add(
             input_zero_points=(first.zero_point, second.zero_point), left_shift=ADD_LEFT_SHIFT,
-            input_rescales=tuple(arith.multiplier_and_shift(side.scale / twice_max)
-                                 for side in (first, second)),
+            input_rescales=(share(first.scale), share(second.scale)),
             rescale=_rescale(twice_max / (2**ADD_LEFT_SHIFT * target.scale), target,
                              module.activation))
         self.add(step.name, op, (step.inputs[0], step.inputs[-1]), target)

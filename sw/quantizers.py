@@ -20,6 +20,7 @@ LOW, HIGH = -128, 127
 WEIGHT_HIGH = 127
 GRADIENT16_HIGH = 127 * 256  # so that the 8-bit copy, g16 >> 8 rounded up, never exceeds 127
 _SMALLEST_SCALE = 1e-12
+_ZERO_RANGE_SCALE = 2.0**-7  # of an activation that is 0 everywhere: any scale is exact
 RANGE_CONSTANTS = ("code", "paper", "exact")
 
 
@@ -127,11 +128,12 @@ def split_gradient(gradient: Tensor, random_bits: Tensor | None = None, *,
 def affine_parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and integer zero point of the int8 grid that covers [low, high] and holds 0 exactly.
 
-    low, high: scalars of any float dtype. Returns (scale, zero_point) of the same dtype. A zero
-    range gives a tiny scale instead of a division by zero.
+    low, high: scalars of any float dtype. Returns (scale, zero_point) of the same dtype. A range
+    of nothing but 0 gives a scale of 1/128.
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / (HIGH - LOW)).clamp_min(_SMALLEST_SCALE)
+    scale = (high - low) / (HIGH - LOW)
+    scale = torch.where(scale > _SMALLEST_SCALE, scale, _ZERO_RANGE_SCALE)
     zero_point = torch.floor(LOW - low / scale + 0.5).clamp_(LOW, HIGH)
     return scale, zero_point
 

@@ -1,0 +1,137 @@
+"""Benchmarks: `python flows/bench.py SUITE -o DIR` writes DIR/SUITE.json, a list of rows
+{name, value, unit, goal, met, command, context}.
+
+digits: accuracy of float RangeBN, of the 8-bit simulation and of the integer program over several
+seeds, and how far the integer program's codes are from the simulation's, tensor by tensor.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from flows import cli
+from golden.errors import LockstepError
+
+SUITES = ("digits",)
+
+
+def row(name: str, value: float, unit: str, command: str, *, goal: str | None = None,
+        met: bool | None = None, context: str = "") -> dict:
+    """One figure. goal: in words, e.g. ">= 97.5"; met: None where there is no goal."""
+    return {"name": name, "value": value, "unit": unit, "goal": goal, "met": met,
+            "command": command, "context": context}
+
+
+def _trained(data, seed: int, epochs: int, quantize: bool, bar):
+    import torch
+
+    from models import build_model
+    from sw.train import TrainConfig, train
+
+    torch.manual_seed(seed)
+    model = build_model("resnet_digits", {"quantize": quantize})
+    results = train(model, data, TrainConfig(epochs=epochs, seed=seed),
+                    on_epoch=lambda result, optimizer: bar.update())
+    return model, 100 * results[-1].test_accuracy
+
+
+def _one_seed(data, seed: int, epochs: int, bar) -> dict:
+    """Accuracies in percent and, per tensor, (share, largest difference) of differing codes."""
+    from golden.interpreter import run
+    from sw.lower import lower
+    from sw.simulate import differing_codes, simulate
+
+    _, float_accuracy = _trained(data, seed, epochs, False, bar)
+    model, simulated_accuracy = _trained(data, seed, epochs, True, bar)
+    program = lower(model, "fold")
+    trace = run(program, data.test_images.numpy())
+    right = trace[program.outputs[0]].argmax(1) == data.test_labels.numpy()
+    simulated = simulate(model, data.test_images, program=program)
+    return {"float": float_accuracy, "simulated": simulated_accuracy,
+            "integer": 100 * float(right.mean()), "codes": differing_codes(simulated, trace)}
+
+
+def bench_digits(n_seeds: int, epochs: int, command: str) -> list[dict]:
+    """Train float and 8-bit for every seed; returns the rows."""
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from sw.data import load_dataset
+
+    torch.set_num_threads(1)
+    data = load_dataset("digits")
+    start = time.perf_counter()
+    with tqdm(total=2 * n_seeds * epochs, unit="epoch", file=sys.stderr) as bar:
+        seeds = [_one_seed(data, seed, epochs, bar) for seed in range(n_seeds)]
+    context = (f"resnet_digits, {epochs} epochs, seeds 0..{n_seeds - 1}, "
+               f"{len(data.test_labels)} test images")
+    rows = []
+
+    def add(name, value, unit, **goal):
+        rows.append(row(f"digits.{name}", value, unit, command, context=context, **goal))
+
+    for kind in ("float", "simulated", "integer"):
+        values = [seed[kind] for seed in seeds]
+        goal = {"goal": ">= 97.5", "met": np.mean(values).item() >= 97.5} \
+            if kind == "integer" else {}
+        add(f"accuracy.{kind}.mean", float(np.mean(values)), "%", **goal)
+        for index, value in enumerate(values):
+            add(f"accuracy.{kind}.seed{index}", value, "%")
+    paired = [seed["integer"] - seed["simulated"] for seed in seeds]
+    largest = max(map(abs, paired))
+    add("accuracy.integer_minus_simulated.mean", float(np.mean(paired)), "points",
+        goal="within 0.5", met=bool(abs(np.mean(paired)) <= 0.5))
+    add("accuracy.integer_minus_simulated.largest", largest, "points",
+        goal="within 0.5", met=largest <= 0.5)
+    tensors = list(seeds[0]["codes"])
+    for name in tensors:
+        add(f"differing_codes.{name}", 100 * max(seed["codes"][name][0] for seed in seeds), "%")
+    computed = tensors[1:]
+    shares = {name: max(seed["codes"][name][0] for seed in seeds) for name in computed}
+    worst = max(shares.values())
+    codes = max(seed["codes"][name][1] for seed in seeds for name in computed)
+    add("differing_codes.first", 100 * shares[computed[0]], "%", goal="<= 0.1",
+        met=shares[computed[0]] <= 0.001)
+    add("differing_codes.any", 100 * worst, "%", goal="<= 6", met=worst <= 0.06)
+    add("differing_codes.largest", codes, "codes", goal="<= 4", met=codes <= 4)
+    add("seconds", time.perf_counter() - start, "s")
+    return rows
+
+
+def print_rows(rows: list[dict]) -> None:
+    """The figures as a plain table on standard output."""
+    width = max(len(item["name"]) for item in rows)
+    for item in rows:
+        goal = "" if item["goal"] is None else \
+            f"  goal {item['goal']}: {'met' if item['met'] else 'NOT MET'}"
+        print(f"{item['name']:{width}}  {item['value']:10.3f} {item['unit']}{goal}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a suite, print its rows, write DIR/SUITE.json."""
+    parser = argparse.ArgumentParser(prog="flows/bench.py", description="Measure, and write JSON.")
+    parser.add_argument("suite", help=f"one of: {', '.join(SUITES)}")
+    parser.add_argument("-o", "--output", default="build/bench", metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default 5)")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs per training (default 20)")
+    arguments = parser.parse_args(argv)
+    if arguments.suite not in SUITES:
+        raise LockstepError(f"Unknown suite {arguments.suite!r}; known: {', '.join(SUITES)}")
+    if arguments.seeds < 1:
+        raise LockstepError(f"Seeds must be at least 1, not {arguments.seeds}")
+    command = f"python flows/bench.py {arguments.suite} --seeds {arguments.seeds} " \
+              f"--epochs {arguments.epochs}"
+    rows = bench_digits(arguments.seeds, arguments.epochs, command)
+    print_rows(rows)
+    output = Path(arguments.output)
+    with cli.replacing(output) as temporary:
+        (temporary / f"{arguments.suite}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"wrote {output / arguments.suite}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,144 @@
+"""flows/train.py: its files, its errors, resuming, interruption."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+
+from flows import cli, train
+from golden.errors import LockstepError
+from golden.program import Program
+
+ROOT = Path(__file__).parents[2]
+SMALL = "{'width': 4}"
+
+
+def arguments(runs, *extra, config=SMALL, epochs=1):
+    return ["--model", "resnet_digits", "--model-config", config, "--save", "r", "--runs-dir",
+            str(runs), "--epochs", str(epochs), "-b", "256", "--quiet", *extra]
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file()}
+
+
+def test_all_outputs(tmp_path, capsys):
+    assert train.main(arguments(tmp_path, epochs=2)) == 0
+    run = tmp_path / "r"
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.pt", "config.json", "program", "report.html", "results.csv"]
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["model"] == "resnet_digits"
+    results = pandas.read_csv(run / "results.csv")
+    assert len(results) == 2 and {"train_loss", "test_accuracy", "lr"} <= set(results)
+    page = (run / "report.html").read_text()
+    assert "Accuracy" in page and "cdn.bokeh.org" not in page
+    config = json.loads((run / "config.json").read_text())
+    assert config["model_config"] == {"width": 4} and config["seed"] == 0
+    assert Program.load(run / "program").sha256 == config["program_sha256"]
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_resume_equals_one_long_run(tmp_path):
+    train.main(arguments(tmp_path / "whole", epochs=2))
+    train.main(arguments(tmp_path / "parts", epochs=1))
+    train.main(["--save", "r", "--runs-dir", str(tmp_path / "parts"), "--resume", "--epochs", "2",
+                "--quiet"])
+    whole, parts = contents(tmp_path / "whole" / "r"), contents(tmp_path / "parts" / "r")
+    for name in ("results.csv", "config.json", "program/program.json"):
+        assert whole[Path(name)] == parts[Path(name)]
+
+
+def test_an_interruption_keeps_the_previous_outputs_and_can_be_resumed(tmp_path, monkeypatch):
+    train.main(arguments(tmp_path))
+    before = contents(tmp_path / "r")
+    with monkeypatch.context() as patch:
+        def stop(*_):
+            raise KeyboardInterrupt
+        patch.setattr(train, "_write_outputs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(arguments(tmp_path, "--seed", "1", epochs=2))
+    after = contents(tmp_path / "r")
+    assert after.pop(Path(".partial.pt"))
+    assert after == before
+    train.main(["--save", "r", "--runs-dir", str(tmp_path), "--resume", "--quiet"])
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["seed"] == 1 and config["epochs"] == 2
+
+
+def test_a_failure_while_writing_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(RuntimeError), cli.replacing(tmp_path) as temporary:
+        (temporary / "old").write_text("new")
+        raise RuntimeError
+    assert contents(tmp_path) == {Path("old"): b"old"}
+
+
+def test_a_float_run_has_no_program(tmp_path):
+    train.main(arguments(tmp_path, config="{'width': 4, 'quantize': False}"))
+    assert not (tmp_path / "r" / "program").exists()
+
+
+def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
+    train.main(arguments(tmp_path))
+    train.main(arguments(tmp_path, config="{'width': 4, 'quantize': False}"))
+    assert not (tmp_path / "r" / "program").exists()
+
+
+@pytest.mark.parametrize("extra, message", [
+    (["--model", "resnt"], "Unknown model 'resnt'; known models: resnet_digits"),
+    (["--dataset", "digit"], "Unknown dataset 'digit'; known datasets: digits"),
+    (["--model-config", "{'width': "], "--model-config is not a Python literal"),
+    (["--model-config", "[1]"], "--model-config must be a dict"),
+    (["--model-config", "{'widht': 4}"], "no option 'widht'"),
+    (["--epochs", "0"], "at least 1"), (["--resume"], "There is no checkpoint")])
+def test_bad_input(tmp_path, extra, message):
+    with pytest.raises(LockstepError, match=message.replace("(", r"\(")):
+        train.main(arguments(tmp_path / "runs", *extra))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    train.main(arguments(tmp_path))
+    path = tmp_path / "r" / "checkpoint.pt"
+    for field, value, message in (
+            ("model", "lenet", "is of model lenet, not resnet_digits"),
+            ("model_config", {"width": 8}, "trained with model_config"),
+            ("format", "other", "not a Lockstep checkpoint")):
+        content = torch.load(path, weights_only=True)
+        torch.save(content | {field: value}, path)
+        with pytest.raises(LockstepError, match=message):
+            train.main(arguments(tmp_path, "--resume"))
+        torch.save(content, path)
+    torch.save(content | {"model_config": {"width": 8}}, path)
+    with pytest.raises(LockstepError, match="weights do not fit model resnet_digits"):
+        train.main(arguments(tmp_path, "--resume", config="{'width': 8}"))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(LockstepError, match="damaged"):
+        train.main(arguments(tmp_path, "--resume"))
+
+
+@pytest.mark.parametrize("error, status", [(LockstepError("two\nlines"), 2),
+                                           (KeyboardInterrupt(), 130), (None, 0)])
+def test_exit_status(error, status, capsys):
+    def main(argv):
+        if error:
+            raise error
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(main)
+    assert exit_info.value.code == status
+    assert capsys.readouterr().err.count("\n") == (status != 0)
+
+
+def test_as_a_command(tmp_path):
+    done = subprocess.run([sys.executable, "flows/train.py", "--model", "nope"], cwd=ROOT,
+                          capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert done.stderr == ("error: Unknown model 'nope'; known models: resnet_digits "
+                           "(or path/to/file.py:function)\n")

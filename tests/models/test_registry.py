@@ -1,0 +1,53 @@
+"""The registry of networks and the digits network itself."""
+
+import pytest
+import torch
+
+from golden.errors import LockstepError
+from models import MODELS, build_model
+from sw.lower import lower
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("quantize", [True, False])
+def test_every_model_trains_one_step(name, quantize):
+    torch.manual_seed(0)
+    model = build_model(name, {"quantize": quantize})
+    logits = model(torch.rand(16, *model.input_shape))
+    logits.square().mean().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_lowers(name):
+    torch.manual_seed(0)
+    model = build_model(name)
+    model(torch.rand(16, *model.input_shape))
+    program = lower(model)
+    assert program.input_shape == model.input_shape and program.output.shape == (10,)
+
+
+def test_unknown_model_lists_the_known_ones():
+    with pytest.raises(LockstepError, match="Unknown model 'resnet'; known models: resnet_digits"):
+        build_model("resnet")
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"depth": 18}, "no option 'depth'; its options: width"),
+    ({"width": "wide"}, "Option width must be a positive integer, not 'wide'"),
+    ({"range_constant": "x"}, "Range constant must be one of")])
+def test_bad_options(options, message):
+    with pytest.raises(LockstepError, match=message):
+        build_model("resnet_digits", options)
+
+
+def test_outside_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from models.resnet_digits import resnet_digits\n"
+                    "def small(width=2):\n    return resnet_digits(width=width)\n")
+    model = build_model(f"{path}:small", {"width": 3})
+    assert model.stem.weight.shape[0] == 3
+    with pytest.raises(LockstepError, match="no function 'big'"):
+        build_model(f"{path}:big")
+    with pytest.raises(LockstepError, match="does not exist"):
+        build_model(f"{tmp_path}/none.py:small")
