@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from golden.program import Program
 BACKENDS = ("golden", "torch", "onnx", "rtl")
 DEFAULT_TARGET = "sim-8x8"
 DEFAULT_IMAGES = 8  # random images where no inputs are given
+SHOWN_DIFFERENCES = 10  # tensors per backend in the printed list
 DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run has left it
 
 
@@ -50,6 +52,12 @@ def parse(argv):
         if value is not None and value < 1:
             raise LockstepError(f"--{name} must be at least 1, not {value}")
     return arguments
+
+
+def find_inputs(program_directory, path=None):
+    """The inputs to use: `path`, else the training run's beside the program, else None."""
+    beside = Path(program_directory).resolve().parent / DEFAULT_INPUTS
+    return path or (beside if beside.is_file() else None)
 
 
 def load_inputs(program, path, n_images=None):
@@ -99,7 +107,7 @@ def tally(traces, differences):
         if backend == "golden":
             continue
         shared = [name for name in reference if name in trace]
-        rows.append({"backend": backend, "tensors": len(shared),
+        rows.append({"backend": backend, "tensors": len(shared), "of": len(reference),
                      "values": int(sum(reference[name].size for name in shared)),
                      "differences": sum(d.n_different for d in differences
                                         if d.backend == backend)})
@@ -107,18 +115,24 @@ def tally(traces, differences):
 
 
 def print_comparison(rows, differences):
+    """The table of `tally`, then the first differences of each backend in the order of the ops."""
     print(f"{'backend':<8} {'tensors compared':>17} {'values compared':>17} {'differences':>12}")
     for row in rows:
-        print(f"{row['backend']:<8} {row['tensors']:>17,} {row['values']:>17,} "
-              f"{row['differences']:>12,}")
-    shown = set()
+        tensors = f"{row['tensors']:,} of {row['of']:,}"
+        print(f"{row['backend']:<8} {tensors:>17} {row['values']:>17,} {row['differences']:>12,}")
+    shown = Counter()
     for difference in differences:
-        order = "also" if difference.backend in shown else "first"
-        shown.add(difference.backend)
+        order = "then" if shown[difference.backend] else "first"
+        shown[difference.backend] += 1
+        if shown[difference.backend] > SHOWN_DIFFERENCES:
+            continue
         print(f"{difference.backend}: {order} differs at {difference.node} ({difference.op}), "
               f"tensor {difference.tensor}, index {tuple(map(int, difference.index))}: expected "
               f"{difference.expected}, got {difference.actual} "
               f"({difference.n_different:,} values differ)")
+    for backend, number in shown.items():
+        if number > SHOWN_DIFFERENCES:
+            print(f"{backend}: {number - SHOWN_DIFFERENCES} more tensors differ")
 
 
 def write_traces(directory, traces):
@@ -156,10 +170,7 @@ def main(argv=None):
 
     get_target(arguments.target)
     program = Program.load(arguments.program)
-    path = arguments.inputs
-    if path is None:
-        beside = Path(arguments.program).resolve().parent / DEFAULT_INPUTS
-        path = beside if beside.is_file() else None
+    path = find_inputs(arguments.program, arguments.inputs)
     x = load_inputs(program, path, arguments.images)
     print(f"program {program.name}, sha256 {program.sha256}")
     print(f"inputs  {path or 'random codes'}, {len(x)} images")

@@ -1,0 +1,236 @@
+"""flows/sim.py: one backend or all, the comparison that can fail, and one line for bad input."""
+
+import dataclasses
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from flows import cli, sim
+from golden.interpreter import run as golden_run
+from tests.programs import linear_net, random_codes, residual_net
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """(program, its folder, a file of inputs)."""
+    program = residual_net()
+    program.save(tmp_path / "program")
+    np.save(tmp_path / "x.npy", random_codes(program, 3))
+    return program, str(tmp_path / "program"), str(tmp_path / "x.npy")
+
+
+def fake_rtl(monkeypatch, change=lambda trace: trace):
+    """Put a stand-in for the Verilog simulation, golden's trace with a change, in its place."""
+    def run(program, x, *, target, jobs, image=None):
+        return change(golden_run(program, x))
+    monkeypatch.setitem(sys.modules, "sim.rtl", types.SimpleNamespace(run=run))
+    monkeypatch.setattr("sim.rtl", types.SimpleNamespace(run=run), raising=False)
+
+
+def exit_of(argv, capsys):
+    """(status, stdout, stderr) of the command, as the entry point gives them."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run(sim.main, argv)
+    return (stop.value.code, *capsys.readouterr())
+
+
+@pytest.mark.parametrize("backend", ["golden", "torch", "onnx"])
+def test_one_backend(saved, backend, tmp_path, capsys):
+    program, folder, inputs = saved
+    outputs, trace, report = (str(tmp_path / name) for name in ("out/y.npy", "trace", "r.json"))
+    status, out, _ = exit_of(["--program", folder, "--inputs", inputs, "--backend", backend,
+                              "--outputs", outputs, "--trace", trace, "--report", report], capsys)
+    assert status == 0
+    assert outputs in out
+    expected = golden_run(program, np.load(inputs))
+    np.testing.assert_array_equal(np.load(outputs), expected[program.outputs[0]])
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(np.load(f"{trace}/{backend}/{name}.npy"), tensor)
+    with open(report) as file:
+        written = json.load(file)
+    assert written["program"]["sha256"] == program.sha256
+    assert written["images"] == 3
+    assert written["comparison"] == []
+
+
+def test_all_backends_agree(saved, monkeypatch, tmp_path, capsys):
+    fake_rtl(monkeypatch)
+    program, folder, inputs = saved
+    report = str(tmp_path / "r.json")
+    status, out, _ = exit_of(["--program", folder, "--inputs", inputs, "--report", report,
+                              "--images", "2"], capsys)
+    assert status == 0
+    with open(report) as file:
+        rows = json.load(file)["comparison"]
+    assert [row["backend"] for row in rows] == ["torch", "onnx", "rtl"]
+    values = 2 * sum(int(np.prod(tensor.shape)) for tensor in program.tensors.values())
+    for row in rows:
+        assert row["tensors"] == row["of"] == len(program.tensors)
+        assert row["values"] == values
+        assert row["differences"] == 0
+        assert row["backend"] in out
+
+
+def test_one_changed_value_is_reported(saved, monkeypatch, tmp_path, capsys):
+    program, folder, inputs = saved
+    node = program.nodes[3]
+
+    def change(trace):
+        tensor = trace[node.outputs[0]].copy()
+        tensor[1, 2, 3, 4] ^= 1
+        return trace | {node.outputs[0]: tensor}
+    fake_rtl(monkeypatch, change)
+    report = str(tmp_path / "r.json")
+    status, out, _ = exit_of(["--program", folder, "--inputs", inputs, "--report", report], capsys)
+    assert status == 1
+    expected = int(golden_run(program, np.load(inputs))[node.outputs[0]][1, 2, 3, 4])
+    assert (f"rtl: first differs at {node.name} (Add), tensor {node.outputs[0]}, index "
+            f"(1, 2, 3, 4): expected {expected}, got {expected ^ 1} (1 values differ)") in out
+    with open(report) as file:
+        difference, = json.load(file)["differences"]
+    assert difference["backend"] == "rtl"
+    assert (difference["expected"], difference["actual"]) == (expected, expected ^ 1)
+
+
+def test_a_wrong_zero_point_is_reported(saved, monkeypatch, capsys):
+    """A backend that runs the program with one zero point off by one."""
+    program, folder, inputs = saved
+    node = program.nodes[0]
+    rescale = dataclasses.replace(node.op.rescale, zero_point=node.op.rescale.zero_point + 1)
+    nodes = (dataclasses.replace(node, op=dataclasses.replace(node.op, rescale=rescale)),
+             *program.nodes[1:])
+    wrong = dataclasses.replace(program, nodes=nodes)
+
+    def run(right, x, *, target, jobs, image=None):
+        return golden_run(wrong, x)
+    monkeypatch.setattr("sim.rtl", types.SimpleNamespace(run=run), raising=False)
+    monkeypatch.setitem(sys.modules, "sim.rtl", types.SimpleNamespace(run=run))
+    status, out, _ = exit_of(["--program", folder, "--inputs", inputs], capsys)
+    assert status == 1
+    assert f"rtl: first differs at {node.name} (Conv2d)" in out
+    assert f"rtl: then differs at {program.nodes[1].name}" in out
+    assert "torch: first" not in out
+
+
+def test_random_inputs_where_none_are_given(saved, tmp_path, capsys):
+    _, folder, inputs = saved
+    status, out, _ = exit_of(["--program", folder, "--backend", "golden"], capsys)
+    assert status == 0
+    assert f"random codes, {sim.DEFAULT_IMAGES} images" in out
+    np.save(tmp_path / sim.DEFAULT_INPUTS, np.load(inputs))
+    _, out, _ = exit_of(["--program", folder, "--backend", "golden"], capsys)
+    assert f"{sim.DEFAULT_INPUTS}, 3 images" in out
+
+
+def one_line(result, *words):
+    status, out, err = result
+    assert status == 2
+    assert out == "" or out.startswith("program")
+    lines = [line for line in err.splitlines() if "images ..." not in line]
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+
+
+def test_wrong_shape(saved, tmp_path, capsys):
+    _, folder, _ = saved
+    bad = str(tmp_path / "bad.npy")
+    np.save(bad, np.zeros((2, 1, 9, 8), np.int8))
+    one_line(exit_of(["--program", folder, "--inputs", bad], capsys),
+             "bad.npy", "(N, 1, 8, 8)", "(2, 1, 9, 8)")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool, complex])
+def test_wrong_dtype(saved, tmp_path, capsys, dtype):
+    _, folder, _ = saved
+    bad = str(tmp_path / "bad.npy")
+    np.save(bad, np.zeros((2, 1, 8, 8), dtype))
+    one_line(exit_of(["--program", folder, "--inputs", bad], capsys), "float or int8")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
+def test_inputs_that_are_no_array(saved, tmp_path, capsys, content):
+    _, folder, _ = saved
+    bad = tmp_path / "bad.npy"
+    bad.write_bytes(content)
+    one_line(exit_of(["--program", folder, "--inputs", str(bad)], capsys), "bad.npy", ".npy array")
+
+
+def test_pickled_inputs_are_not_loaded(saved, tmp_path, capsys):
+    _, folder, _ = saved
+    bad = str(tmp_path / "bad.npy")
+    np.save(bad, np.array([{}]), allow_pickle=True)
+    one_line(exit_of(["--program", folder, "--inputs", bad], capsys), "not a NumPy .npy array")
+
+
+def test_missing_and_empty_inputs(saved, tmp_path, capsys):
+    _, folder, _ = saved
+    one_line(exit_of(["--program", folder, "--inputs", str(tmp_path / "no.npy")], capsys),
+             "no.npy", "No such file")
+    np.save(tmp_path / "empty.npy", np.zeros((0, 1, 8, 8), np.int8))
+    one_line(exit_of(["--program", folder, "--inputs", str(tmp_path / "empty.npy")], capsys),
+             "at least 1 image")
+
+
+def test_altered_program_names_the_hash(saved, tmp_path, capsys):
+    program, folder, inputs = saved
+    path = tmp_path / "program" / "program.json"
+    path.write_text(path.read_text().replace('"NCHW"', '"NHWC"', 1))
+    one_line(exit_of(["--program", folder, "--inputs", inputs], capsys), "altered", program.sha256)
+
+
+def test_truncated_and_missing_program(saved, tmp_path, capsys):
+    _, folder, inputs = saved
+    path = tmp_path / "program" / "tensors.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    one_line(exit_of(["--program", folder, "--inputs", inputs], capsys), "tensors.npz", "sha256")
+    one_line(exit_of(["--program", str(tmp_path / "none")], capsys), "none")
+
+
+def test_unknown_target_lists_the_known(saved, capsys):
+    _, folder, inputs = saved
+    one_line(exit_of(["--program", folder, "--inputs", inputs, "--target", "spartan"], capsys),
+             "spartan", "sim-4x4", "sim-8x8", "ecp5-85k")
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--images"])
+def test_numbers_below_one(saved, capsys, option):
+    _, folder, inputs = saved
+    one_line(exit_of(["--program", folder, "--inputs", inputs, option, "0"], capsys), option, "0")
+
+
+def test_absent_device(saved, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    _, folder, inputs = saved
+    one_line(exit_of(["--program", folder, "--inputs", inputs, "--backend", "torch", "--device",
+                      "cuda"], capsys), "cuda is not available")
+
+
+def test_failed_runs_leave_earlier_outputs(saved, tmp_path, capsys):
+    _, folder, inputs = saved
+    outputs = tmp_path / "y.npy"
+    outputs.write_bytes(b"earlier")
+    np.save(tmp_path / "bad.npy", np.zeros((2, 3), np.int8))
+    status, *_ = exit_of(["--program", folder, "--inputs", str(tmp_path / "bad.npy"), "--backend",
+                          "golden", "--outputs", str(outputs)], capsys)
+    assert status == 2
+    assert outputs.read_bytes() == b"earlier"
+
+
+def test_float_inputs_of_a_vector_network(tmp_path, capsys):
+    program = linear_net()
+    program.save(tmp_path / "program")
+    x = np.random.default_rng(0).normal(0, 2, (3, 37)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    status, *_ = exit_of(["--program", str(tmp_path / "program"), "--backend", "onnx", "--inputs",
+                          str(tmp_path / "x.npy"), "--outputs", str(tmp_path / "y.npy")], capsys)
+    assert status == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"),
+                                  golden_run(program, x)[program.outputs[0]])
