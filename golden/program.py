@@ -148,17 +148,17 @@ class Program:
     @property
     def sha256(self):
         """Hash of all that the Program holds, hexadecimal."""
-        from golden import storage          # storage builds Programs and so imports this module
+        from golden import storage  # storage builds Programs and so imports this module
         return storage.sha256(self)
 
     def save(self, directory):
-        """Writes directory/program.json and directory/tensors.npz at once; the same bytes always."""
+        """Writes program.json and tensors.npz into `directory`, the same bytes every time."""
         from golden import storage
         return storage.save(self, directory)
 
     @classmethod
     def load(cls, directory):
-        """Reads what `save` wrote. Raises LockstepError for anything missing, damaged or altered."""
+        """Reads what `save` wrote; LockstepError for anything missing, damaged or altered."""
         from golden import storage
         return storage.load(directory)
 

@@ -7,7 +7,7 @@ jump to any index is a handful of table look-ups, and hardware that visits the e
 loads the state of the tile's first element. Element i takes the n lowest bits of its state.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def _multiply(columns, state):
     return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def jump_columns(log2_elements):
     """The images of the 64 state bits under a jump of 2**log2_elements elements, Python ints."""
     if log2_elements == 0:
@@ -68,7 +68,7 @@ def jump_columns(log2_elements):
     return tuple(_multiply(half, column) for column in half)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _byte_tables(log2_elements):
     """A jump as 8 tables of 256 words, one per byte of the state: uint64 (8, 256)."""
     columns = np.array(jump_columns(log2_elements), np.uint64).reshape(8, 8)
@@ -78,7 +78,7 @@ def _byte_tables(log2_elements):
     return tables
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digit_tables(position):
     """Jumps of d * 16**position elements for d = 0..15: uint64 (16, 8, 256)."""
     result = np.empty((1 << _DIGIT_WIDTH, 8, 256), np.uint64)

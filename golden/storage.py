@@ -75,6 +75,12 @@ def _decode(value, arrays):
 def _body(program):
     """The Program as JSON values, and its arrays by name."""
     arrays = {}
+    try:
+        # As it will be read: JSON turns keys into text and tuples into lists.
+        metadata = json.loads(json.dumps(program.metadata, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise LockstepError(f"Metadata of program {program.name} must fit JSON: {error}"
+                            ) from error
     body = {
         "name": program.name,
         "input_layout": program.input_layout,
@@ -84,22 +90,14 @@ def _body(program):
                     for name, tensor in program.tensors.items()},
         "nodes": [{"name": node.name, "inputs": list(node.inputs), "outputs": list(node.outputs),
                    "op": _encode(node.op, arrays)} for node in program.nodes],
-        "metadata": program.metadata,
+        "metadata": metadata,
     }
     return body, arrays
 
 
-def _text(program, body):
-    try:
-        return _canonical(body)
-    except (TypeError, ValueError) as error:
-        raise LockstepError(f"Metadata of program {program.name} must fit JSON: {error}"
-                            ) from error
-
-
 def sha256(program):
     """Hash of a Program's contents, independent of files."""
-    return _hash(_text(program, _body(program)[0]))
+    return _hash(_canonical(_body(program)[0]))
 
 
 def _npz(arrays):
@@ -116,7 +114,7 @@ def _npz(arrays):
 
 
 def save(program, directory):
-    """Writes a Program; a reader sees the old one or the new one, never a mixture.
+    """Writes a Program; a reader never sees a mixture of two.
 
     An existing Program in `directory` is replaced; LockstepError where it holds anything else.
     """
@@ -126,7 +124,7 @@ def save(program, directory):
             raise LockstepError(f"{directory} is not a Program and must not be overwritten")
     body, arrays = _body(program)
     npz = _npz(arrays)
-    document = {"format": FORMAT, "version": VERSION, "sha256": _hash(_text(program, body)),
+    document = {"format": FORMAT, "version": VERSION, "sha256": _hash(_canonical(body)),
                 "tensors_sha256": _hash(npz), "program": body}
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -138,7 +136,12 @@ def save(program, directory):
         (new / JSON_NAME).write_text(text + "\n", encoding="utf-8")
         if directory.exists():
             os.rename(directory, old)
-        os.rename(new, directory)
+        try:
+            os.rename(new, directory)
+        except OSError:
+            if old.exists():
+                os.rename(old, directory)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory

@@ -15,7 +15,7 @@ BLOCK_BYTES = 1 << 26           # largest patch matrix held at a time
 
 
 def exact_float(largest):
-    """The fastest float type in which integers up to `largest` in magnitude add without rounding."""
+    """The fastest float type that adds integers up to `largest` in magnitude exactly."""
     if largest < 1 << 24:
         return np.float32
     if largest < 1 << 53:

@@ -43,8 +43,13 @@ class Rescale:
 
     @classmethod
     def from_factors(cls, factors, **fields):
-        """A Rescale whose multipliers and shifts are nearest to the real `factors` (C,) or scalar."""
-        pairs = [arith.multiplier_and_shift(factor) for factor in np.atleast_1d(factors)]
+        """The Rescale nearest to the real `factors`, (C,) or a scalar; ValueError names a channel."""
+        pairs = []
+        for channel, factor in enumerate(np.atleast_1d(factors)):
+            try:
+                pairs.append(arith.multiplier_and_shift(factor))
+            except ValueError as error:
+                raise ValueError(f"{error} (channel {channel})") from error
         multiplier, shift = (np.array(values, np.int64) for values in zip(*pairs))
         return cls(multiplier=multiplier, shift=shift, **fields)
 

@@ -26,7 +26,8 @@ def test_requantize_is_the_literal_definition(acc, multiplier, shift, zero_point
         arrays = requantize(np.array([acc]), np.array([multiplier]), np.array([shift]),
                             zero_point, low, high, rounding)
         assert scalars == expected
-        assert arrays.dtype == np.int64 and arrays[0] == expected
+        assert arrays.dtype == np.int64
+        assert arrays[0] == expected
 
 
 CORNERS = (-2**31, -2**31 + 1, -2**30, -3, -2, -1, 0, 1, 2, 3, 2**30 - 1, 2**30, 2**31 - 1)
@@ -78,7 +79,8 @@ def test_requantize_rejects_floats():
 @given(st.floats(2.0**-31, 2.0**30))
 def test_multiplier_and_shift_is_nearest(factor):
     multiplier, shift = arith.multiplier_and_shift(factor)
-    assert 2**30 <= multiplier < 2**31 and 0 <= shift <= 62
+    assert 2**30 <= multiplier < 2**31
+    assert 0 <= shift <= 62
     error = abs(Fraction(multiplier, 2**shift) - Fraction(factor))
     assert error <= Fraction(1, 2**(shift + 1))
 

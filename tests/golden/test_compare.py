@@ -38,7 +38,8 @@ def test_first_difference(case):
         ("rtl", "add", "s"), ("torch", "mean", "g"), ("rtl", "logits", "y")]
     first = found[0]
     assert (first.op, first.index, first.n_different) == ("Add", (1, 4, 3, 2), 2)
-    assert first.expected == trace["s"][1, 4, 3, 2] and first.actual == rtl["s"][1, 4, 3, 2]
+    assert first.expected == trace["s"][1, 4, 3, 2]
+    assert first.actual == rtl["s"][1, 4, 3, 2]
     assert str(first).startswith("rtl: add (Add) gives tensor s with ")
 
 

@@ -39,12 +39,15 @@ def test_conv2d_is_the_literal_loop(case):
     for image, expected in zip(acc, x.tolist()):
         assert image.tolist() == literal.conv2d(op, expected)
     low, high = op.accumulator_bounds()
-    assert (acc.min(axis=(0, 2, 3)) >= low).all() and (acc.max(axis=(0, 2, 3)) <= high).all()
+    assert (acc.min(axis=(0, 2, 3)) >= low).all()
+    assert (acc.max(axis=(0, 2, 3)) <= high).all()
     y = op(x)
-    assert y.dtype == np.int8 and y.shape == acc.shape
+    assert y.dtype == np.int8
+    assert y.shape == acc.shape
     for channel in range(acc.shape[1]):
         m, s = int(op.rescale.multiplier[channel]), int(op.rescale.shift[channel])
-        assert y[0, channel, 0, 0] == literal.half_up(int(acc[0, channel, 0, 0]), m, s, 0, -128, 127)
+        expected = literal.half_up(int(acc[0, channel, 0, 0]), m, s, 0, -128, 127)
+        assert y[0, channel, 0, 0] == expected
 
 
 def test_raw_codes_with_the_folded_bias_give_the_same_accumulators():
@@ -55,7 +58,8 @@ def test_raw_codes_with_the_folded_bias_give_the_same_accumulators():
     raw = x.astype(np.int64) @ op.weights.T.astype(np.int64) + op.folded_bias()
     assert (op.accumulate(x) == raw).all()
     low, high = op.raw_accumulator_bounds()
-    assert (raw >= low).all() and (raw <= high).all()
+    assert (raw >= low).all()
+    assert (raw <= high).all()
 
 
 def test_bounds_are_reached_and_cover_every_partial_sum():
@@ -67,7 +71,8 @@ def test_bounds_are_reached_and_cover_every_partial_sum():
     assert op.accumulate(largest)[0, 0] + 5 == high[0]      # the bias is added last
     terms = (op.weights.astype(int) * (rng.integers(-128, 128, (200, 30)) - 10))
     sums = np.cumsum(rng.permuted(terms, axis=1), axis=1)
-    assert sums.min() >= low[0] and sums.max() <= high[0]
+    assert sums.min() >= low[0]
+    assert sums.max() <= high[0]
 
 
 def test_large_sums_stay_exact():
@@ -96,7 +101,8 @@ def test_add_is_tflites(first, second, rounding):
     m, s = int(op.rescale.multiplier[0]), int(op.rescale.shift[0])
     expected = requantize(total, m, s, 5, -128, 127)
     got = op(np.array([[first]], np.int8), np.array([[second]], np.int8))
-    assert got.dtype == np.int8 and got[0, 0] == expected
+    assert got.dtype == np.int8
+    assert got[0, 0] == expected
     low, high = op.accumulator_bounds()
     assert low[2] <= total <= high[2]
 
@@ -152,7 +158,7 @@ def test_running_range_norm_is_within_one_code_of_float():
     assert len(set(op(q)[:, 0])) == 1
 
 
-@pytest.mark.parametrize("change, error, message", [
+@pytest.mark.parametrize(("change", "error", "message"), [
     ({"shift": [70]}, ValueError, "Shift must be in 0..62, not 70"),
     ({"multiplier": [-1]}, ValueError, "Multiplier must be in 0..2147483647, not -1"),
     ({"multiplier": [1.0]}, TypeError, "Multiplier must be an integer array, not float64"),
@@ -166,7 +172,7 @@ def test_rescale_validates(change, error, message):
         ops.Rescale(**{"multiplier": [1], "shift": [31], "zero_point": 0, **change})
 
 
-@pytest.mark.parametrize("change, error, message", [
+@pytest.mark.parametrize(("change", "error", "message"), [
     ({"stride": (0, 1)}, ValueError, "Stride must be in 1..65536, not 0"),
     ({"padding": (1, 1)}, ValueError, "Padding must have 4 entries, not 2"),
     ({"weights": np.zeros((4, 3, 3), np.int8)}, ValueError, "Weights must have 4 dimensions"),

@@ -23,12 +23,15 @@ def test_round_trip_keeps_everything(tmp_path):
     program = residual_program(metadata={"seed": 1, "accuracy": 0.9, "classes": ["a", "b"]})
     program.save(tmp_path / "p")
     loaded = Program.load(tmp_path / "p")
-    assert loaded.sha256 == program.sha256 and loaded.metadata == program.metadata
-    assert loaded.tensors == program.tensors and loaded.input_layout == "NCHW"
+    assert loaded.sha256 == program.sha256
+    assert loaded.metadata == program.metadata
+    assert loaded.tensors == program.tensors
+    assert loaded.input_layout == "NCHW"
     expected, got = interpreter.run(program, images()), interpreter.run(loaded, images())
     assert list(expected) == list("xanbsmcgfy")
     for name, value in expected.items():
-        assert got[name].dtype == np.int8 and (got[name] == value).all()
+        assert got[name].dtype == np.int8
+        assert (got[name] == value).all()
         assert value.shape == (2, *program.tensors[name].shape)
     assert len(np.unique(expected["y"])) > 3
 
@@ -62,6 +65,31 @@ def test_bytes_are_the_same_every_time(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
     assert residual_program(seed=1).sha256 != residual_program().sha256
     assert residual_program(metadata={"a": 1}).sha256 != residual_program().sha256
+
+
+def test_metadata_is_kept_as_json_reads_it(tmp_path):
+    program = residual_program(metadata={10: (1, 2), 9: None})
+    program.save(tmp_path / "p")
+    loaded = Program.load(tmp_path / "p")
+    assert loaded.metadata == {"10": [1, 2], "9": None}
+    assert loaded.sha256 == program.sha256
+
+
+def test_a_failed_save_leaves_the_old_program(tmp_path, monkeypatch):
+    program = residual_program()
+    program.save(tmp_path / "p")
+    rename = os.rename
+
+    def failing(source, target):
+        if str(source).endswith("new"):
+            raise OSError("disk full")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="disk full"):
+        residual_program(seed=1).save(tmp_path / "p")
+    assert Program.load(tmp_path / "p").sha256 == program.sha256
+    assert os.listdir(tmp_path) == ["p"]
 
 
 def test_save_keeps_foreign_files(tmp_path):
@@ -127,7 +155,7 @@ def test_truncated_and_missing_files(tmp_path, name):
         Program.load(directory)
 
 
-@pytest.mark.parametrize("text, message", [
+@pytest.mark.parametrize(("text", "message"), [
     ("[1, 2]", "is not a Lockstep program"),
     ('{"format": "onnx"}', "is not a Lockstep program"),
     ('{"format": "lockstep-program", "version": 99}', "must have format version 1, not 99"),
@@ -175,7 +203,8 @@ def test_input_quantization():
     assert nhwc.input_shape == (8, 8, 3)
     assert (nhwc.quantize_input(images(layout="NHWC")) == codes).all()
     for bad, message in ((x[:, :2], r"shape \(N, 3, 8, 8\) in NCHW, not \(2, 2, 8, 8\)"),
-                         (x[0], "must have shape"), (x.astype(np.int32), "float or int8, not int32"),
+                         (x[0], "must have shape"),
+                         (x.astype(np.int32), "float or int8, not int32"),
                          (np.float32(1), "must have shape"), (x * np.nan, "NaN")):
         with pytest.raises(LockstepError, match=message):
             program.quantize_input(bad)

@@ -29,7 +29,8 @@ def test_far_indices_agree_between_the_dense_and_the_sparse_way():
     far = 10**11
     dense = random.states_at(9, 0, 0, np.arange(far, far + 20))
     sparse = random.states_at(9, 0, 0, np.array([far + 19, 0, far]))
-    assert sparse[0] == dense[19] and sparse[2] == dense[0]
+    assert sparse[0] == dense[19]
+    assert sparse[2] == dense[0]
 
 
 def test_the_sequence_has_maximal_length():
@@ -51,7 +52,9 @@ def test_the_sequence_has_maximal_length():
 @pytest.mark.parametrize("n_bits", [1, 8, 16, 32])
 def test_bits_are_uniform_and_streams_differ(n_bits):
     bits = random.random_bits(1, 2, 3, np.arange(1 << 14), n_bits)
-    assert bits.dtype == np.int64 and bits.min() >= 0 and bits.max() < 1 << n_bits
+    assert bits.dtype == np.int64
+    assert bits.min() >= 0
+    assert bits.max() < 1 << n_bits
     assert abs(bits.mean() / ((1 << n_bits) - 1) - 0.5) < 0.02
     if n_bits > 1:
         others = [random.random_bits(*key, np.arange(1 << 14), n_bits)

@@ -40,8 +40,10 @@ def test_at_most_one_code_from_float64(seed, n, h, w, kind, constant, eps, scale
     op = RangeNormConfig.from_floats(count=n * h * w, **floats)
     assert abs(op(q).astype(int) - range_norm_reference(q, **floats)).max() <= 1
     m, bias, shift = op.parameters(*range_norm.statistics(q))
-    assert abs(m).max() <= 65535 and abs(bias).max() < 2**47 - 2**33
-    assert shift.min() >= 0 and shift.max() <= 32
+    assert abs(m).max() <= 65535
+    assert abs(bias).max() < 2**47 - 2**33
+    assert shift.min() >= 0
+    assert shift.max() <= 32
 
 
 def test_share_of_equal_codes():
@@ -56,7 +58,7 @@ def test_share_of_equal_codes():
     assert np.mean(equal) > 0.999
 
 
-@pytest.mark.parametrize("count, length, number",
+@pytest.mark.parametrize(("count", "length", "number"),
                          [(17, 2, 9), (32, 2, 16), (33, 3, 11), (49, 4, 13), (1024, 64, 16)])
 def test_statistics_stream_chunk_by_chunk(count, length, number):
     assert range_norm.chunking(count) == (length, number)
@@ -64,7 +66,8 @@ def test_statistics_stream_chunk_by_chunk(count, length, number):
     total = spread = in_chunk = 0
     low, high = 127, -128
     for index, code in enumerate(q[:, 0].tolist()):
-        total, low, high, in_chunk = total + code + 128, min(low, code), max(high, code), in_chunk + 1
+        total, in_chunk = total + code + 128, in_chunk + 1
+        low, high = min(low, code), max(high, code)
         if in_chunk == length or index == count - 1:
             spread, in_chunk, low, high = spread + high - low, 0, 127, -128
     assert [value.tolist() for value in range_norm.statistics(q)] == [[total], [spread]]
@@ -72,7 +75,8 @@ def test_statistics_stream_chunk_by_chunk(count, length, number):
 
 def test_order_is_n_h_w():
     q = np.random.default_rng(0).integers(-128, 128, (3, 2, 4, 5), dtype=np.int8)
-    assert (range_norm.by_channel(q)[1] == np.concatenate([q[i, 1].ravel() for i in range(3)])).all()
+    expected = np.concatenate([q[i, 1].ravel() for i in range(3)])
+    assert (range_norm.by_channel(q)[1] == expected).all()
 
 
 def test_constant_channels_give_beta():
@@ -80,7 +84,8 @@ def test_constant_channels_give_beta():
     op = RangeNormConfig.from_floats(count=32, **floats)
     for code in (-128, 0, 127):
         y = op(np.full((2, 2, 4, 4), code, np.int8))
-        assert (y[:, 0] == 0).all() and (y[:, 1] == -33).all()
+        assert (y[:, 0] == 0).all()
+        assert (y[:, 1] == -33).all()
         assert (y == range_norm_reference(np.full((2, 2, 4, 4), code, np.int8), **floats)).all()
 
 
@@ -91,7 +96,9 @@ def test_extreme_widths_fit():
     for total in (0, 255 << 24):
         for spread in (0, 1, 4080):
             m, bias, shift = op.parameters([total], [spread])
-            assert abs(int(bias[0])) < 1 << 47 and 0 <= shift[0] <= 32 and abs(m[0]) <= 65535
+            assert abs(int(bias[0])) < 1 << 47
+            assert 0 <= shift[0] <= 32
+            assert abs(m[0]) <= 65535
 
 
 def literal_parameters(op, total, spread):
@@ -133,7 +140,7 @@ def test_a_wrong_bit_is_seen():
     assert abs(wrong(q).astype(int) - range_norm_reference(q, **floats)).max() > 1
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(("change", "message"), [
     ({"count": 16}, "Range statistics count must be in 17..16777216, not 16"),
     ({"gamma": [1e9, 1.0]}, "Gamma of channel 0 must give at most 65536 output codes"),
     ({"beta": [0.0, 1e6]}, "Beta of channel 1 must be within 16383 output codes"),
@@ -153,7 +160,9 @@ def test_the_op_takes_either_statistics():
     config = RangeNormConfig.from_floats(count=32, low=0, **floats)
     op = ops.RangeNorm(batch=config)
     q = codes(np.random.default_rng(1), (2, 2, 4, 4), "uniform")
-    assert (op(q) == config(q)).all() and op.low == 0 and op(q).min() == 0
+    assert (op(q) == config(q)).all()
+    assert op.low == 0
+    assert op(q).min() == 0
     m, bias, shift = op.parameters(q)
     assert (ops.RangeNorm(multiplier=m, bias=bias, shift=shift, low=0)(q) == op(q)).all()
     with pytest.raises(ValueError, match="either constants or batch"):

@@ -20,22 +20,26 @@ def change(program, name, **fields):
 def test_the_sample_is_proven_and_its_accumulators_stay_within():
     program = residual_program()
     report = verify(program)
-    assert report["conv1"].macs == 6 * 27 * 64 and report["conv2"].macs == 6 * 9 * 64
+    assert report["conv1"].macs == 6 * 27 * 64
+    assert report["conv2"].macs == 6 * 9 * 64
     assert report.macs == sum(entry.macs for entry in report.nodes)
-    assert report["conv1"].exact_float32 and 17 <= report["conv1"].accumulator_width <= 22
+    assert report["conv1"].exact_float32
+    assert 17 <= report["conv1"].accumulator_width <= 22
     assert report["pool"].input_ranges == ((-7, 127),)
     trace = interpreter.run(program, np.random.default_rng(0).normal(0, 9, (4, 3, 8, 8)))
     for node in program.nodes:
         entry = report[node.name]
         low, high = entry.output_range
         value = trace[node.outputs[0]]
-        assert low <= value.min() and value.max() <= high
+        assert low <= value.min()
+        assert value.max() <= high
         if entry.accumulator:
             acc = node.op.accumulate(*(trace[name] for name in node.inputs))
-            assert entry.accumulator[0] <= acc.min() and acc.max() <= entry.accumulator[1]
+            assert entry.accumulator[0] <= acc.min()
+            assert acc.max() <= entry.accumulator[1]
 
 
-@pytest.mark.parametrize("name, fields, message", [
+@pytest.mark.parametrize(("name", "fields", "message"), [
     ("conv1", {"bias": np.array([0, 0, 0, 2**31 - 1, 0, 0])},
      r"Node conv1 \(Conv2d\): .* of channel 3 must fit int32, not 21"),
     ("conv1", {"bias": np.full(6, -2**31)}, "channel . must fit int32, not -21"),
@@ -96,7 +100,8 @@ def test_raw_codes_need_more_than_corrected_ones():
                                             outputs=("y",)),),
                       tensors=tensors, inputs=("x",), outputs=("y",))
     report = verify(program)["fc"]
-    assert report.accumulator == (0, 127 * 255 * 60000) and not report.exact_float32
+    assert report.accumulator == (0, 127 * 255 * 60000)
+    assert not report.exact_float32
     assert report.accumulator_width == 32
     assert report.raw_accumulator == (-127 * 128 * 60000, 127 * (127 + 128) * 60000)
 
