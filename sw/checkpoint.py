@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to rebuild or resume a trained model, loadable without pickle code.
+"""Checkpoints: all that rebuilds or resumes a trained model, loadable without pickled code.
 
 The file is what ``torch.save`` writes for a dict of tensors, strings and numbers, so that
 ``torch.load(path, weights_only=True)`` reads it.

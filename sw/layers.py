@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
-from sw.quantizers import ActivationQuantizer, Quantize8Bit, quantize_weight, split_gradient
+from sw.quantizers import (
+    EIGHT_BIT,
+    ActivationQuantizer,
+    Quantize8Bit,
+    quantize_weight,
+    split_gradient,
+)
 from sw.range_norm import RangeBatchNorm
 
 ACTIVATIONS = (None, "relu", "relu6")
@@ -96,7 +102,7 @@ class QLayer(nn.Module):
 class QInput(QLayer):
     """The network's input: float32 (N, ...) onto the int8 grid. A host step after lowering."""
 
-    def __init__(self, config: Quantize8Bit = Quantize8Bit()):
+    def __init__(self, config: Quantize8Bit = EIGHT_BIT):
         super().__init__(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +118,7 @@ class QConv2d(QLayer):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size=3, *, stride=1, padding=0,
                  dilation=1, groups: int = 1, norm: bool = True, activation: str | None = None,
-                 zero_init: bool = False, config: Quantize8Bit = Quantize8Bit()):
+                 zero_init: bool = False, config: Quantize8Bit = EIGHT_BIT):
         super().__init__(config, activation)
         self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
         self.groups = groups
@@ -138,7 +144,7 @@ class QLinear(QLayer):
     """Fully connected layer, optionally with RangeBN and ReLU: (N, I) -> (N, O)."""
 
     def __init__(self, in_features: int, out_features: int, *, norm: bool = False,
-                 activation: str | None = None, config: Quantize8Bit = Quantize8Bit()):
+                 activation: str | None = None, config: Quantize8Bit = EIGHT_BIT):
         super().__init__(config, activation)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
@@ -158,7 +164,7 @@ class QLinear(QLayer):
 class QAdd(QLayer):
     """Sum of two int8 tensors of one shape, optionally with ReLU."""
 
-    def __init__(self, *, activation: str | None = None, config: Quantize8Bit = Quantize8Bit()):
+    def __init__(self, *, activation: str | None = None, config: Quantize8Bit = EIGHT_BIT):
         super().__init__(config, activation)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -168,7 +174,7 @@ class QAdd(QLayer):
 class QAvgPool2d(QLayer):
     """Average over windows: (N, C, H, W) -> (N, C, H', W'). No padding."""
 
-    def __init__(self, kernel_size, *, stride=None, config: Quantize8Bit = Quantize8Bit()):
+    def __init__(self, kernel_size, *, stride=None, config: Quantize8Bit = EIGHT_BIT):
         super().__init__(config)
         self.kernel_size = _pair(kernel_size)
         self.stride = _pair(kernel_size if stride is None else stride)
@@ -180,7 +186,7 @@ class QAvgPool2d(QLayer):
 class QGlobalAvgPool2d(QLayer):
     """Average over the whole map: (N, C, H, W) -> (N, C, 1, 1)."""
 
-    def __init__(self, config: Quantize8Bit = Quantize8Bit()):
+    def __init__(self, config: Quantize8Bit = EIGHT_BIT):
         super().__init__(config)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ class _Lowering:
     @layer.register(type(None))
     def _(self, module, step: Step) -> None:
         if module is not None and (module.start_dim, module.end_dim) != (1, -1):
-            raise LockstepError(f"Layer {step.node.target} (Flatten) must flatten all but the batch")
+            raise LockstepError(f"Layer {step.node.target} (Flatten) must keep the batch alone")
         size = int(np.prod(self.tensors[step.inputs[0]].shape))
         self.add(step.name, ops.Reshape(shape=(size,)), step.inputs, self.source(step))
 

@@ -55,6 +55,9 @@ class Quantize8Bit:
             raise LockstepError(f"Momentum must be in (0, 1], not {self.momentum!r}")
 
 
+EIGHT_BIT = Quantize8Bit()
+
+
 class AffineQuantizeFunction(torch.autograd.Function):
     """Fake quantization of activations; the gradient passes straight through.
 
@@ -165,7 +168,7 @@ class ActivationQuantizer(nn.Module):
     Buffers: range_low, range_high (float32 scalars), batches (int64, 0 = not calibrated).
     """
 
-    def __init__(self, config: Quantize8Bit = Quantize8Bit()):
+    def __init__(self, config: Quantize8Bit = EIGHT_BIT):
         super().__init__()
         self.config = config
         self.register_buffer("range_low", torch.zeros(()))

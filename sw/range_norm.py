@@ -23,7 +23,12 @@ from torch import Tensor, nn
 
 from golden.errors import LockstepError
 from golden.range_norm import range_constant
-from sw.quantizers import ActivationQuantizer, GradientQuantizeFunction, Quantize8Bit
+from sw.quantizers import (
+    EIGHT_BIT,
+    ActivationQuantizer,
+    GradientQuantizeFunction,
+    Quantize8Bit,
+)
 
 EPSILON = 1e-5
 
@@ -42,7 +47,7 @@ def expected_range(n: int) -> float:
 def range_to_sigma(n: int, constant: str) -> float:
     """C(n): the factor that turns the range of n values into a deviation.
 
-    constant: ``paper`` 1 / sqrt(2 ln n), 1.6-1.8 times too large; ``code`` 0.5402084 / sqrt(2 ln n),
+    constant: ``paper`` 1 / sqrt(2 ln n), 1.6-1.8 times too large; ``code`` 0.5402084 times that,
     as published; ``exact`` 1 / E[range of n normal values].
     """
     if n < 2:
@@ -78,7 +83,7 @@ class RangeBatchNorm(nn.Module):
     ``exact`` mode describes.
     """
 
-    def __init__(self, channels: int, config: Quantize8Bit = Quantize8Bit(),
+    def __init__(self, channels: int, config: Quantize8Bit = EIGHT_BIT,
                  zero_init: bool = False):
         super().__init__()
         self.config = config

@@ -1,27 +1,62 @@
 """The float simulation of an integer program, tensor by tensor.
 
 ``simulate`` runs the model in evaluation mode and gives the codes of every int8 tensor under the
-Program's names; ``differing_codes`` says how far the integer program is from it.
+Program's names; ``differing_codes`` says how far the integer program is from it. Nearly all of
+what differs comes from the integer bias, which is rounded to the accumulator's step and so moves
+about M / 4 of the codes of a layer with multiplier M by one; the layers behind it multiply that.
+``int32_bias`` gives the simulation the same rounding.
 """
 
 import contextlib
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from golden.program import Program
 from sw.graph import evaluating, trace
+from sw.layers import QConv2d, QLinear
 from sw.lower import lower
+from sw.norm_lowering import norm_factor
+from sw.quantizers import quantize_weight, weight_scales
 from sw.range_norm import RangeBatchNorm
+
+
+def _with_int32_bias(layer: QConv2d | QLinear, x: torch.Tensor, scale: float) -> torch.Tensor:
+    """A folded layer in float64, its bias rounded to the accumulator's step. scale: of x."""
+    if layer.norm is None:
+        factor, offset = np.ones(len(layer.weight)), layer.bias.detach().cpu().double().numpy()
+    else:
+        factor, offset = norm_factor(layer.norm)
+    step = np.abs(scale * weight_scales(layer.weight).flatten().cpu().double().numpy() * factor)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rounded = np.floor(offset / step + 0.5) * step
+    offset = np.where(np.isfinite(rounded), rounded, offset)
+    weight = quantize_weight(layer.weight).double()
+    if isinstance(layer, QConv2d):
+        y = F.conv2d(x.double(), weight, None, layer.stride, layer.padding, layer.dilation,
+                     layer.groups)
+    else:
+        y = F.linear(x.double(), weight)
+    shape = (1, -1) + (1,) * (y.dim() - 2)
+    factor, offset = (torch.from_numpy(v).to(y.device).reshape(shape) for v in (factor, offset))
+    return layer.finish(y * factor + offset)
 
 
 class _Capture(fx.Interpreter):
     """Keeps the value of every node."""
 
-    def __init__(self, module: fx.GraphModule):
+    def __init__(self, module: fx.GraphModule, input_scales: dict[str, float] | None):
         super().__init__(module, garbage_collect_values=False)
         self.values: dict[str, torch.Tensor] = {}
+        self.input_scales = input_scales or {}
+
+    def call_module(self, target, args, kwargs):
+        if target in self.input_scales:
+            layer = self.fetch_attr(target)
+            return _with_int32_bias(layer, args[0], self.input_scales[target])
+        return super().call_module(target, args, kwargs)
 
     def run_node(self, node):
         value = super().run_node(node)
@@ -54,10 +89,11 @@ def exact_evaluation(model: nn.Module, enabled: bool = True):
 
 
 def simulate(model: nn.Module, x, *, norm_lowering: str = "fold",
-             program: Program | None = None) -> dict[str, np.ndarray]:
+             program: Program | None = None, int32_bias: bool = False) -> dict[str, np.ndarray]:
     """Codes (int8, batch first) of every tensor of the program, from the float simulation.
 
     x: float32 (N, C, H, W), numpy or torch. program: the lowered model, if it is at hand.
+    int32_bias: round the folded biases as the program does ("fold" lowering only).
     """
     program = program or lower(model, norm_lowering)
     exact = program.metadata.get("norm_lowering") == "exact"
@@ -65,7 +101,9 @@ def simulate(model: nn.Module, x, *, norm_lowering: str = "fold",
     x = x.to(next(model.parameters()).device)
     with torch.no_grad(), evaluating(model), exact_evaluation(model, exact) as norm_inputs:
         graph, steps, _ = trace(model)
-        capture = _Capture(graph)
+        scales = {step.node.target: program.tensors[step.inputs[0]].quantization.scale
+                  for step in steps if isinstance(step.module, (QConv2d, QLinear))}
+        capture = _Capture(graph, scales if int32_bias and not exact else None)
         capture.run(x)
     values = {step.name: capture.values[step.node.name] for step in steps}
     for path, value in norm_inputs.items():

@@ -84,7 +84,7 @@ def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
-    """Evaluation-mode logits, (N, C, H, W) -> (N, classes) on the CPU; leaves the mode as it was."""
+    """Evaluation-mode logits, (N, C, H, W) -> (N, classes) on the CPU; the mode stays."""
     device = next(model.parameters()).device
     mode = model.training
     model.eval()

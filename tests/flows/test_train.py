@@ -35,11 +35,14 @@ def test_all_outputs(tmp_path, capsys):
         "checkpoint.pt", "config.json", "program", "report.html", "results.csv"]
     assert torch.load(run / "checkpoint.pt", weights_only=True)["model"] == "resnet_digits"
     results = pandas.read_csv(run / "results.csv")
-    assert len(results) == 2 and {"train_loss", "test_accuracy", "lr"} <= set(results)
+    assert len(results) == 2
+    assert {"train_loss", "test_accuracy", "lr"} <= set(results)
     page = (run / "report.html").read_text()
-    assert "Accuracy" in page and "cdn.bokeh.org" not in page
+    assert "Accuracy" in page
+    assert "cdn.bokeh.org" not in page
     config = json.loads((run / "config.json").read_text())
-    assert config["model_config"] == {"width": 4} and config["seed"] == 0
+    assert config["model_config"] == {"width": 4}
+    assert config["seed"] == 0
     assert Program.load(run / "program").sha256 == config["program_sha256"]
     assert "wrote" in capsys.readouterr().out
 
@@ -68,14 +71,19 @@ def test_an_interruption_keeps_the_previous_outputs_and_can_be_resumed(tmp_path,
     assert after == before
     train.main(["--save", "r", "--runs-dir", str(tmp_path), "--resume", "--quiet"])
     config = json.loads((tmp_path / "r" / "config.json").read_text())
-    assert config["seed"] == 1 and config["epochs"] == 2
+    assert config["seed"] == 1
+    assert config["epochs"] == 2
 
 
 def test_a_failure_while_writing_leaves_nothing_half_written(tmp_path):
     (tmp_path / "old").write_text("old")
-    with pytest.raises(RuntimeError), cli.replacing(tmp_path) as temporary:
-        (temporary / "old").write_text("new")
-        raise RuntimeError
+
+    def fail():
+        with cli.replacing(tmp_path) as temporary:
+            (temporary / "old").write_text("new")
+            raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fail()
     assert contents(tmp_path) == {Path("old"): b"old"}
 
 
@@ -90,7 +98,7 @@ def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
     assert not (tmp_path / "r" / "program").exists()
 
 
-@pytest.mark.parametrize("extra, message", [
+@pytest.mark.parametrize(("extra", "message"), [
     (["--model", "resnt"], "Unknown model 'resnt'; known models: resnet_digits"),
     (["--dataset", "digit"], "Unknown dataset 'digit'; known datasets: digits"),
     (["--model-config", "{'width': "], "--model-config is not a Python literal"),
@@ -123,7 +131,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         train.main(arguments(tmp_path, "--resume"))
 
 
-@pytest.mark.parametrize("error, status", [(LockstepError("two\nlines"), 2),
+@pytest.mark.parametrize(("error", "status"), [(LockstepError("two\nlines"), 2),
                                            (KeyboardInterrupt(), 130), (None, 0)])
 def test_exit_status(error, status, capsys):
     def main(argv):

@@ -24,7 +24,8 @@ def test_every_model_lowers(name):
     model = build_model(name)
     model(torch.rand(16, *model.input_shape))
     program = lower(model)
-    assert program.input_shape == model.input_shape and program.output.shape == (10,)
+    assert program.input_shape == model.input_shape
+    assert program.output.shape == (10,)
 
 
 def test_unknown_model_lists_the_known_ones():
@@ -32,7 +33,7 @@ def test_unknown_model_lists_the_known_ones():
         build_model("resnet")
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(("options", "message"), [
     ({"depth": 18}, "no option 'depth'; its options: width"),
     ({"width": "wide"}, "Option width must be a positive integer, not 'wide'"),
     ({"range_constant": "x"}, "Range constant must be one of")])

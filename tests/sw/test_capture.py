@@ -16,11 +16,13 @@ def test_captured_tensors_drive_the_integer_range_norm():
     assert all(state[name].equal(tensor) for name, tensor in model.state_dict().items())
     for batch in batches:
         n, channels, height, width = batch.codes.shape
-        assert batch.codes.dtype == np.int8 and np.ptp(batch.codes.astype(int)) > 100
+        assert batch.codes.dtype == np.int8
+        assert np.ptp(batch.codes.astype(int)) > 100
         assert len(batch.gamma) == channels
         op = RangeNormConfig.from_floats(count=n * height * width, **batch.arguments())
         difference = op(batch.codes).astype(int) - range_norm_reference(batch.codes,
                                                                         **batch.arguments())
-        assert abs(difference).max() <= 1 and (difference != 0).mean() < 0.01
+        assert abs(difference).max() <= 1
+        assert (difference != 0).mean() < 0.01
         assert batch.low == (batch.output_zero_point if "conv1" in batch.name
                              or batch.name == "stem" else -128)

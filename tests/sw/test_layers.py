@@ -39,7 +39,7 @@ def share_of_norm(actual, expected):
     return ((actual.double() - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("stride, padding, dilation, groups", GEOMETRIES)
+@pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), GEOMETRIES)
 def test_convolution_gradients_use_the_right_copies(stride, padding, dilation, groups):
     inputs = conv_case(groups)
     geometry = stride, padding, dilation, groups
@@ -99,7 +99,7 @@ def test_a_training_step_runs_one_forward_convolution_per_layer():
     assert count.forward == 1
 
 
-@pytest.mark.parametrize("layer, shapes", [
+@pytest.mark.parametrize(("layer", "shapes"), [
     (QInput(), [(2, 3, 4, 4)]),
     (QConv2d(3, 8, 3, padding=1, activation="relu"), [(4, 3, 8, 8)]),
     (QConv2d(4, 4, 3, norm=False, groups=4), [(2, 4, 8, 8)]),
@@ -113,7 +113,8 @@ def test_outputs_lie_on_the_int8_grid(layer, shapes):
     scale, zero_point = layer.output.parameters_for_evaluation()
     codes = y.double() / scale + zero_point
     assert (codes - codes.round()).abs().max() < 1e-4
-    assert codes.min() > -128.5 and codes.max() < 127.5
+    assert codes.min() > -128.5
+    assert codes.max() < 127.5
     if getattr(layer, "activation", None):
         assert zero_point == -128
 

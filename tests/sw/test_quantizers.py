@@ -24,10 +24,12 @@ def trained_quantizer(x, **options):
     return quantizer.eval()
 
 
-@pytest.mark.parametrize("low, high", [(0.0, 6.0), (-1.3, 0.0), (-0.7, 2.9), (0.5, 2.0), (-3, -1)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-1.3, 0.0), (-0.7, 2.9), (0.5, 2.0),
+                                           (-3.0, -1.0)])
 def test_zero_is_exactly_a_code(low, high):
     scale, zero_point = affine_parameters(torch.tensor(low), torch.tensor(high))
-    assert zero_point == zero_point.round() and -128 <= zero_point <= 127
+    assert zero_point == zero_point.round()
+    assert -128 <= zero_point <= 127
     y = AffineQuantizeFunction.apply(torch.zeros(3), scale, zero_point, False)
     assert torch.equal(y, torch.zeros(3))
 
@@ -61,7 +63,7 @@ def test_half_rounds_up():
     assert y.tolist() == [-1.0, 0.0, 1.0, 2.0]
 
 
-@pytest.mark.parametrize("mask, expected", [(False, [1, 1, 1]), (True, [0, 1, 0])])
+@pytest.mark.parametrize(("mask", "expected"), [(False, [1, 1, 1]), (True, [0, 1, 0])])
 def test_straight_through_gradient_and_its_mask(mask, expected):
     x = torch.tensor([-500.0, 3.2, 500.0], requires_grad=True)
     AffineQuantizeFunction.apply(x, torch.tensor(1.0), torch.tensor(0.0), mask).sum().backward()
@@ -72,7 +74,8 @@ def test_weights_are_symmetric_per_channel_and_pass_the_gradient():
     weight = (torch.randn(5, 3, 3, 3) * torch.tensor([1e-3, 1, 10, 0, 5]).reshape(5, 1, 1, 1))
     weight.requires_grad_()
     codes, scales = weight_codes(weight)
-    assert codes.dtype == torch.int8 and codes.abs().flatten(1).amax(1).tolist() == [127, 127, 127,
+    assert codes.dtype == torch.int8
+    assert codes.abs().flatten(1).amax(1).tolist() == [127, 127, 127,
                                                                                     0, 127]
     quantized = quantize_weight(weight)
     assert torch.allclose(quantized, codes * scales.reshape(5, 1, 1, 1), rtol=1e-6, atol=0)
@@ -101,7 +104,9 @@ def test_stochastic_rounding_is_unbiased():
 
 def test_zero_gradient_stays_zero():
     g16, g8 = split_gradient(torch.zeros(7))
-    assert not g16.any() and torch.isfinite(g8).all() and g8.abs().max() < 1e-30
+    assert not g16.any()
+    assert torch.isfinite(g8).all()
+    assert g8.abs().max() < 1e-30
 
 
 def test_float_mode_is_the_identity():
@@ -109,7 +114,7 @@ def test_float_mode_is_the_identity():
     assert ActivationQuantizer(Quantize8Bit(quantize=False))(x) is x
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(("options", "message"), [
     ({"range_constant": "paperr"}, "one of code, paper, exact, not 'paperr'"),
     ({"chunks": 0}, "positive integer, not 0"), ({"momentum": 0}, r"in \(0, 1\], not 0")])
 def test_bad_options(options, message):

@@ -13,10 +13,12 @@ from tests.sw.trained import digits, trained_digits
 
 def test_the_split_is_fixed_and_stratified():
     data = load_dataset("digits")
-    assert data.train_images.shape == (1437, 1, 8, 8) and data.test_images.shape == (360, 1, 8, 8)
+    assert data.train_images.shape == (1437, 1, 8, 8)
+    assert data.test_images.shape == (360, 1, 8, 8)
     assert torch.equal(data.test_labels, load_dataset("digits").test_labels)
     assert data.test_labels.bincount().min() >= 34
-    assert 0 <= data.train_images.min() and data.train_images.max() == 1
+    assert 0 <= data.train_images.min()
+    assert data.train_images.max() == 1
 
 
 def test_unknown_dataset_lists_the_known_ones():
@@ -24,7 +26,7 @@ def test_unknown_dataset_lists_the_known_ones():
         load_dataset("digit")
 
 
-def test_two_epochs_learn():
+def test_a_short_training_learns():
     logits = logits_of(trained_digits(), digits().test_images)
     assert accuracy(logits, digits().test_labels) > 0.9
 
@@ -41,7 +43,8 @@ def test_regime_merges_and_lr_rescales_it():
 def test_no_weight_decay_on_biases_and_norms():
     model = build_model("resnet_digits")
     decayed, others = make_optimizer(model, regime_at(model, TrainConfig(), 0)).param_groups
-    assert decayed["weight_decay"] == 1e-4 and others["weight_decay"] == 0
+    assert decayed["weight_decay"] == 1e-4
+    assert others["weight_decay"] == 0
     assert all(parameter.dim() > 1 for parameter in decayed["params"])
     assert len(others["params"]) == 13  # gamma and beta of six norms, bias of the classifier
 
@@ -64,7 +67,7 @@ def test_a_resumed_run_gives_the_same_weights():
         assert torch.equal(tensor, second.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(("options", "message"), [
     ({"epochs": 0}, "at least 1, not 0"), ({"batch_size": 0}, "at least 1, not 0"),
     ({"lr": -1.0}, "positive, not -1.0")])
 def test_bad_settings(options, message):
