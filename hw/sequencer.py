@@ -112,7 +112,6 @@ class Sequencer(wiring.Component):
             self.last.eq(go & is_matmul & at["tile_end"]),
         ]
 
-        word = Signal(range(N_WORDS + 1))
         arriving = Signal(range(N_WORDS + 1))
         fetch_wait = Signal(range(self.fetch_latency + 1))
         flush = Signal(range(self.flush_cycles + 1))

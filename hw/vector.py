@@ -92,7 +92,8 @@ class AddUnit(wiring.Component):
         # The second input enters in slot 1, its result is summed lane_latency + 2 cycles later
         # (one for the output register below); wait until that is slot 2.
         for stage in range(-(self.lane_latency + 1) % ADD_PASSES):
-            late, late_valid = Signal.like(sums, name=f"sums_{stage}"), Signal(name=f"valid_{stage}")
+            late = Signal.like(sums, name=f"sums_{stage}")
+            late_valid = Signal(name=f"valid_{stage}")
             m.d.sync += [late.eq(sums), late_valid.eq(sums_valid)]
             sums, sums_valid = late, late_valid
 

@@ -8,16 +8,20 @@ memory reuse included. The first image also runs once without stopping, for the 
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+import hw
 from golden.errors import LockstepError
 from hw.accelerator import Accelerator
 from hw.compiler import Image, compile
@@ -25,13 +29,15 @@ from hw.compiler.image import from_bus, to_bus
 from hw.isa import ErrorCode, Register
 from hw.targets import Target, get_target
 from hw.verilog import to_verilog
-from sim.runner import Build, SimulationError, build, run_to_finish
+from sim.runner import BUILD_ROOT, Build, SimulationError, build, run_to_finish
 
 __all__ = ["RtlReport", "StepReport", "build_accelerator", "run"]
 
 WRITE, READ, START, END = 1, 2, 3, 0
 RUN_ALL, RUN_ONE = 0b01, 0b11
 TESTBENCH = Path(__file__).with_name("testbench.sv")
+HARDWARE = Path(hw.__file__).parent
+PRIMITIVES = {"portable": (), "ecp5": (Path(__file__).with_name("ecp5.v"),)}
 _CHUNK = 25  # images per simulator run when there are several jobs
 
 
@@ -73,8 +79,19 @@ class RtlReport:
 
 @cache
 def accelerator_verilog(target: Target) -> str:
-    """The accelerator's Verilog, generated once per process and target."""
-    return to_verilog(Accelerator(target), "accelerator")
+    """The accelerator's Verilog, generated once per target and version of ``hw``."""
+    sources = sorted(path for folder in (HARDWARE, HARDWARE / "compiler")
+                     for path in folder.glob("*.py"))
+    key = hashlib.sha256(repr((target, version("amaranth"))).encode())
+    for path in sources:
+        key.update(path.read_bytes())
+    cached = BUILD_ROOT / "verilog" / f"{target.name}-{key.hexdigest()[:16]}.v"
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(to_verilog(Accelerator(target), "accelerator"))
+        os.replace(partial, cached)
+    return cached.read_text()
 
 
 def build_accelerator(target: Target, verilog: str | None = None) -> Build:
@@ -83,7 +100,7 @@ def build_accelerator(target: Target, verilog: str | None = None) -> Build:
     with tempfile.TemporaryDirectory(prefix="lockstep-rtl-") as folder:
         source = Path(folder) / "accelerator.v"
         source.write_text(text)
-        return build([source, TESTBENCH], "testbench")
+        return build([source, *PRIMITIVES[target.multiplier], TESTBENCH], "testbench")
 
 
 class _Commands:
