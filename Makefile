@@ -53,10 +53,10 @@ lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
 
 formal: $(STAMP)  ## prove the rescaler for all inputs
-	$(PY) -m pytest tests/formal --durations=5
+	$(PY) flows/formal.py
 
 bench: $(STAMP)  ## benchmarks and their results page
-	$(PY) flows/bench.py demo -o $(OUT)/bench
+	$(PY) flows/bench.py digits -o $(OUT)/bench
 
 clean:       ## remove generated output (not .venv, not runs)
 	rm -rf build .ruff_cache

@@ -22,10 +22,11 @@ def write_rtl(target, directory: Path | str) -> list[Path]:
     """
     from hw import isa
     from hw.accelerator import Accelerator
-    from sim.unit import component_verilog, flat_ports
+    from hw.verilog import to_verilog
+    from sim.unit import flat_ports
 
     accelerator = Accelerator(target)
-    verilog, _ = component_verilog(accelerator, TOP)
+    verilog = to_verilog(accelerator, TOP)
     header = isa.c_header()
     interface = {
         "top": TOP,

@@ -78,6 +78,7 @@ def test_builds_are_keyed_by_content(source, counter, tmp_path):
     assert build([copy], "testbench").folder != counter.folder
 
 
+@pytest.mark.slow
 def test_concurrent_builds_of_one_design_share_one_folder(source, tmp_path):
     results = []
     threads = [threading.Thread(target=lambda: results.append(

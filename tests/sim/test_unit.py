@@ -25,6 +25,7 @@ def test_a_unit_without_a_clock():
     assert run_stream(Negate(), [-128, 0, 127]) == [128, 0, -127]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "message"), [
     ("hangs", "no transfer for"),
     ("overwrites", "changed while it was waiting|valid fell before ready"),

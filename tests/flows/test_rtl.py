@@ -1,0 +1,62 @@
+"""The written RTL is the same from run to run, names no path, and bad targets are refused."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_rtl(*args: str, hash_seed: str = "0") -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / "flows" / "rtl.py"), *args], text=True,
+                          capture_output=True, check=False,
+                          env={**os.environ, "PYTHONHASHSEED": hash_seed})
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folders = []
+    for seed in ("1", "2"):
+        folder = tmp_path_factory.mktemp("rtl")
+        result = run_rtl("--target", "array-2x3", "-o", str(folder), hash_seed=seed)
+        assert result.returncode == 0, result.stderr
+        assert f"wrote {folder / 'accelerator.v'}" in result.stdout
+        folders.append(folder)
+    return folders
+
+
+def test_two_runs_write_the_same_bytes(folders):
+    first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
+    assert sorted(first) == ["accelerator.v", "interface.json", "lockstep.h"]
+    assert first == second
+
+
+def test_no_path_of_the_machine_is_in_the_files(folders):
+    for path in folders[0].iterdir():
+        text = path.read_text()
+        for trace in (str(ROOT), str(Path.home()), sys.prefix, "site-packages", ".py"):
+            assert trace not in text, f"{path.name} contains {trace}"
+
+
+def test_the_interface_lists_the_ports_of_the_verilog(folders):
+    interface = json.loads((folders[0] / "interface.json").read_text())
+    verilog = (folders[0] / "accelerator.v").read_text()
+    assert interface["sha256"]["accelerator.v"] == hashlib.sha256(verilog.encode()).hexdigest()
+    top = verilog[verilog.index("module accelerator("):]
+    ports = set(re.search(r"\((.*?)\);", top, re.DOTALL)[1].replace(",", " ").split())
+    assert ports == {p["name"] for p in interface["ports"]} | {"clk", "rst"}
+    assert interface["target"]["rows"] == 2
+
+
+def test_an_unknown_target_is_one_line_and_exit_2(tmp_path):
+    result = run_rtl("--target", "nonsense", "-o", str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "Unknown target 'nonsense'" in result.stderr
+    assert not (tmp_path / "out").exists()
