@@ -43,7 +43,7 @@ class Rescale:
 
     @classmethod
     def from_factors(cls, factors, **fields):
-        """The Rescale nearest to the real `factors`, (C,) or a scalar; ValueError names a channel."""
+        """The Rescale nearest to real `factors`, (C,) or scalar; ValueError names the channel."""
         pairs = []
         for channel, factor in enumerate(np.atleast_1d(factors)):
             try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -63,6 +64,8 @@ def test_bytes_are_the_same_every_time(tmp_path):
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    with zipfile.ZipFile(tmp_path / "a" / "tensors.npz") as archive:
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
     assert residual_program(seed=1).sha256 != residual_program().sha256
     assert residual_program(metadata={"a": 1}).sha256 != residual_program().sha256
 

@@ -108,3 +108,20 @@ def test_raw_codes_need_more_than_corrected_ones():
 
 def test_width():
     assert [width(value) for value in (-129, -128, -1, 0, 1, 127, 128)] == [9, 8, 1, 1, 2, 8, 9]
+
+
+def test_raw_codes_can_overflow_where_corrected_ones_do_not():
+    # The producer's clamp keeps x at 100 or more: x - 127 is small, x is not.
+    weights = np.full((1, 140000), 127, np.int8)
+    q = Quantization(scale=0.1, zero_point=127)
+    names = {"x": (140000,), "c": (140000,)}
+    tensors = {name: Tensor(name=name, shape=shape, quantization=q)
+               for name, shape in names.items()}
+    tensors["y"] = Tensor(name="y", shape=(1,), quantization=Quantization(scale=1, zero_point=0))
+    linear = ops.Linear(weights=weights, bias=np.array([0]), input_zero_point=127,
+                        rescale=ops.Rescale.from_factors(1e-6, zero_point=0))
+    nodes = (Node(name="clamp", op=ops.Clamp(low=100), inputs=("x",), outputs=("c",)),
+             Node(name="fc", op=linear, inputs=("c",), outputs=("y",)))
+    program = Program(name="p", nodes=nodes, tensors=tensors, inputs=("x",), outputs=("y",))
+    with pytest.raises(LockstepError, match="Node fc .*Accumulator of raw codes of channel 0"):
+        verify(program)
