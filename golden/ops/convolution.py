@@ -150,10 +150,11 @@ class Conv2d(_Products):
             for start in range(0, len(x), step):
                 patches = windows.sliding(x[start:start + step], self.kernel, self.stride,
                                           self.dilation)
+                # One large product per group: many small ones lose their time between threads.
                 n_images = len(patches)
-                patches = patches.reshape(n_images, self.groups, n_taps, rows * columns)
-                acc[start:start + step] = (weights @ patches).reshape(
-                    n_images, n_outputs, rows, columns)
+                patches = patches.transpose(1, 2, 3, 0, 4, 5).reshape(self.groups, n_taps, -1)
+                products = (weights @ patches).reshape(n_outputs, n_images, rows, columns)
+                acc[start:start + step] = products.transpose(1, 0, 2, 3)
         acc += self.bias.astype(np.int64).reshape(1, -1, 1, 1)
         return acc
 
