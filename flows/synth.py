@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from flows import cli
@@ -104,9 +105,36 @@ def _accelerator(target):
     return Accelerator(target)
 
 
-def _array(target):
-    from hw.array import MacArray
-    return MacArray(rows=target.rows, columns=target.columns, multiplier=target.multiplier)
+class FedArray(wiring.Component):
+    """The array of a target behind its two feeders."""
+
+    def __init__(self, target):
+        from hw.array import MacArray
+        from hw.feeder import Feeder
+
+        self.array = MacArray(rows=target.rows, columns=target.columns,
+                              multiplier=target.multiplier)
+        self.feeders = {port: Feeder(n_lanes=lanes, word_bytes=target.word_bytes)
+                        for port, lanes in (("a", target.rows), ("b", target.columns))}
+        self._inner = {name: member for name, member in self.array.signature.members.items()
+                       if name not in self.feeders}
+        words = {f"{port}_{name}": member for port, feeder in self.feeders.items()
+                 for name, member in feeder.signature.members.items() if name != "lanes"}
+        super().__init__(words | self._inner)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.array = self.array
+        for port, feeder in self.feeders.items():
+            m.submodules[f"feeder_{port}"] = feeder
+            m.d.comb += getattr(self.array, port).eq(feeder.lanes)
+            for name in feeder.signature.members:
+                if name != "lanes":
+                    m.d.comb += getattr(feeder, name).eq(getattr(self, f"{port}_{name}"))
+        for name, member in self._inner.items():
+            mine, its = getattr(self, name), getattr(self.array, name)
+            m.d.comb += its.eq(mine) if member.flow == wiring.In else mine.eq(its)
+        return m
 
 
 def _rescaler(target):
@@ -115,7 +143,7 @@ def _rescaler(target):
     return RescalerPipeline(multiplier_class=MULTIPLIERS[target.multiplier])
 
 
-TOPS: dict[str, Callable] = {"accelerator": _accelerator, "array": _array, "rescaler": _rescaler}
+TOPS: dict[str, Callable] = {"accelerator": _accelerator, "array": FedArray, "rescaler": _rescaler}
 
 
 def _wrapper(name: str, ports: dict, has_clock: bool) -> tuple[str, dict]:
