@@ -20,7 +20,8 @@ import numpy as np
 
 from flows import cli
 from flows.rtl import write_rtl
-from flows.sim import DEFAULT_TARGET, find_inputs, load_inputs
+from flows.rtl_backend import DEFAULT_TARGET
+from flows.sim import find_inputs, load_inputs
 from golden.errors import LockstepError
 from golden.interpreter import run as golden_run
 from golden.program import Program

@@ -18,12 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from flows import cli
+from flows.rtl_backend import (
+    DEFAULT_TARGET,
+    SimulationFailure,
+    hardware_fields,
+    rtl_options,
+    run_rtl,
+)
 from golden.compare import compare
 from golden.errors import LockstepError
 from golden.program import Program
 
 BACKENDS = ("golden", "torch", "onnx", "rtl")
-DEFAULT_TARGET = "sim-8x8"
 DEFAULT_IMAGES = 8  # random images where no inputs are given
 SHOWN_DIFFERENCES = 10  # tensors per backend in the printed list
 DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run has left it
@@ -37,9 +43,10 @@ def parse(argv):
                         f"(default {DEFAULT_INPUTS} beside the program, else random codes)")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--backend", choices=BACKENDS, help="one backend instead of all four")
-    parser.add_argument("--target", default=DEFAULT_TARGET, metavar="T",
-                        help=f"hardware target of the rtl backend (default {DEFAULT_TARGET})")
+    parser.add_argument("--target", metavar="T", help="hardware target of the rtl backend "
+                        f"(default {DEFAULT_TARGET}, or the image's)")
     parser.add_argument("--image", metavar="DIR", help="let rtl run this memory image as deployed")
+    parser.add_argument("--verilog", metavar="FILE", help="let rtl run this accelerator.v")
     parser.add_argument("--device", default="cpu", help="device of the torch backend")
     parser.add_argument("--outputs", metavar="Y.npy", help="write the integer output codes")
     parser.add_argument("--trace", metavar="DIR", help="write every tensor, DIR/BACKEND/NAME.npy")
@@ -85,8 +92,8 @@ def load_inputs(program, path, n_images=None):
     return x[:n_images]
 
 
-def run_backend(name, program, x, *, target=DEFAULT_TARGET, jobs=1, image=None, device="cpu"):
-    """Run one backend. Returns (trace, hardware report or None)."""
+def run_backend(name, program, x, *, rtl=None, device="cpu"):
+    """Run one backend; rtl: `RtlOptions`. Returns (trace, hardware report or None)."""
     if name == "golden":
         from golden.interpreter import run
         return run(program, x), None
@@ -96,8 +103,7 @@ def run_backend(name, program, x, *, target=DEFAULT_TARGET, jobs=1, image=None, 
     if name == "onnx":
         from sw.onnx_runtime import run
         return run(program, x), None
-    from sim import rtl
-    return rtl.run(program, x, target=target, jobs=jobs, image=image), None
+    return run_rtl(program, x, rtl)
 
 
 def tally(traces, differences):
@@ -166,31 +172,35 @@ def simulate(program, x, backends, **options):
 
 def main(argv=None):
     arguments = parse(argv)
-    from hw.targets import get_target
-
-    get_target(arguments.target)
     program = Program.load(arguments.program)
+    rtl = rtl_options(program, target=arguments.target, image=arguments.image,
+                      verilog=arguments.verilog, jobs=arguments.jobs)
     path = find_inputs(arguments.program, arguments.inputs)
     x = load_inputs(program, path, arguments.images)
     print(f"program {program.name}, sha256 {program.sha256}")
     print(f"inputs  {path or 'random codes'}, {len(x)} images")
 
     backends = (arguments.backend,) if arguments.backend else BACKENDS
-    traces, seconds, hardware = simulate(
-        program, x, backends, target=arguments.target, jobs=arguments.jobs,
-        image=arguments.image, device=arguments.device)
+    try:
+        traces, seconds, hardware = simulate(program, x, backends, rtl=rtl,
+                                             device=arguments.device)
+    except SimulationFailure as failure:
+        print(f"rtl: failed: {failure}")
+        return 1
     differences = compare(traces, program) if "golden" in traces and len(traces) > 1 else []
     rows = tally(traces, differences) if len(traces) > 1 else []
     if rows:
         print_comparison(rows, differences)
 
     report = {"program": {"name": program.name, "sha256": program.sha256},
-              "target": arguments.target, "images": len(x),
+              "target": rtl.target.name, "images": len(x),
               "seconds": {name: round(value, 4) for name, value in seconds.items()},
               "comparison": rows,
               "differences": [asdict(difference) for difference in differences]}
     if hardware is not None:
-        report.update(hardware)
+        report.update(hardware_fields(program, hardware))
+        print(f"rtl     {hardware.cycles:,} cycles per image, array utilisation "
+              f"{hardware.utilisation:.1%}, {hardware.cycles_per_second:,.0f} cycles/s simulated")
     if arguments.outputs:
         output = traces[backends[0]][program.outputs[0]]
         write_file(arguments.outputs, lambda file: np.save(file, output))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -11,6 +9,8 @@ import torch
 
 from flows import cli, sim
 from golden.interpreter import run as golden_run
+from hw.compiler import compile as compile_program
+from hw.targets import get_target
 from tests.programs import linear_net, random_codes, residual_net
 
 torch.set_num_threads(1)
@@ -26,11 +26,9 @@ def saved(tmp_path):
 
 
 def fake_rtl(monkeypatch, change=lambda trace: trace):
-    """Put a stand-in for the Verilog simulation, golden's trace with a change, in its place."""
-    def run(program, x, *, target, jobs, image=None):
-        return change(golden_run(program, x))
-    monkeypatch.setitem(sys.modules, "sim.rtl", types.SimpleNamespace(run=run))
-    monkeypatch.setattr("sim.rtl", types.SimpleNamespace(run=run), raising=False)
+    """Put golden's trace with a change in place of the simulated Verilog's."""
+    monkeypatch.setattr(sim, "run_rtl", lambda program, x, options:
+                        (change(golden_run(program, x)), None))
 
 
 def exit_of(argv, capsys):
@@ -107,10 +105,7 @@ def test_a_wrong_zero_point_is_reported(saved, monkeypatch, capsys):
              *program.nodes[1:])
     wrong = dataclasses.replace(program, nodes=nodes)
 
-    def run(right, x, *, target, jobs, image=None):
-        return golden_run(wrong, x)
-    monkeypatch.setattr("sim.rtl", types.SimpleNamespace(run=run), raising=False)
-    monkeypatch.setitem(sys.modules, "sim.rtl", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(sim, "run_rtl", lambda right, x, options: (golden_run(wrong, x), None))
     status, out, _ = exit_of(["--program", folder, "--inputs", inputs], capsys)
     assert status == 1
     assert f"rtl: first differs at {node.name} (Conv2d)" in out
@@ -197,6 +192,32 @@ def test_unknown_target_lists_the_known(saved, capsys):
     _, folder, inputs = saved
     one_line(exit_of(["--program", folder, "--inputs", inputs, "--target", "spartan"], capsys),
              "spartan", "sim-4x4", "sim-8x8", "ecp5-85k")
+
+
+def test_images_and_verilog_that_do_not_belong(saved, tmp_path, capsys):
+    program, folder, _ = saved
+    image = compile_program(linear_net(), get_target("sim-4x4"))
+    image.save(tmp_path / "other")
+    one_line(exit_of(["--program", folder, "--image", str(tmp_path / "other")], capsys),
+             image.program_sha256, program.sha256)
+    compile_program(program, get_target("sim-4x4")).save(tmp_path / "image")
+    one_line(exit_of(["--program", folder, "--image", str(tmp_path / "image"), "--target",
+                      "sim-8x8"], capsys), "for target sim-4x4, not sim-8x8")
+    one_line(exit_of(["--program", folder, "--image", str(tmp_path / "none")], capsys),
+             "none", "No such file")
+    one_line(exit_of(["--program", folder, "--verilog", str(tmp_path / "none.v")], capsys),
+             "none.v", "No such file")
+
+
+def test_a_hang_of_the_hardware_is_a_finding(saved, monkeypatch, capsys):
+    _, folder, inputs = saved
+
+    def hang(program, x, options):
+        raise sim.SimulationFailure("no progress in node conv0")
+    monkeypatch.setattr(sim, "run_rtl", hang)
+    status, out, _ = exit_of(["--program", folder, "--inputs", inputs], capsys)
+    assert status == 1
+    assert "rtl: failed: no progress in node conv0" in out
 
 
 @pytest.mark.parametrize("option", ["--jobs", "--images"])
