@@ -23,6 +23,9 @@ SUM = unsigned(COUNT.width + CODE.width - 1)
 BIAS = signed(range_norm.BIAS_WIDTH + 1)     # B plus half
 SHIFT = range(range_norm.SHIFT_MAX + 1)
 MAGNITUDE = unsigned(range_norm.MULTIPLIER_WIDTH - 1)
+# The divisor has its top bit set.
+QUOTIENT = unsigned(range_norm.GAIN_WIDTH + range_norm.QUOTIENT_SHIFT
+                    - (range_norm.DIVISOR_WIDTH - 1))
 PARAMETERS = data.StructLayout({
     "count": COUNT, "gain": signed(range_norm.GAIN_WIDTH + 1),
     "shift": range(range_norm.BASE_SHIFT_MAX + 1), "beta": signed(range_norm.BETA_WIDTH),
@@ -151,6 +154,9 @@ class RangeBatchNorm(wiring.Component):
         denominator = Signal(range_norm.DENOMINATOR_WIDTH)
         shift = Signal(signed(PARAMETERS["shift"].width + 2))
         magnitude = Signal(MAGNITUDE)
+        rounded = Signal(QUOTIENT)
+        is_zero = Signal()
+        half = Signal(range_norm.SHIFT_MAX)
         remaining = Signal(MAGNITUDE)   # multiplier bits not yet added
         addend = Signal(SUM.width + MAGNITUDE.width)
         product = Signal(SUM.width + MAGNITUDE.width)
@@ -200,15 +206,17 @@ class RangeBatchNorm(wiring.Component):
                 with m.Else():
                     m.d.sync += [denominator.eq(denominator << 1), shift.eq(shift - 1)]
             with m.State("SLOPE"):
-                rounded = (divider.quotient + 1) >> 1
                 with m.If(~divider.busy):
-                    m.d.sync += [
-                        magnitude.eq(Mux(rounded > range_norm.MULTIPLIER_MAX,
-                                         range_norm.MULTIPLIER_MAX, rounded))]
-                    with m.If((statistics.spread == 0) | (now.gain == 0)
-                              | (shift > range_norm.SHIFT_MAX)):
-                        m.d.sync += [magnitude.eq(0), shift.eq(range_norm.ZERO_SHIFT)]
-                    m.next = "MEAN"
+                    m.d.sync += [rounded.eq((divider.quotient[:QUOTIENT.width] + 1) >> 1),
+                                 is_zero.eq((statistics.spread == 0) | (now.gain == 0)
+                                            | (shift > range_norm.SHIFT_MAX))]
+                    m.next = "SATURATE"
+            with m.State("SATURATE"):
+                m.d.sync += magnitude.eq(Mux(rounded > range_norm.MULTIPLIER_MAX,
+                                             range_norm.MULTIPLIER_MAX, rounded))
+                with m.If(is_zero):
+                    m.d.sync += [magnitude.eq(0), shift.eq(range_norm.ZERO_SHIFT)]
+                m.next = "MEAN"
             with m.State("MEAN"):
                 m.d.sync += [remaining.eq(magnitude), addend.eq(statistics.total), product.eq(0),
                              align.eq(shift + guard - fraction), bias.eq(now.beta)]
@@ -235,10 +243,13 @@ class RangeBatchNorm(wiring.Component):
                     m.next = "OFFSET"
             with m.State("OFFSET"):
                 m.d.sync += bias.eq(Mux(negative, bias - offset, bias + offset))
+                m.next = "ROUND_BIAS"
+            with m.State("ROUND_BIAS"):
+                m.d.sync += [bias.eq(arith.round_shift(bias, guard)),
+                             half.eq(Const(1, 1) << shift[:len(core.shift)] >> 1)]
                 m.next = "HALF"
             with m.State("HALF"):
-                m.d.sync += [core.bias.eq(arith.round_shift(bias, guard)
-                                          + (Const(1, 1) << shift[:len(core.shift)] >> 1)),
+                m.d.sync += [core.bias.eq(bias + half),
                              core.multiplier.eq(Mux(negative, -magnitude, magnitude)),
                              core.shift.eq(shift), core.low.eq(now.low), core.high.eq(now.high),
                              left.eq(now.count), wait.eq(core.LATENCY)]
