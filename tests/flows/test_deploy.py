@@ -32,6 +32,7 @@ def contents(folder):
             for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_whole_deployment_twice(tmp_path):
     program = residual_net()
     x = random_codes(program, 4)
