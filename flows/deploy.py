@@ -46,8 +46,9 @@ onnx/model_qdq.onnx      float model with quantize-dequantize pairs; approximate
 vectors/                 inputs.npy (codes, batch first) and the outputs.npy they must give
 program/                 the integer program, as flows/sim.py reads it
 
-Check the image as deployed:
-  python flows/sim.py --program DIR/program --inputs DIR/vectors/inputs.npy --image DIR/memory
+Simulate the Verilog and the memory image as deployed, and compare with every other backend:
+  python flows/sim.py --program DIR/program --inputs DIR/vectors/inputs.npy \\
+    --image DIR/memory --verilog DIR/rtl/accelerator.v
 """
 
 

@@ -180,6 +180,20 @@ def _range_statistics(q):
     return (flat + range_norm.CODE_OFFSET).sum(dim=1), spread
 
 
+def _device(name):
+    """The torch.device called `name`; LockstepError for one that is unknown or not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise LockstepError(f"Device must be cpu, cuda or cuda:N, not {name}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise LockstepError(f"Device must be cpu, cuda or cuda:N, not {name}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LockstepError(f"Device {name} is not available: torch sees "
+                            f"{torch.cuda.device_count()} CUDA devices")
+    return device
+
+
 def run(program, x, device="cpu"):
     """Execute the program on a torch device.
 
@@ -187,9 +201,7 @@ def run(program, x, device="cpu"):
     device: "cpu", "cuda" or "cuda:N". Returns the trace, dict of numpy arrays by tensor name, the
     input's codes included. Raises LockstepError for a device that is not there.
     """
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LockstepError(f"Device {device} is not available: torch sees no CUDA device")
+    device = _device(device)
     with torch.inference_mode():
         codes = np.array(program.quantize_input(x))
         trace = {program.inputs[0]: torch.from_numpy(codes).to(device)}

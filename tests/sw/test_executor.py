@@ -105,6 +105,13 @@ def test_absent_device():
         executor.run(program, random_codes(program), device="cuda")
 
 
+@pytest.mark.parametrize("device", ["gpu0", "mps"])
+def test_unknown_device(device):
+    program = PROGRAMS["linear_net"]
+    with pytest.raises(LockstepError, match=f"must be cpu, cuda or cuda:N, not {device}"):
+        executor.run(program, random_codes(program), device=device)
+
+
 def test_unknown_operator():
     with pytest.raises(LockstepError, match="has no object"):
         executor.execute(object())
