@@ -50,7 +50,7 @@ class RangeNormApply(wiring.Component):
     multiplier, bias (half included), shift, low, high : held while codes are in the pipeline.
     """
 
-    LATENCY = Multiplier.LATENCY + 3
+    LATENCY = Multiplier.LATENCY + 4
 
     def __init__(self, multiplier_class=Multiplier):
         self.multiplier_class = multiplier_class
@@ -71,8 +71,10 @@ class RangeNormApply(wiring.Component):
         total = (unit.p + self.bias)[:BIAS.width].as_signed()
         now = pipe.stage(total=total)
         now = pipe.stage(drop=("total",), y=now.total >> self.shift)
-        y = Mux(now.y < self.low, self.low, Mux(now.y > self.high, self.high, now.y))
-        now = pipe.stage(y=y[:CODE.width].as_signed())
+        now = pipe.stage(y=now.y[:CODE.width].as_signed(), below=now.y < self.low,
+                         above=now.y > self.high)
+        y = Mux(now.below, self.low, Mux(now.above, self.high, now.y))
+        now = pipe.stage(drop=("below", "above"), y=y)
         m.d.comb += [self.o.valid.eq(now.valid), self.o.payload.eq(now.y)]
         return m
 
