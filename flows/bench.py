@@ -5,7 +5,6 @@ digits: accuracy of float RangeBN, of the 8-bit simulation and of the integer pr
 seeds, and how far the integer program's codes are from the simulation's, tensor by tensor.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -117,7 +116,7 @@ def print_rows(rows: list[dict]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a suite, print its rows, write DIR/SUITE.json."""
-    parser = argparse.ArgumentParser(prog="flows/bench.py", description="Measure, and write JSON.")
+    parser = cli.Parser(prog="flows/bench.py", description="Measure, and write JSON.")
     parser.add_argument("suite", help=f"one of: {', '.join(SUITES)}")
     parser.add_argument("-o", "--output", default="build/bench", metavar="DIR")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default 5)")

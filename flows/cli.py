@@ -1,5 +1,6 @@
 """What every entry point shares: error reporting, argument literals, atomic outputs."""
 
+import argparse
 import ast
 import contextlib
 import os
@@ -22,6 +23,10 @@ def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
     except LockstepError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
+            PermissionError) as error:
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted: previous outputs are unchanged", file=sys.stderr)
         status = 130
@@ -29,6 +34,13 @@ def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status or 0)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is a LockstepError: one line, exit 2."""
+
+    def error(self, message):
+        raise LockstepError(f"{message} (see {self.prog} --help)")
 
 
 def literal_dict(text: str, option: str) -> dict:

@@ -1,5 +1,5 @@
 """Train a network in 8 bits: runs/RUN/{checkpoint.pt, results.csv, report.html, config.json,
-program/}.
+test_inputs.npy, test_labels.npy, program/}.
 
 Outputs appear when training ends, each by rename. While it runs, the state after every epoch is
 kept in runs/RUN/.partial.pt, from which --resume continues after an interruption.
@@ -17,10 +17,12 @@ from flows import cli
 from flows.report import write_report
 from golden.errors import LockstepError
 
+TEST_IMAGES = 1000  # at most so many are kept beside the program, for flows/sim.py
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Command line; options left out are None and come from the checkpoint on --resume."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="flows/train.py", description="Train a network in 8 bits and lower it to integers.")
     parser.add_argument("--model", help="registered name, or path/to/file.py:function")
     parser.add_argument("--model-config", metavar="DICT",
@@ -76,7 +78,19 @@ def _versions() -> dict:
             "numpy": numpy.__version__}
 
 
-def _write_outputs(directory: Path, checkpoint, program, config: dict) -> None:
+def _measured(program, data, simulated: float):
+    """The program with its accuracies in the metadata, over the test images that are kept."""
+    from golden.interpreter import run
+
+    images, labels = data.test_images[:TEST_IMAGES], data.test_labels[:TEST_IMAGES].numpy()
+    right = run(program, images.numpy())[program.outputs[0]].argmax(1) == labels
+    accuracy = {"dataset": data.name, "simulated": simulated, "integer": float(right.mean()),
+                "integer_images": len(labels)}
+    return replace(program, metadata=program.metadata | {"accuracy": accuracy})
+
+
+def _write_outputs(directory: Path, checkpoint, program, config: dict, data) -> None:
+    import numpy
     import pandas
 
     with cli.replacing(directory) as temporary:
@@ -84,6 +98,8 @@ def _write_outputs(directory: Path, checkpoint, program, config: dict) -> None:
         pandas.DataFrame(checkpoint.history).to_csv(temporary / "results.csv", index=False)
         write_report(temporary / "report.html", checkpoint.history, config)
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        numpy.save(temporary / "test_inputs.npy", data.test_images[:TEST_IMAGES].numpy())
+        numpy.save(temporary / "test_labels.npy", data.test_labels[:TEST_IMAGES].numpy())
         if program is not None:
             program.save(temporary / "program")
     if program is None:  # that of an earlier run under this name
@@ -155,8 +171,10 @@ def _train(arguments: argparse.Namespace) -> Path:
     program = None
     if model_config.get("quantize", True):
         program = lower(model.cpu(), norm_lowering=arguments.norm_lowering)
+        program = _measured(program, data, config["test_accuracy"])
+        config["integer_accuracy"] = program.metadata["accuracy"]["integer"]
         config["program_sha256"] = program.sha256
-    _write_outputs(directory, checkpoint, program, config)
+    _write_outputs(directory, checkpoint, program, config, data)
     partial.unlink(missing_ok=True)
     return directory
 
@@ -168,6 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"test accuracy {100 * config['test_accuracy']:.2f} % "
           f"({'8-bit' if config['model_config'].get('quantize', True) else 'float'}, "
           f"{config['dataset']}, seed {config['seed']})")
+    if "integer_accuracy" in config:
+        print(f"integer program accuracy {100 * config['integer_accuracy']:.2f} %")
     names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
     print(f"wrote {directory}/ ({', '.join(names)})")
     return 0

@@ -24,7 +24,11 @@ def _outside_function(name: str) -> Callable[..., nn.Module]:
         raise LockstepError(f"Model file {path} does not exist")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise LockstepError(f"Model file {path} cannot be imported: {type(error).__name__}: "
+                            f"{error}") from error
     if not callable(getattr(module, function, None)):
         raise LockstepError(f"Model file {path} has no function {function!r}")
     return getattr(module, function)

@@ -60,7 +60,7 @@ def resnet_digits(width: int = 16, classes: int = 10, quantize: bool = True,
                   quantize_norm_gradient: bool = True) -> nn.Module:
     """Build the network. quantize: False trains the float RangeBN baseline of the same graph."""
     for name, value in (("width", width), ("classes", classes)):
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise LockstepError(f"Option {name} must be a positive integer, not {value!r}")
     config = Quantize8Bit(quantize=quantize, range_constant=range_constant, chunks=chunks,
                           mask_clipped=mask_clipped,

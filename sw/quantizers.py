@@ -45,6 +45,10 @@ class Quantize8Bit:
     quantize_norm_gradient: bool = True
 
     def __post_init__(self):
+        for name in ("quantize", "mask_clipped", "quantize_norm_gradient"):
+            if not isinstance(getattr(self, name), bool):
+                raise LockstepError(f"Option {name} must be True or False, not "
+                                    f"{getattr(self, name)!r}")
         if self.range_constant not in RANGE_CONSTANTS:
             known = ", ".join(RANGE_CONSTANTS)
             raise LockstepError(f"Range constant must be one of {known}, not "

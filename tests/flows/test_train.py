@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -32,7 +33,9 @@ def test_all_outputs(tmp_path, capsys):
     assert train.main(arguments(tmp_path, epochs=2)) == 0
     run = tmp_path / "r"
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoint.pt", "config.json", "program", "report.html", "results.csv"]
+        "checkpoint.pt", "config.json", "program", "report.html", "results.csv",
+        "test_inputs.npy", "test_labels.npy"]
+    assert np.load(run / "test_inputs.npy").shape == (360, 1, 8, 8)
     assert torch.load(run / "checkpoint.pt", weights_only=True)["model"] == "resnet_digits"
     results = pandas.read_csv(run / "results.csv")
     assert len(results) == 2
@@ -104,7 +107,11 @@ def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
     (["--model-config", "{'width': "], "--model-config is not a Python literal"),
     (["--model-config", "[1]"], "--model-config must be a dict"),
     (["--model-config", "{'widht': 4}"], "no option 'widht'"),
-    (["--epochs", "0"], "at least 1"), (["--resume"], "There is no checkpoint")])
+    (["--epochs", "0"], "at least 1"), (["--epochs", "x"], "argument --epochs: invalid int"),
+    (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    (["--model-config", "{'quantize': 'no'}"], "Option quantize must be True or False"),
+    (["--model", "broken.py:make"], "Model file broken.py does not exist"),
+    (["--resume"], "There is no checkpoint")])
 def test_bad_input(tmp_path, extra, message):
     with pytest.raises(LockstepError, match=message.replace("(", r"\(")):
         train.main(arguments(tmp_path / "runs", *extra))
