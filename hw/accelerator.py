@@ -158,10 +158,11 @@ class Accelerator(wiring.Component):
             | ((window == Window.BANK_1) & (offset < target.host_word_bytes * banks[1].depth)))
         m.d.comb += host.allowed.eq(Mux(in_registers, known, in_memory & ~sequencer.busy))
 
+        self.host_reads = host.reading & ~sequencer.busy  # registers are read at any time
         lane_bits = (lanes - 1).bit_length()
         m.d.comb += [
             instructions.read_address.eq(
-                Mux(host.reading, offset >> 2, sequencer.fetch_address)),
+                Mux(self.host_reads, offset >> 2, sequencer.fetch_address)),
             sequencer.fetch_data.eq(instructions.read_data),
             instructions.write_address.eq(offset >> 2),
             instructions.write_data.eq(host.write_data),
@@ -206,7 +207,7 @@ class Accelerator(wiring.Component):
         for index, bank in enumerate(banks):
             chosen = Mux(walkers["a"].valid & (f["a_bank"] == index), walkers["a"].address,
                          walkers["b"].address)
-            m.d.comb += bank.read_address.eq(Mux(host.reading, self.host_word, chosen))
+            m.d.comb += bank.read_address.eq(Mux(self.host_reads, self.host_word, chosen))
         for port, walker in walkers.items():
             valid = delayed(m, walker.valid, Bank.LATENCY, f"{port}_valid")
             inside = delayed(m, walker.inside, Bank.LATENCY, f"{port}_inside")
