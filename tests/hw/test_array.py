@@ -43,7 +43,9 @@ def multiply(a, b, feeds):
             tile, step = divmod(cycle, depth)
             for feeder, operand, feed in zip(feeders, (a, b), feeds):
                 live = tile < n_tiles
-                word = slot_word(operand[tile], feed, step, word_bytes) if live else [0] * word_bytes
+                word = [0] * word_bytes
+                if live:
+                    word = slot_word(operand[tile], feed, step, word_bytes)
                 ctx.set(feeder.word, word)
                 ctx.set(feeder.start, int(live and feed == Feed.TRANSPOSING
                                           and step % word_bytes == 0))
