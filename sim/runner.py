@@ -8,6 +8,7 @@ cocotb's own runner needs two of its private methods replaced for this Verilator
 pinned for that reason); a third adds the wall-clock limit.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -62,6 +63,8 @@ class _WheelVerilator(Verilator):
         at = generate.index("--public-flat-rw")
         generate[at:at + 1] = ["--public-depth", "1"]
         make += ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_FAST=-O2"]
+        for compiled in sorted(self.build_dir.glob("verilated*.o")):  # from an earlier build
+            make += ["--old-file", compiled.name]
         if shutil.which("ccache"):
             make.append("OBJCACHE=ccache")
         return [generate, make]
@@ -104,7 +107,8 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
     sources = [Path(s) for s in sources]
     contents = [s.read_bytes() for s in sources]
     args = [*BUILD_ARGS, *extra_args]
-    key = _content_key(sources, contents, toplevel, parameters, defines, args, waves)
+    tools = _tools_facts(args, waves)
+    key = _content_key(tools, sources, contents, toplevel, parameters, defines)
     root = Path(build_root).resolve()
     root.mkdir(parents=True, exist_ok=True)
     folder = root / f"{toplevel}-{key}"
@@ -120,6 +124,9 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
         for source, content in zip(sources, contents):
             copies.append(work / source.name)
             copies[-1].write_bytes(content)
+        runtime = root / f"runtime-{hashlib.sha256(repr(tools).encode()).hexdigest()[:16]}"
+        for compiled in runtime.glob("*.o"):
+            shutil.copy(compiled, work)
         log = work / "build.log"
         try:
             _WheelVerilator().build(
@@ -128,6 +135,7 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
         except (RuntimeError, SystemExit) as error:
             raise SimulationError(f"Building {toplevel} failed ({error}):\n"
                                   + _excerpt(log, r"%Error|error:")) from None
+        _keep_runtime(work, runtime)
         for intermediate in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
             intermediate.unlink()
         shutil.rmtree(folder, ignore_errors=True)
@@ -192,16 +200,34 @@ def run_to_finish(build: Build, *, plusargs: Mapping[str, object] | None = None,
         return json.loads(result.read_text())["cycles"]
 
 
-def _content_key(sources, contents, toplevel, parameters, defines, args, waves) -> str:
+def _tools_facts(args, waves) -> tuple:
+    """Everything but the design that decides what the compiler makes."""
     compiler = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True,
                               check=False).stdout
-    facts = (toplevel, sorted((parameters or {}).items()), sorted((defines or {}).items()), args,
-             waves, [s.name for s in sources], str(cocotb_tools.config.libs_dir),
-             [importlib.metadata.version(p) for p in ("verilator", "cocotb")], compiler)
+    own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # make's options are here too
+    return (tuple(args), waves, str(cocotb_tools.config.libs_dir), compiler, own,
+            *(importlib.metadata.version(p) for p in ("verilator", "cocotb")))
+
+
+def _content_key(tools, sources, contents, toplevel, parameters, defines) -> str:
+    facts = (tools, toplevel, sorted((parameters or {}).items()), sorted((defines or {}).items()),
+             [s.name for s in sources])
     digest = hashlib.sha256(repr(facts).encode())
     for content in contents:
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:16]
+
+
+def _keep_runtime(work: Path, runtime: Path) -> None:
+    """Keep Verilator's own library, most of the compile time of a small unit, for the next."""
+    if runtime.exists():
+        return
+    partial = Path(tempfile.mkdtemp(prefix=".runtime-", dir=runtime.parent))
+    for compiled in work.glob("verilated*.o"):
+        shutil.copy(compiled, partial)
+    with contextlib.suppress(OSError):  # another process was first
+        partial.rename(runtime)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _failures(results: Path) -> str | None:
