@@ -41,8 +41,8 @@ def target_table() -> str:
     from hw.targets import TARGETS
 
     rows = [
-        "| target | rows x columns | lanes | word bytes | bank 0, bank 1 words | parameter channels "
-        "| instructions | flush cycles | configuration id |",
+        "| target | rows x columns | lanes | word bytes | bank 0, bank 1 words "
+        "| parameter channels | instructions | flush cycles | configuration id |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for name, target in TARGETS.items():
         rows.append(
