@@ -1,0 +1,139 @@
+"""Whole programs on the simulated accelerator equal golden in every tensor."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden import interpreter
+from golden.compare import compare
+from golden.errors import LockstepError
+from hw.compiler import compile
+from hw.compiler.emit import Emitter
+from hw.isa import N_WORDS, Opcode, decode
+from hw.targets import get_target
+from sim import rtl
+from sim.runner import SimulationError
+from tests import programs
+
+TARGET = "sim-4x4"
+# All but those with operators that the accelerator does not have.
+RUNNABLE = [name for name in programs.small_programs() if name != "norm_net"]
+
+
+def make(name):
+    return programs.small_programs()[name]
+
+
+def differences(program, n_images=2, **options):
+    x = programs.random_codes(program, n_images)
+    trace = rtl.run(program, x, **options)
+    assert set(trace) == set(program.tensors)
+    return compare({"golden": interpreter.run(program, x), "rtl": trace}, program)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_every_tensor_of_every_program_equals_golden(name):
+    assert differences(make(name), 4, target=TARGET) == []
+
+
+@pytest.mark.parametrize("rounding", list(programs.Rounding))
+def test_both_orientations_give_the_same_bits(monkeypatch, rounding):
+    program = programs.residual_net(3, rounding)
+    for swap in 0, 1:
+        monkeypatch.setattr(Emitter, "_choose_swap", lambda *_, swap=swap: swap)
+        image = compile(program, get_target(TARGET))
+        assert orientations(image) == {swap}
+        assert differences(program, target=TARGET, image=image) == []
+
+
+def orientations(image):
+    words = image.instructions.reshape(-1, N_WORDS)
+    fields = [decode([int(w) for w in instruction]) for instruction in words]
+    return {f["swap"] for f in fields if f["opcode"] == Opcode.MATMUL}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["array-2x2", "array-2x16", "array-16x2", "array-3x5", "array-7x7",
+                                  "array-4x2", "ecp5-85k", "array-16x16"])
+def test_any_shape_of_the_array_gives_the_same_bits(name):
+    """Square and not, equal to the rescaler's lanes or not, and the vendor's multipliers."""
+    assert differences(programs.residual_net(), target=name) == []
+    assert differences(programs.concat_net(), target=name) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_every_program_on_sides_that_divide_nothing(name):
+    assert differences(make(name), target="array-3x5") == []
+
+
+def test_the_number_of_images_jobs_and_the_layout_do_not_matter():
+    program = programs.linear_net()
+    x = programs.random_codes(program, 5)
+    report, done = [], []
+    trace = rtl.run(program, x, target=TARGET, jobs=2, report=report, progress=done.append)
+    assert compare({"golden": interpreter.run(program, x), "rtl": trace}, program) == []
+    assert sum(done) == 5
+    output = rtl.run(program, x, target=TARGET, trace=False)
+    assert list(output) == [program.outputs[0]]
+    assert np.array_equal(output[program.outputs[0]], trace[program.outputs[0]])
+    nothing = rtl.run(program, x[:0], target=TARGET)
+    assert all(len(values) == 0 for values in nothing.values())
+
+
+def test_the_report_adds_up():
+    program, report = programs.residual_net(), []
+    rtl.run(program, programs.random_codes(program, 2), target=TARGET, report=report)
+    summary, = report
+    assert summary.target == TARGET
+    assert summary.images == 2
+    assert summary.macs == sum(step.macs for step in summary.steps)
+    assert [step.node for step in summary.steps] == [node.name for node in program.nodes]
+    assert 0 < summary.utilisation < 1
+    assert summary.array_busy <= summary.cycles
+    # Stopping after each instruction only leaves out the fetch of the final halt.
+    stepped = sum(step.cycles for step in summary.steps)
+    assert stepped <= summary.cycles < stepped + 3 * N_WORDS
+    for what in "array_busy", "stall":
+        assert getattr(summary, what) == sum(getattr(step, what) for step in summary.steps)
+    for step in summary.steps:
+        assert step.macs <= step.array_busy * 16
+        assert (step.array_busy > 0) == (step.op in ("Conv2d", "Linear", "GlobalAveragePool"))
+    assert summary.cycles_per_second > 0
+
+
+def test_an_altered_weight_is_reported_where_it_acts():
+    program = programs.residual_net()
+    image = compile(program, get_target(TARGET))
+    weights = image.weights.copy()
+    weights[0, 0] ^= 64
+    found = differences(program, target=TARGET, image=replace(image, weights=weights))
+    assert found[0].node == program.nodes[0].name
+    assert found[0].expected != found[0].actual
+
+
+def test_an_error_of_the_hardware_is_raised():
+    program = programs.linear_net()
+    image = compile(program, get_target(TARGET))
+    instructions = image.instructions.copy()
+    instructions[0] |= 15
+    with pytest.raises(SimulationError, match="stopped with error OPCODE"):
+        rtl.run(program, programs.random_codes(program, 1), target=TARGET,
+                image=replace(image, instructions=instructions))
+
+
+def test_an_image_of_another_target_is_refused():
+    program = programs.linear_net()
+    image = compile(program, get_target("sim-8x8"))
+    with pytest.raises(LockstepError, match="image is for target sim-8x8, not sim-4x4"):
+        rtl.run(program, programs.random_codes(program, 1), target=TARGET, image=image)
+
+
+def test_the_verilog_is_the_same_every_time_and_names_no_path():
+    target = get_target("array-2x2")
+    texts = [rtl.to_verilog(rtl.Accelerator(target), "accelerator") for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert not re.search(r"\.py\b|/home|/work|/tmp|\bsrc\b", texts[0])
