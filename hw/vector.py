@@ -34,7 +34,8 @@ class AddUnit(wiring.Component):
     Members
     -------
     start : an instruction begins. words_valid : ``word_0`` holds the last word of the first
-        input, ``word_1`` that of the second; not again within ADD_PASSES * word / lanes cycles.
+        input, ``word_1`` that of the second; not again within ADD_PASSES * word / lanes cycles,
+        and always a multiple of ADD_PASSES cycles apart.
     valid, values, which, destination : items for the lanes.
     returned_valid, returned_which, returned : their results, ``lane_latency`` cycles later.
     """

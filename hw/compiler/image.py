@@ -180,7 +180,7 @@ class Image:
                 input=about["input"], output=about["output"], metadata=about["metadata"])
         except OSError as error:
             raise LockstepError(f"Image {directory}: {error.strerror or error}") from error
-        except (KeyError, TypeError, ValueError, struct.error) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, struct.error) as error:
             if isinstance(error, LockstepError):
                 raise
             raise LockstepError(f"Image {directory} is damaged: {error}") from error
