@@ -15,18 +15,19 @@ from flows import cli
 TOP = "accelerator"
 
 
-def write_rtl(target, directory: Path | str) -> list[Path]:
+def write_rtl(target, directory: Path | str, *, fresh: bool = False) -> list[Path]:
     """Write accelerator.v, interface.json and lockstep.h; returns their paths.
 
-    target : hw.targets.Target. Files of the same names are replaced together, at the end.
+    target : hw.targets.Target. fresh : generate the Verilog even where this version of the
+    hardware has been generated before. Files of the same names are replaced together, at the end.
     """
     from hw import isa
-    from hw.accelerator import Accelerator
+    from hw.accelerator import Accelerator, AcceleratorSignature
     from hw.verilog import to_verilog
+    from sim.rtl import accelerator_verilog
     from sim.unit import flat_ports
 
-    accelerator = Accelerator(target)
-    verilog = to_verilog(accelerator, TOP)
+    verilog = to_verilog(Accelerator(target), TOP) if fresh else accelerator_verilog(target)
     header = isa.c_header()
     interface = {
         "top": TOP,
@@ -36,7 +37,7 @@ def write_rtl(target, directory: Path | str) -> list[Path]:
         "configuration_id": target.configuration_id,
         "ports": [{"name": name, "direction": direction, "width": shape.width,
                    "signed": shape.signed}
-                  for name, (direction, shape) in flat_ports(accelerator).items()],
+                  for name, (direction, shape) in flat_ports(AcceleratorSignature.create()).items()],
         "versions": {name: metadata.version(name) for name in ("lockstep", "amaranth")},
         "sha256": {f"{TOP}.v": _sha256(verilog), "lockstep.h": _sha256(header)},
     }
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/rtl"), metavar="DIR",
                         help="folder to write into (default %(default)s)")
     args = parser.parse_args(argv)
-    for path in write_rtl(get_target(args.target), args.output):
+    for path in write_rtl(get_target(args.target), args.output, fresh=True):
         print(f"wrote {path} ({path.read_text().count(chr(10))} lines)")
 
 

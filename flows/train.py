@@ -150,7 +150,8 @@ def _train(arguments: argparse.Namespace) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     steps = len(data.train_labels) // settings.batch_size
     bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, unit="step",
-               desc=run_name, disable=arguments.quiet, file=sys.stderr, dynamic_ncols=True)
+               desc=run_name, disable=arguments.quiet, mininterval=0.5,
+               file=sys.stderr, dynamic_ncols=True)
 
     def after_epoch(result, optimizer):
         nonlocal checkpoint

@@ -21,9 +21,9 @@ from hw.sequencer import Sequencer, instruction_fields
 from hw.vector import AddUnit, MaxUnit, Pass
 from hw.walker import ADDRESS_WIDTH, WALKER_LAYOUT, AddressWalker
 
-__all__ = ["Accelerator"]
+__all__ = ["Accelerator", "AcceleratorSignature"]
 
-N_BANKS = 2
+AcceleratorSignature = wiring.Signature({"bus": Out(AXI4LiteSignature), "interrupt": Out(1)})
 
 
 def delayed(m, value, n_cycles, name):
@@ -47,9 +47,7 @@ class Accelerator(wiring.Component):
 
     def __init__(self, target):
         self.target = target
-        self.array = MacArray(rows=target.rows, columns=target.columns,
-                              multiplier=target.multiplier)
-        super().__init__({"bus": Out(AXI4LiteSignature), "interrupt": Out(1)})
+        super().__init__(AcceleratorSignature)
 
     @property
     def word_latency(self):
@@ -228,8 +226,9 @@ class Accelerator(wiring.Component):
 
     def _multiply(self, m, f, sequencer, words):
         """Feeders, array and readout."""
-        target, array = self.target, self.array
-        m.submodules.array = array
+        target = self.target
+        m.submodules.array = array = MacArray(rows=target.rows, columns=target.columns,
+                                              multiplier=target.multiplier)
         is_matmul = f["opcode"] == Opcode.MATMUL
         for port, lanes, entry in (("a", target.rows, array.a), ("b", target.columns, array.b)):
             feeder = Feeder(n_lanes=lanes, word_bytes=target.word_bytes)

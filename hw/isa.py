@@ -197,7 +197,7 @@ def decode(words: list[int]) -> dict[str, int]:
 
 def c_header() -> str:
     """Return the C header of the registers, address windows, opcodes and instruction fields."""
-    lines = ["/* Registers and instructions of the Lockstep accelerator; generated, do not edit. */",
+    lines = ["/* Registers and instructions of the Lockstep accelerator; generated. */",
              "#ifndef LOCKSTEP_ISA_H", "#define LOCKSTEP_ISA_H", "",
              f"#define LOCKSTEP_MAGIC 0x{MAGIC:08X}u", f"#define LOCKSTEP_VERSION {VERSION}u",
              f"#define LOCKSTEP_INSTRUCTION_WORDS {N_WORDS}u", ""]
