@@ -112,6 +112,22 @@ def test_raw_sums_of_every_feed_mode_equal_numpy(feeds, swap):
     check_wide(get_target("sim-4x4"), feeds, swap)
 
 
+@pytest.mark.parametrize("slots", [1, 5, 255])
+def test_direct_ports_take_a_reduction_of_any_depth(slots):
+    """With both ports direct a period has no natural length: depth = slots * periods."""
+    target, n_periods = get_target("sim-4x4"), 3
+    rng = np.random.default_rng(slots)
+    a, b = (rng.integers(-128, 128, (n, slots * n_periods)).astype(np.int8) for n in (11, 7))
+    banks = [words_of(x, Feed.DIRECT, 4, 4) for x in (a, b)]
+    walks = {f"{port}_group": n_periods for port in "ab"}
+    base, plane = len(banks[1]), 11 * 2
+    instruction = matmul(a, b, (Feed.DIRECT, Feed.DIRECT), target, wide=1, out_base=base,
+                         plane_step=plane, slots=slots, period_count=n_periods, **walks)
+    planes = run_instructions(target, [instruction], banks, (1, base, 4 * plane))
+    sums = planes.reshape(4, 11, 8)[:, :, :7].transpose(1, 2, 0).copy().view("<i4")[:, :, 0]
+    assert np.array_equal(sums, a.astype(np.int64) @ b.T.astype(np.int64))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["array-4x2", "array-2x8"])
 def test_narrow_sides_take_their_groups_of_lanes_from_a_word(name):

@@ -38,6 +38,15 @@ def test_every_tensor_of_every_program_equals_golden(name):
     assert differences(make(name), 4, target=TARGET) == []
 
 
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_running_through_gives_what_stopping_after_each_instruction_gives(name):
+    program = make(name)
+    x, output = programs.random_codes(program, 3), program.outputs[0]
+    through = rtl.run(program, x, target=TARGET, trace=False)
+    assert list(through) == [output]
+    assert np.array_equal(through[output], interpreter.run(program, x)[output])
+
+
 @pytest.mark.parametrize("rounding", list(programs.Rounding))
 def test_both_orientations_give_the_same_bits(monkeypatch, rounding):
     program = programs.residual_net(3, rounding)
@@ -77,9 +86,6 @@ def test_the_number_of_images_jobs_and_the_layout_do_not_matter():
     trace = rtl.run(program, x, target=TARGET, jobs=2, report=report, progress=done.append)
     assert compare({"golden": interpreter.run(program, x), "rtl": trace}, program) == []
     assert sum(done) == 5
-    output = rtl.run(program, x, target=TARGET, trace=False)
-    assert list(output) == [program.outputs[0]]
-    assert np.array_equal(output[program.outputs[0]], trace[program.outputs[0]])
     nothing = rtl.run(program, x[:0], target=TARGET)
     assert all(len(values) == 0 for values in nothing.values())
 
