@@ -114,9 +114,21 @@ def print_rows(rows: list[dict]) -> None:
         print(f"{item['name']:{width}}  {item['value']:10.3f} {item['unit']}{goal}")
 
 
+def results_page(suite: str, rows: list[dict]) -> str:
+    """The rows as a Markdown page."""
+    lines = [f"# {suite}", "", f"`{rows[0]['command']}`", "", rows[0]["context"], "",
+             "| figure | value | unit | goal | met |", "| --- | --- | --- | --- | --- |"]
+    for item in rows:
+        met = {None: "", True: "yes", False: "no"}[item["met"]]
+        lines.append(f"| {item['name']} | {item['value']:.4g} | {item['unit']} "
+                     f"| {item['goal'] or ''} | {met} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a suite, print its rows, write DIR/SUITE.json."""
-    parser = cli.Parser(prog="flows/bench.py", description="Measure, and write JSON.")
+    """Run a suite, print its rows, write DIR/SUITE.json and the page DIR/SUITE.md."""
+    parser = cli.Parser(prog="flows/bench.py",
+                        description="Measure; write JSON and a results page.")
     parser.add_argument("suite", help=f"one of: {', '.join(SUITES)}")
     parser.add_argument("-o", "--output", default="build/bench", metavar="DIR")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default 5)")
@@ -133,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(arguments.output)
     with cli.replacing(output) as temporary:
         (temporary / f"{arguments.suite}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"wrote {output / arguments.suite}.json")
+        (temporary / f"{arguments.suite}.md").write_text(results_page(arguments.suite, rows))
+    print(f"wrote {output / arguments.suite}.json and {arguments.suite}.md")
     return 0
 
 

@@ -29,6 +29,7 @@ def write_rtl(target, directory: Path | str, *, fresh: bool = False) -> list[Pat
 
     verilog = to_verilog(Accelerator(target), TOP) if fresh else accelerator_verilog(target)
     header = isa.c_header()
+    ports = flat_ports(AcceleratorSignature.create())
     interface = {
         "top": TOP,
         "clock": "clk",
@@ -36,8 +37,7 @@ def write_rtl(target, directory: Path | str, *, fresh: bool = False) -> list[Pat
         "target": dataclasses.asdict(target),
         "configuration_id": target.configuration_id,
         "ports": [{"name": name, "direction": direction, "width": shape.width,
-                   "signed": shape.signed}
-                  for name, (direction, shape) in flat_ports(AcceleratorSignature.create()).items()],
+                   "signed": shape.signed} for name, (direction, shape) in ports.items()],
         "versions": {name: metadata.version(name) for name in ("lockstep", "amaranth")},
         "sha256": {f"{TOP}.v": _sha256(verilog), "lockstep.h": _sha256(header)},
     }

@@ -1,7 +1,7 @@
 """The instruction set: one layout definition for hardware, compiler, C header and documentation.
 
 An instruction is a record of ``N_WORDS`` 32-bit words. Every field lives inside one word, so the
-sequencer fetches a word and writes it straight into the field registers. Three operations exist:
+sequencer fetches a word and writes it straight into the field registers. The operations:
 
 ``MATMUL``   output-stationary product on the array: tiles of rows x columns accumulators
 ``ADD``      residual add: two rescaled int8 tensors of one shape, summed and rescaled
@@ -54,7 +54,7 @@ class Register(enum.IntEnum):
     CONTROL = 0x0C  #: write: bit 0 start, bit 1 stop after one instruction
     STATUS = 0x10  #: bit 0 busy, bit 1 done, bit 2 error, bits 15:8 error code
     PROGRAM_ADDRESS = 0x14  #: index of the next instruction to run
-    INSTRUCTION_INDEX = 0x18  #: index of the instruction last started
+    INSTRUCTION_INDEX = 0x18  #: the running, refused or halting instruction; after a stop the next
     CYCLES_LOW = 0x20
     CYCLES_HIGH = 0x24
     ARRAY_BUSY_LOW = 0x28

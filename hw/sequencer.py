@@ -39,7 +39,8 @@ class Sequencer(wiring.Component):
     Members
     -------
     start, single_step, program_address : begin at instruction ``program_address``.
-    busy, done, error, index : status; ``index`` is the instruction last started.
+    busy, done, error, index : status; ``index`` is the running, refused or
+        halting instruction, or the next one after a single step.
     words : the running instruction. ``instruction_start`` is up for one cycle before it runs.
     step_a, step_b : this slot, for the walkers.
     period_start : this slot is the first of a period.

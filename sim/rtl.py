@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+import golden
 import hw
 from golden.errors import LockstepError
 from hw.accelerator import Accelerator
@@ -36,7 +37,6 @@ __all__ = ["RtlReport", "StepReport", "build_accelerator", "run"]
 WRITE, READ, START, END = 1, 2, 3, 0
 RUN_ALL, RUN_ONE = 0b01, 0b11
 TESTBENCH = Path(__file__).with_name("testbench.sv")
-HARDWARE = Path(hw.__file__).parent
 PRIMITIVES = {"portable": (), "ecp5": (Path(__file__).with_name("ecp5.v"),)}
 _CHUNK = 25  # images per simulator run when there are several jobs
 
@@ -79,9 +79,9 @@ class RtlReport:
 
 @cache
 def accelerator_verilog(target: Target) -> str:
-    """The accelerator's Verilog, generated once per target and version of ``hw``."""
-    sources = sorted(path for folder in (HARDWARE, HARDWARE / "compiler")
-                     for path in folder.glob("*.py"))
+    """The accelerator's Verilog, generated once per target and version of the sources."""
+    sources = sorted(path for package in (golden, hw)
+                     for path in Path(package.__file__).parent.rglob("*.py"))
     key = hashlib.sha256(repr((target, version("amaranth"))).encode())
     for path in sources:
         key.update(path.read_bytes())

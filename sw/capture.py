@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from golden import arith
+from golden.range_norm import chunking
 from sw.layers import QConv2d, QLinear
 from sw.quantizers import affine_parameters
-from sw.range_norm import EPSILON
+from sw.range_norm import EPSILON, range_to_sigma
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +34,7 @@ class NormBatch:
     output_zero_point: int
     low: int
     high: int
-    constant: str
+    constant: str | float
 
     def arguments(self) -> dict:
         """Keyword arguments of RangeNormConfig.from_floats, without count, and of the reference."""
@@ -47,6 +48,14 @@ def _grid(x: Tensor) -> tuple[float, int]:
     low, high = torch.aminmax(x.detach().flatten(1), dim=1)
     scale, zero_point = affine_parameters(low.mean().double(), high.mean().double())
     return scale.item(), int(zero_point.item())
+
+
+def _constant(name: str, codes: np.ndarray) -> str | float:
+    """The range constant as golden takes it: by name, or the number of the exact table."""
+    if name != "exact":
+        return name
+    length, _ = chunking(codes.size // codes.shape[1])
+    return range_to_sigma(length, name)
 
 
 def capture_norms(model: nn.Module, images: Tensor) -> list[NormBatch]:
@@ -91,5 +100,5 @@ def capture_norms(model: nn.Module, images: Tensor) -> list[NormBatch]:
             gamma=layer.norm.weight.detach().cpu().double().numpy(),
             beta=layer.norm.bias.detach().cpu().double().numpy(), output_scale=output_scale,
             output_zero_point=output_zero_point, low=low, high=high,
-            constant=layer.norm.config.range_constant))
+            constant=_constant(layer.norm.config.range_constant, codes)))
     return batches
