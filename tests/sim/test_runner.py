@@ -88,7 +88,7 @@ def test_concurrent_builds_of_one_design_share_one_folder(source, tmp_path):
     for thread in threads:
         thread.join()
     assert results[0] == results[1]
-    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [results[0].folder.name]
+    assert [p.name for p in tmp_path.glob("testbench-*/")] == [results[0].folder.name]
 
 
 def test_a_syntax_error_is_quoted(tmp_path):
