@@ -94,7 +94,8 @@ class Accelerator(wiring.Component):
         """Registers, counters and the memories' windows."""
         target, lanes = self.target, self.target.lanes
         window, offset = host.address[28:], host.address[:28]
-        program_address, single_step = Signal(16), Signal()
+        program_address = Signal(16)
+        single_step = Signal()
         refused = Signal()
         counters = {name: Signal(self.COUNTER_WIDTH, name=f"{name}_count")
                     for name in ("cycles", "array_busy", "stall")}

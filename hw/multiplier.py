@@ -61,7 +61,9 @@ class MultiplierECP5(Multiplier):
 
     def product(self, m):
         width = self.OPERAND_WIDTH
-        a, b, p = Signal(width), Signal(width), Signal(2 * width)
+        a = Signal(width)
+        b = Signal(width)
+        p = Signal(2 * width)
         m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
         ports = {f"i_A{k}": a[k] for k in range(width)}
         ports |= {f"i_B{k}": b[k] for k in range(width)}

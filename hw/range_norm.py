@@ -100,7 +100,8 @@ class RangeStatistics(wiring.Component):
         m = Module()
         pipe = Pipeline(m, valid=self.valid, code=self.code, first=self.first, last=self.last)
         now = pipe.stage(offset=(self.code + range_norm.CODE_OFFSET)[:CODE.width])
-        low, high = Signal(CODE), Signal(CODE)
+        low = Signal(CODE)
+        high = Signal(CODE)
         with m.If(now.valid):
             m.d.sync += self.total.eq(self.total + now.offset)
             with m.If(now.first | (now.code < low)):

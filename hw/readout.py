@@ -71,7 +71,9 @@ class Readout(wiring.Component):
         spacings = [max(self.pop_spacing, columns * beats // lanes)
                     for beats in (1, BYTES_PER_SUM, lanes, lanes * BYTES_PER_SUM)]
         spacing = Array(spacings)[Cat(self.wide, self.swap)]
-        row, wait, popping = Signal(range(self.target.rows)), Signal(range(max(spacings))), Signal()
+        row = Signal(range(self.target.rows))
+        wait = Signal(range(max(spacings)))
+        popping = Signal()
         m.d.comb += self.pop.eq(popping & (wait == 0))
         with m.If(ready):
             m.d.sync += [popping.eq(1), row.eq(0), wait.eq(0)]
@@ -96,9 +98,12 @@ class Readout(wiring.Component):
         # A popped row stays here while its groups, lanes and planes leave.
         held = Signal(self.results.shape())
         emitting = Signal()
-        group, lane = Signal(range(max(2, n_groups))), Signal(range(max(2, lanes)))
+        group = Signal(range(max(2, n_groups)))
+        lane = Signal(range(max(2, lanes)))
         plane = Signal(range(BYTES_PER_SUM))
-        plane_end, lane_end, row_end = Signal(), Signal(), Signal()
+        plane_end = Signal()
+        lane_end = Signal()
+        row_end = Signal()
         m.d.comb += [
             plane_end.eq(emitting & (~self.wide | (plane == BYTES_PER_SUM - 1))),
             lane_end.eq(plane_end & (~self.swap | (lane == lanes - 1))),
@@ -139,7 +144,8 @@ class Readout(wiring.Component):
             channel_next.word.eq(channel.word + next_word),
             channel_next.lane.eq(Mux(next_word, 0, channel.lane + 1)),
         ]
-        row, inner = Signal(range(rows)), Signal(16)
+        row = Signal(range(rows))
+        inner = Signal(16)
         tile_end = Signal()
         inner_end = Signal()
         m.d.comb += [tile_end.eq(row_end & (row == rows - 1)),

@@ -69,10 +69,13 @@ class Sequencer(wiring.Component):
         f = instruction_fields(self.words)
         is_matmul, is_add = f["opcode"] == Opcode.MATMUL, f["opcode"] == Opcode.ADD
 
-        slot, period = Signal(8), Signal(16)
-        inner, outer = Signal(16), Signal(16)
+        slot = Signal(8)
+        period = Signal(16)
+        inner = Signal(16)
+        outer = Signal(16)
         pending = Signal()  # a tile is between its last period and the end of its readout
-        go, stall = Signal(), Signal()
+        go = Signal()
+        stall = Signal()
         at = {name: Signal(name=name) for name in
               ("slot_end", "period_last", "tile_end", "inner_end", "outer_end")}
         m.d.comb += [

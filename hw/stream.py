@@ -129,7 +129,8 @@ class Elastic(wiring.Component):
         m.submodules.results = results = StreamFIFO(
             payload_shape(core.o), self.depth)
         credits = Signal(range(self.depth + 1), init=self.depth)
-        taken, returned = Signal(), Signal()
+        taken = Signal()
+        returned = Signal()
         m.d.comb += [
             self.i.ready.eq(credits != 0),
             taken.eq(self.i.valid & self.i.ready), returned.eq(self.o.valid & self.o.ready),

@@ -59,7 +59,9 @@ class AddUnit(wiring.Component):
         lanes, word_bytes = self.target.lanes, self.target.word_bytes
         n_groups = word_bytes // lanes
         held = [Signal(word_layout(word_bytes), name=f"held_{k}") for k in range(2)]
-        busy, which, group = Signal(), Signal(Pass), Signal(range(max(2, n_groups)))
+        busy = Signal()
+        which = Signal(Pass)
+        group = Signal(range(max(2, n_groups)))
         end = Signal()
         m.d.comb += end.eq((which == Pass.SUM) & (group == n_groups - 1))
         with m.If(which == Pass.SUM):
@@ -86,7 +88,8 @@ class AddUnit(wiring.Component):
         first_result = Signal(self.returned.shape())
         with m.If(self.returned_which == Pass.FIRST_INPUT):
             m.d.sync += first_result.eq(self.returned)
-        sums, sums_valid = Signal(self.returned.shape()), Signal()
+        sums = Signal(self.returned.shape())
+        sums_valid = Signal()
         m.d.sync += [sums_valid.eq(self.returned_valid
                                    & (self.returned_which == Pass.SECOND_INPUT))]
         m.d.sync += [sums[k].eq(first_result[k] + self.returned[k]) for k in range(lanes)]
@@ -98,7 +101,8 @@ class AddUnit(wiring.Component):
             m.d.sync += [late.eq(sums), late_valid.eq(sums_valid)]
             sums, sums_valid = late, late_valid
 
-        address, byte = Signal(ADDRESS_WIDTH), Signal(6)
+        address = Signal(ADDRESS_WIDTH)
+        byte = Signal(6)
         with m.If(sums_valid):
             m.d.sync += byte.eq(byte + lanes)
             with m.If(byte + lanes == word_bytes):

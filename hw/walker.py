@@ -66,9 +66,13 @@ class AddressWalker(wiring.Component):
         position = data.StructLayout({"address": ADDRESS_WIDTH, "x": 16, "ix": signed(16),
                                       "iy": signed(16)})
         start, here, after = (Signal(position, name=n) for n in ("start", "here", "after"))
-        sub, group = Signal(4), Signal(16)
-        tap_address, tap_dx, tap_dy = Signal(ADDRESS_WIDTH), Signal(signed(16)), Signal(signed(16))
-        k0, k1 = Signal(16), Signal(16)
+        sub = Signal(4)
+        group = Signal(16)
+        tap_address = Signal(ADDRESS_WIDTH)
+        tap_dx = Signal(signed(16))
+        tap_dy = Signal(signed(16))
+        k0 = Signal(16)
+        k1 = Signal(16)
 
         # Slot walk: `after` is the position once this slot is done.
         m.d.comb += after.eq(here)
@@ -122,8 +126,11 @@ class AddressWalker(wiring.Component):
                          tap_address.eq(0), tap_dx.eq(0), tap_dy.eq(0), k0.eq(0), k1.eq(0)]
 
         # Two stages: sums, then bounds.
-        address, ix, iy = Signal(ADDRESS_WIDTH), Signal(signed(17)), Signal(signed(17))
-        valid, late_sub = Signal(), Signal(4)
+        address = Signal(ADDRESS_WIDTH)
+        ix = Signal(signed(17))
+        iy = Signal(signed(17))
+        valid = Signal()
+        late_sub = Signal(4)
         m.d.sync += [
             address.eq(here.address + tap_address), ix.eq(here.ix + tap_dx),
             iy.eq(here.iy + tap_dy), valid.eq(step.active), late_sub.eq(sub),
