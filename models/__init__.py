@@ -37,8 +37,8 @@ def _outside_function(name: str) -> Callable[..., nn.Module]:
 def build_model(name: str, model_config: dict | None = None) -> nn.Module:
     """Build a registered network, or one of an outside file, from its keyword arguments.
 
-    Raises LockstepError for an unknown name (listing the known ones) and for an argument that the
-    network's function does not take.
+    Raises LockstepError for an unknown name (listing the known ones), for an argument that the
+    network's function does not take, and for a function that fails or returns no module.
     """
     if name in MODELS:
         function = MODELS[name]
@@ -54,4 +54,13 @@ def build_model(name: str, model_config: dict | None = None) -> nn.Module:
         if key not in accepted:
             raise LockstepError(f"Model {name} has no option {key!r}; its options: "
                                 f"{', '.join(accepted)}")
-    return function(**model_config)
+    try:
+        model = function(**model_config)
+    except LockstepError:
+        raise
+    except Exception as error:
+        raise LockstepError(f"Model {name} cannot be built: {type(error).__name__}: "
+                            f"{error}") from error
+    if not isinstance(model, nn.Module):
+        raise LockstepError(f"Model {name} is not a torch.nn.Module but {model!r}")
+    return model

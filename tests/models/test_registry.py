@@ -42,6 +42,16 @@ def test_bad_options(options, message):
         build_model("resnet_digits", options)
 
 
+@pytest.mark.parametrize(("body", "message"), [
+    ("def make(width): return width", "cannot be built: TypeError: .*'width'"),
+    ("def make(): raise RuntimeError('no')", "cannot be built: RuntimeError: no"),
+    ("def make(): pass", "is not a torch.nn.Module but None")])
+def test_an_outside_function_that_makes_no_model(tmp_path, body, message):
+    (tmp_path / "bad.py").write_text(body)
+    with pytest.raises(LockstepError, match=message):
+        build_model(f"{tmp_path}/bad.py:make")
+
+
 def test_outside_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from models.resnet_digits import resnet_digits\n"
