@@ -5,8 +5,10 @@ import ast
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from golden.errors import LockstepError
 def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
     """Run an entry point and exit: 2 with one line on bad input, 130 when interrupted.
 
-    main(argv) returns the exit status, None meaning 0.
+    main(argv) returns the exit status, None meaning 0. SIGTERM interrupts as Ctrl-C does.
     """
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         status = main(argv)
     except LockstepError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -28,7 +31,7 @@ def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
         print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("interrupted: previous outputs are unchanged", file=sys.stderr)
+        print("interrupted: no output is half written", file=sys.stderr)
         status = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,11 +53,29 @@ def literal_dict(text: str, option: str) -> dict:
     """
     try:
         value = ast.literal_eval(text.strip() or "{}")
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise LockstepError(f"{option} is not a Python literal: {text}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise LockstepError(f"{option} must be a dict with string keys, not {text}")
     return value
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put SIGINT and SIGTERM off to the end of the block, for the renames that belong together."""
+    if threading.current_thread() is not threading.main_thread():  # signals never come here
+        yield
+        return
+    waiting = []
+    handlers = {number: signal.signal(number, lambda number, frame: waiting.append(number))
+                for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in waiting[:1]:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
@@ -72,10 +93,11 @@ def replacing(directory: str | Path) -> Iterator[Path]:
         raise LockstepError(f"Cannot write to {directory}: {error.strerror}") from None
     try:
         yield temporary
-        for source in sorted(temporary.iterdir()):
-            target = directory / source.name
-            if target.is_dir() and not target.is_symlink():
-                target.rename(temporary / f".old-{source.name}")
-            os.replace(source, target)
+        with uninterrupted():
+            for source in sorted(temporary.iterdir()):
+                target = directory / source.name
+                if target.is_dir() and not target.is_symlink():
+                    target.rename(temporary / f".old-{source.name}")
+                os.replace(source, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,7 +5,6 @@ the expected outputs, and the program itself. The same program, target and input
 bytes. A folder that is no earlier deployment is never overwritten.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import io
@@ -156,16 +155,17 @@ def deploy(program, target, x, directory):
         write_hardware(program, target, new)
         write_software(program, x, new)
         write_manifest(program, target, new)
-        if directory.exists():
-            os.rename(directory, temporary / "old")
-        os.rename(new, directory)
+        with cli.uninterrupted():
+            if directory.exists():
+                os.rename(directory, temporary / "old")
+            os.rename(new, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="flows/deploy.py", description="Write the deployment folder of a program.")
     parser.add_argument("--program", required=True, metavar="PROGRAM", help="folder of the program")
     parser.add_argument("--target", default=DEFAULT_TARGET, metavar="T",

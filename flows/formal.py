@@ -6,7 +6,6 @@
 Needs no more than the Python environment: SymbiYosys (yowasp-sby) with the solver yices.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -112,7 +111,7 @@ def report(verdict):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="flows/formal.py", description=__doc__.splitlines()[0])
     parser.add_argument("proofs", nargs="*", metavar="PROOF",
                         help=f"which ones (default: all of {', '.join(TASKS)})")
     parser.add_argument("-o", "--out", help="keep the solver's files, traces included, here")

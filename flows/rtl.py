@@ -3,7 +3,6 @@
 The files name no path, date or machine, and are the same bytes from run to run.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -54,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line."""
     from hw.targets import TARGETS, get_target
 
-    parser = argparse.ArgumentParser(prog="flows/rtl.py", description=__doc__)
+    parser = cli.Parser(prog="flows/rtl.py", description=__doc__)
     parser.add_argument("--target", default="ecp5-85k",
                         help=f"{', '.join(TARGETS)} or array-RxC (default %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/rtl"), metavar="DIR",

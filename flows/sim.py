@@ -5,7 +5,6 @@ generated Verilog in Verilator); every tensor of every backend is compared with 
 status 0: the same bits; 1: differences; 2: bad input.
 """
 
-import argparse
 import json
 import os
 import re
@@ -36,7 +35,7 @@ DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="flows/sim.py", description="Run a program and compare the backends, op by op.")
     parser.add_argument("--program", required=True, metavar="PROGRAM", help="folder of the program")
     parser.add_argument("--inputs", metavar="X.npy", help="batch first, float or int8 codes "
@@ -141,6 +140,17 @@ def print_comparison(rows, differences):
             print(f"{backend}: {number - SHOWN_DIFFERENCES} more tensors differ")
 
 
+def check_outputs(arguments, backends):
+    """LockstepError where an output would replace a folder that no earlier run has written."""
+    for path in (arguments.outputs, arguments.report):
+        if path and Path(path).is_dir():
+            raise LockstepError(f"{path} is a folder, not a file to write")
+    for backend in backends if arguments.trace else ():
+        folder = Path(arguments.trace) / backend
+        if folder.is_dir() and any(path.suffix != ".npy" for path in folder.iterdir()):
+            raise LockstepError(f"{folder} is not an earlier trace and is left as it is")
+
+
 def write_traces(directory, traces):
     with cli.replacing(directory) as temporary:
         for backend, trace in traces.items():
@@ -151,10 +161,10 @@ def write_traces(directory, traces):
 
 
 def write_file(path, write):
-    """Create `path` by `write(temporary path)` and one rename."""
+    """Create `path` by `write(binary file)` and one rename."""
     path = Path(path)
-    with cli.replacing(path.parent) as temporary:
-        write(temporary / path.name)
+    with cli.replacing(path.parent) as temporary, open(temporary / path.name, "wb") as file:
+        write(file)
 
 
 def simulate(program, x, backends, **options):
@@ -177,10 +187,11 @@ def main(argv=None):
                       verilog=arguments.verilog, jobs=arguments.jobs)
     path = find_inputs(arguments.program, arguments.inputs)
     x = load_inputs(program, path, arguments.images)
+    backends = (arguments.backend,) if arguments.backend else BACKENDS
+    check_outputs(arguments, backends)
     print(f"program {program.name}, sha256 {program.sha256}")
     print(f"inputs  {path or 'random codes'}, {len(x)} images")
 
-    backends = (arguments.backend,) if arguments.backend else BACKENDS
     try:
         traces, seconds, hardware = simulate(program, x, backends, rtl=rtl,
                                              device=arguments.device)
@@ -210,7 +221,7 @@ def main(argv=None):
         print(f"traces  {arguments.trace}")
     if arguments.report:
         text = json.dumps(report, indent=2, default=int) + "\n"
-        write_file(arguments.report, lambda file: file.write_text(text))
+        write_file(arguments.report, lambda file: file.write(text.encode()))
         print(f"report  {arguments.report}")
     return 1 if any(row["differences"] for row in rows) else 0
 

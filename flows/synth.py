@@ -4,7 +4,6 @@ The unit sits between shift registers, so that its ports need no pins and every 
 of it is timed from register to register. The luts and ffs reported are without these registers.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -77,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line."""
     from hw.targets import TARGETS, get_target
 
-    parser = argparse.ArgumentParser(prog="flows/synth.py", description=__doc__)
+    parser = cli.Parser(prog="flows/synth.py", description=__doc__)
     parser.add_argument("--target", default="ecp5-85k",
                         help=f"{', '.join(TARGETS)} or array-RxC (default %(default)s)")
     parser.add_argument("--top", choices=list(TOPS), default="accelerator")

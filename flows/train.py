@@ -6,6 +6,7 @@ kept in runs/RUN/.partial.pt, from which --resume continues after an interruptio
 """
 
 import argparse
+import copy
 import json
 import platform
 import shutil
@@ -68,6 +69,35 @@ def _resume_point(directory: Path, arguments: argparse.Namespace):
             raise LockstepError(f"Checkpoint {path} was trained with {field} "
                                 f"{getattr(checkpoint, field)!r}, not {value!r}")
     return checkpoint
+
+
+def _rehearse(model, data, norm_lowering: str | None) -> None:
+    """One batch through a copy of the model and, with norm_lowering, its lowering.
+
+    Raises LockstepError, before a long training would, for a model that does not fit the data set
+    or has a layer that cannot be lowered.
+    """
+    import torch
+
+    from sw.lower import lower
+
+    model = copy.deepcopy(model).train()
+    images = data.train_images[:32]
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except RuntimeError as error:
+        raise LockstepError(f"Model {type(model).__name__} does not take images of shape "
+                            f"{tuple(images.shape[1:])} of data set {data.name}: "
+                            f"{error}") from error
+    if norm_lowering:
+        lower(model, norm_lowering)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise LockstepError(f"Model {type(model).__name__} has no parameters to train")
+    shape = tuple(getattr(logits, "shape", ()))
+    if len(shape) != 2 or shape[1] < data.n_classes:
+        raise LockstepError(f"Model {type(model).__name__} must return (N, {data.n_classes}) "
+                            f"logits for data set {data.name}, not {shape}")
 
 
 def _versions() -> dict:
@@ -145,6 +175,8 @@ def _train(arguments: argparse.Namespace) -> Path:
     optimizer_state = resumed.optimizer if resumed else None
     if resumed:
         resumed.restore(model)
+    quantized = model_config.get("quantize", True)
+    _rehearse(model, data, arguments.norm_lowering if quantized else None)
     checkpoint = resumed
     partial = directory / ".partial.pt"
     directory.mkdir(parents=True, exist_ok=True)
@@ -170,7 +202,7 @@ def _train(arguments: argparse.Namespace) -> Path:
               **asdict(settings), "norm_lowering": arguments.norm_lowering,
               "versions": _versions(), "test_accuracy": history[-1]["test_accuracy"]}
     program = None
-    if model_config.get("quantize", True):
+    if quantized:
         program = lower(model.cpu(), norm_lowering=arguments.norm_lowering)
         program = _measured(program, data, config["test_accuracy"])
         config["integer_accuracy"] = program.metadata["accuracy"]["integer"]

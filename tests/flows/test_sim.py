@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flows import cli, sim
+from flows import cli, deploy, formal, rtl, sim, synth
 from golden.interpreter import run as golden_run
 from hw.compiler import compile as compile_program
 from hw.targets import get_target
@@ -243,6 +243,37 @@ def test_failed_runs_leave_earlier_outputs(saved, tmp_path, capsys):
                           "golden", "--outputs", str(outputs)], capsys)
     assert status == 2
     assert outputs.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(("option", "words"), [
+    ("--outputs", "is a folder, not a file"), ("--report", "is a folder, not a file"),
+    ("--trace", "golden is not an earlier trace")])
+def test_folders_of_others_are_never_replaced(saved, tmp_path, capsys, option, words):
+    _, folder, _ = saved
+    (tmp_path / "mine" / "golden").mkdir(parents=True)
+    (tmp_path / "mine" / "golden" / "work.py").write_text("kept")
+    one_line(exit_of(["--program", folder, "--backend", "golden", option, str(tmp_path / "mine")],
+                     capsys), words)
+    assert (tmp_path / "mine" / "golden" / "work.py").read_text() == "kept"
+
+
+def test_outputs_have_the_name_that_was_asked_for(saved, tmp_path, capsys):
+    _, folder, _ = saved
+    exit_of(["--program", folder, "--backend", "golden", "--outputs", str(tmp_path / "y")], capsys)
+    assert len(np.load(tmp_path / "y")) == sim.DEFAULT_IMAGES
+
+
+@pytest.mark.parametrize("argv", [[], ["--backend", "fpga"], ["--images", "few"], ["--bogus"]])
+def test_a_malformed_command_line_is_one_line(capsys, argv):
+    one_line(exit_of(argv, capsys), "flows/sim.py --help")
+
+
+@pytest.mark.parametrize("flow", [deploy, formal, rtl, synth])
+def test_every_flow_answers_an_unknown_option_in_one_line(capsys, flow):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(flow.main, ["--bogus"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_float_inputs_of_a_vector_network(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,67 @@ def test_a_failure_while_writing_leaves_nothing_half_written(tmp_path):
     assert contents(tmp_path) == {Path("old"): b"old"}
 
 
+NETWORKS = """
+from torch import nn
+from sw.layers import QConv2d, QInput, QLinear
+
+class Net(nn.Module):
+    input_shape = (1, 8, 8)
+    def __init__(self, *layers):
+        super().__init__()
+        self.body = nn.Sequential(QInput(), *layers)
+    def forward(self, x):
+        return self.body(x)
+
+def unsupported(): return Net(QConv2d(1, 2), nn.BatchNorm2d(2), nn.Flatten(), QLinear(72, 10))
+def channels(): return Net(QConv2d(3, 2), nn.Flatten(), QLinear(72, 10))
+def features(): return Net(nn.Flatten(), QLinear(65, 10))
+def maps(): return Net(QConv2d(1, 10))
+def constant(): return Net(nn.Flatten())
+"""
+
+
+@pytest.mark.parametrize(("function", "message"), [
+    ("unsupported", "Layer body.2 (BatchNorm2d) is not supported"),
+    ("channels", "does not take images of shape (1, 8, 8) of data set digits"),
+    ("features", "does not take images of shape (1, 8, 8) of data set digits"),
+    ("maps", "must return (N, 10) logits for data set digits, not (32, 10, 6, 6)"),
+    ("constant", "has no parameters to train")])
+def test_an_unfit_network_is_refused_before_training(tmp_path, monkeypatch, function, message):
+    monkeypatch.setattr("sw.train.train", lambda *args, **kwargs: pytest.fail("trained"))
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    with pytest.raises(LockstepError, match=re.escape(message)):
+        train.main(["--model", f"{tmp_path}/nets.py:{function}", "--runs-dir",
+                    str(tmp_path / "runs"), "--quiet"])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_for_the_renames(tmp_path, monkeypatch, capsys, number):
+    (tmp_path / "a").mkdir()
+    rename = os.replace
+
+    def signalled(source, target):
+        signal.raise_signal(number)
+        rename(source, target)
+
+    def main(argv):
+        with cli.replacing(tmp_path) as temporary:
+            for name in ("a", "b"):
+                (temporary / name).write_text("new")
+            monkeypatch.setattr(os, "replace", signalled)
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.run(main)
+    finally:
+        for each, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(each, handler)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert contents(tmp_path) == {Path("a"): b"new", Path("b"): b"new"}
+
+
 def test_a_float_run_has_no_program(tmp_path):
     train.main(arguments(tmp_path, config="{'width': 4, 'quantize': False}"))
     assert not (tmp_path / "r" / "program").exists()
@@ -105,7 +168,9 @@ def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
     (["--model", "resnt"], "Unknown model 'resnt'; known models: resnet_digits"),
     (["--dataset", "digit"], "Unknown dataset 'digit'; known datasets: digits"),
     (["--model-config", "{'width': "], "--model-config is not a Python literal"),
+    (["--model-config", "{[1]: 2}"], "--model-config is not a Python literal"),
     (["--model-config", "[1]"], "--model-config must be a dict"),
+    (["--model-config", "{'classes': 3}"], "must return (N, 10) logits"),
     (["--model-config", "{'widht': 4}"], "no option 'widht'"),
     (["--epochs", "0"], "at least 1"), (["--epochs", "x"], "argument --epochs: invalid int"),
     (["--no-such-option"], "unrecognized arguments: --no-such-option"),
@@ -113,7 +178,7 @@ def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
     (["--model", "broken.py:make"], "Model file broken.py does not exist"),
     (["--resume"], "There is no checkpoint")])
 def test_bad_input(tmp_path, extra, message):
-    with pytest.raises(LockstepError, match=message.replace("(", r"\(")):
+    with pytest.raises(LockstepError, match=re.escape(message)):
         train.main(arguments(tmp_path / "runs", *extra))
     assert not (tmp_path / "runs").exists()
 
