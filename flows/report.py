@@ -21,6 +21,7 @@ def write_report(path: str | Path, history: list[dict], config: dict) -> None:
         for name, colour in columns.items():
             plot.line("epoch", name, source=source, color=colour, line_width=2, legend_label=name)
             plot.scatter("epoch", name, source=source, color=colour, size=5)
+        plot.add_layout(plot.legend[0], "right")  # beside the curves, never over them
         return plot
 
     rows = "".join(f"<tr><td>{key}</td><td><code>{value}</code></td></tr>"
