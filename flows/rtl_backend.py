@@ -1,6 +1,6 @@
 """The rtl backend of flows/sim.py: what the simulated accelerator runs, and what it measured."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,20 @@ def rtl_options(program, *, target=None, image=None, verilog=None, jobs=1):
         except (OSError, UnicodeDecodeError) as error:
             raise LockstepError(f"Verilog {verilog} cannot be read: {error}") from None
     return RtlOptions(target=chosen, image=image, verilog=verilog, jobs=jobs)
+
+
+def prepare_rtl(program, options):
+    """The options with the program compiled, so that what cannot run is found before anything runs.
+
+    Raises LockstepError for a program that the target cannot run and a missing C++ compiler.
+    """
+    from hw.compiler import compile
+    from sim.runner import check_tools
+
+    check_tools()
+    if options.image is not None:
+        return options
+    return replace(options, image=compile(program, options.target))
 
 
 def run_rtl(program, x, options):

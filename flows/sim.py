@@ -21,6 +21,7 @@ from flows.rtl_backend import (
     DEFAULT_TARGET,
     SimulationFailure,
     hardware_fields,
+    prepare_rtl,
     rtl_options,
     run_rtl,
 )
@@ -170,6 +171,8 @@ def write_file(path, write):
 def simulate(program, x, backends, **options):
     """Run the backends in order. Returns (traces, seconds, hardware report or None)."""
     traces, seconds, hardware = {}, {}, None
+    if "rtl" in backends:
+        options["rtl"] = prepare_rtl(program, options["rtl"])
     for name in backends:
         print(f"{name}: {len(x)} images ...", file=sys.stderr, flush=True)
         start = time.perf_counter()

@@ -11,7 +11,7 @@ from flows import cli, deploy, formal, rtl, sim, synth
 from golden.interpreter import run as golden_run
 from hw.compiler import compile as compile_program
 from hw.targets import get_target
-from tests.programs import linear_net, random_codes, residual_net
+from tests.programs import linear_net, norm_net, random_codes, residual_net
 
 torch.set_num_threads(1)
 
@@ -286,3 +286,12 @@ def test_float_inputs_of_a_vector_network(tmp_path, capsys):
     assert status == 0
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"),
                                   golden_run(program, x)[program.outputs[0]])
+
+
+def test_what_the_target_cannot_run_is_found_before_anything_runs(tmp_path, capsys):
+    norm_net().save(tmp_path / "program")
+    status, _, err = exit_of(["--program", str(tmp_path / "program"), "--target", "sim-4x4"],
+                             capsys)
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert "does not run on the accelerator" in err
