@@ -6,6 +6,8 @@
                                         +-> add unit, max unit -> rescaler lanes -> banks
 """
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -78,10 +80,10 @@ class Accelerator(wiring.Component):
             m.submodules[f"bank_{index}"] = bank
             banks.append(bank)
         f = instruction_fields(sequencer.words)
-        self._connect_host(m, host, sequencer, instructions, parameters, banks)
-        words = self._fetch_words(m, f, host, sequencer, banks)
+        access = self._connect_host(m, host, sequencer, instructions, parameters, banks)
+        words = self._fetch_words(m, f, access, sequencer, banks)
         readout = self._multiply(m, f, sequencer, words)
-        self._write_back(m, f, host, sequencer, parameters, banks, words, readout)
+        self._write_back(m, f, host, access, sequencer, parameters, banks, words, readout)
         return m
 
     def _connect_bus(self, m, host):
@@ -91,7 +93,7 @@ class Accelerator(wiring.Component):
             m.d.comb += its.eq(mine) if member.flow == In else mine.eq(its)
 
     def _connect_host(self, m, host, sequencer, instructions, parameters, banks):
-        """Registers, counters and the memories' windows."""
+        """Registers, counters and the memories' windows; returns the access to the banks."""
         target, lanes = self.target, self.target.lanes
         window, offset = host.address[28:], host.address[:28]
         program_address = Signal(16)
@@ -157,11 +159,11 @@ class Accelerator(wiring.Component):
             | ((window == Window.BANK_1) & (offset < target.host_word_bytes * banks[1].depth)))
         m.d.comb += host.allowed.eq(Mux(in_registers, known, in_memory & ~sequencer.busy))
 
-        self.host_reads = host.reading & ~sequencer.busy  # registers are read at any time
+        reads = host.reading & ~sequencer.busy  # registers are read at any time
         lane_bits = (lanes - 1).bit_length()
         m.d.comb += [
             instructions.read_address.eq(
-                Mux(self.host_reads, offset >> 2, sequencer.fetch_address)),
+                Mux(reads, offset >> 2, sequencer.fetch_address)),
             sequencer.fetch_data.eq(instructions.read_data),
             instructions.write_address.eq(offset >> 2),
             instructions.write_data.eq(host.write_data),
@@ -175,11 +177,11 @@ class Accelerator(wiring.Component):
         word_bits = (target.host_word_bytes - 1).bit_length()
         pieces = target.host_word_bytes // 4
         piece = offset[2:word_bits] if pieces > 1 else 0
-        self.host_word = offset[word_bits:]
-        self.host_enable = Cat(
-            host.write_strobe[k % 4] & (piece == k // 4) for k in range(target.word_bytes))
-        self.host_bytes = Cat(host.write_data.word_select(k % 4, 8)
-                              for k in range(target.word_bytes))
+        access = SimpleNamespace(
+            word=offset[word_bits:], reads=reads,
+            enable=Cat(host.write_strobe[k % 4] & (piece == k // 4)
+                       for k in range(target.word_bytes)),
+            data=Cat(host.write_data.word_select(k % 4, 8) for k in range(target.word_bytes)))
         bank_words = [Cat(bank.read_data.as_value(), Signal(8 * target.host_word_bytes
                                                             - 8 * target.word_bytes))
                       for bank in banks]
@@ -191,8 +193,9 @@ class Accelerator(wiring.Component):
                 with m.Case(bank):
                     m.d.comb += memory_data.eq(value.word_select(piece, 32))
         m.d.sync += host.read_data.eq(Mux(in_registers, register_data, memory_data))
+        return access
 
-    def _fetch_words(self, m, f, host, sequencer, banks):
+    def _fetch_words(self, m, f, access, sequencer, banks):
         """Walkers and banks: the words of ports a and b, with their controls."""
         words = {}
         walkers = {}
@@ -206,7 +209,7 @@ class Accelerator(wiring.Component):
         for index, bank in enumerate(banks):
             chosen = Mux(walkers["a"].valid & (f["a_bank"] == index), walkers["a"].address,
                          walkers["b"].address)
-            m.d.comb += bank.read_address.eq(Mux(self.host_reads, self.host_word, chosen))
+            m.d.comb += bank.read_address.eq(Mux(access.reads, access.word, chosen))
         for port, walker in walkers.items():
             valid = delayed(m, walker.valid, Bank.LATENCY, f"{port}_valid")
             inside = delayed(m, walker.inside, Bank.LATENCY, f"{port}_inside")
@@ -259,7 +262,7 @@ class Accelerator(wiring.Component):
         ]
         return readout
 
-    def _write_back(self, m, f, host, sequencer, parameters, banks, words, readout):
+    def _write_back(self, m, f, host, access, sequencer, parameters, banks, words, readout):
         """Add and max units, rescaler lanes, and the one write port of the banks."""
         target, lanes = self.target, self.target.lanes
         word_bytes = target.word_bytes
@@ -351,8 +354,8 @@ class Accelerator(wiring.Component):
         for index, bank in enumerate(banks):
             own = host.write & (host.address[28:] == (Window.BANK_0, Window.BANK_1)[index])
             m.d.comb += [
-                bank.write_address.eq(Mux(own, self.host_word, store.address)),
-                bank.write_data.as_value().eq(Mux(own, self.host_bytes, store.value.as_value())),
-                bank.write_enable.eq(Mux(own, self.host_enable, Mux(
+                bank.write_address.eq(Mux(own, access.word, store.address)),
+                bank.write_data.as_value().eq(Mux(own, access.data, store.value.as_value())),
+                bank.write_enable.eq(Mux(own, access.enable, Mux(
                     f["out_bank"] == index, store.enable, 0))),
             ]
