@@ -36,7 +36,7 @@ def code_table() -> str:
 
 def target_table() -> str:
     """Shapes, memories and derived timing of the named targets."""
-    from hw.accelerator import Accelerator
+    from hw.accelerator import flush_cycles
     from hw.isa import N_WORDS
     from hw.targets import TARGETS
 
@@ -49,7 +49,7 @@ def target_table() -> str:
             f"| `{name}` | {target.rows} x {target.columns} | {target.lanes} "
             f"| {target.word_bytes} | {target.bank_words[0]}, {target.bank_words[1]} "
             f"| {target.parameter_words * target.lanes} | {target.instruction_words // N_WORDS} "
-            f"| {Accelerator(target).flush_cycles} | `0x{target.configuration_id:08x}` |")
+            f"| {flush_cycles(target)} | `0x{target.configuration_id:08x}` |")
     return "\n".join(rows) + "\n"
 
 

@@ -23,9 +23,19 @@ from hw.sequencer import Sequencer, instruction_fields
 from hw.vector import AddUnit, MaxUnit, Pass
 from hw.walker import ADDRESS_WIDTH, WALKER_LAYOUT, AddressWalker
 
-__all__ = ["Accelerator", "AcceleratorSignature"]
+__all__ = ["Accelerator", "AcceleratorSignature", "flush_cycles"]
 
 AcceleratorSignature = wiring.Signature({"bus": Out(AXI4LiteSignature), "interrupt": Out(1)})
+
+#: Cycles from a slot to its word at the feeders: walker, bank, one register.
+WORD_LATENCY = AddressWalker.LATENCY + Bank.LATENCY + 1
+
+
+def flush_cycles(target):
+    """An upper bound of what is under way once the last slot or readout is over."""
+    passes = 2 * (RescalerPipeline.LATENCY + len(Pass) + 2)
+    group = target.columns * BYTES_PER_SUM * target.lanes
+    return WORD_LATENCY + 3 * target.word_bytes + passes + group + 16
 
 
 def delayed(m, value, n_cycles, name):
@@ -51,18 +61,6 @@ class Accelerator(wiring.Component):
         self.target = target
         super().__init__(AcceleratorSignature)
 
-    @property
-    def word_latency(self):
-        """Cycles from a slot to its word at the feeders: walker, bank, one register."""
-        return AddressWalker.LATENCY + Bank.LATENCY + 1
-
-    @property
-    def flush_cycles(self):
-        """An upper bound of what is under way once the last slot or readout is over."""
-        passes = 2 * (RescalerPipeline.LATENCY + len(Pass) + 2)
-        group = self.target.columns * BYTES_PER_SUM * self.target.lanes
-        return self.word_latency + 3 * self.target.word_bytes + passes + group + 16
-
     def elaborate(self, platform):
         m = Module()
         target = self.target
@@ -73,7 +71,7 @@ class Accelerator(wiring.Component):
         m.submodules.parameters = parameters = ParameterMemory(
             depth=target.parameter_words, lanes=target.lanes)
         m.submodules.sequencer = sequencer = Sequencer(
-            target=target, fetch_latency=WordMemory.LATENCY, flush_cycles=self.flush_cycles)
+            target=target, fetch_latency=WordMemory.LATENCY, flush_cycles=flush_cycles(target))
         banks = []
         for index, depth in enumerate(target.bank_words):
             bank = Bank(depth=depth, word_bytes=target.word_bytes)
@@ -238,14 +236,14 @@ class Accelerator(wiring.Component):
             feeder = Feeder(n_lanes=lanes, word_bytes=target.word_bytes)
             m.submodules[f"feeder_{port}"] = feeder
             w = words[port]
-            start = delayed(m, sequencer.period_start, self.word_latency, f"{port}_start")
+            start = delayed(m, sequencer.period_start, WORD_LATENCY, f"{port}_start")
             m.d.comb += [
                 feeder.word.eq(w["word"]), feeder.sub.eq(w["sub"]),
                 feeder.start.eq(start & is_matmul & (w["feed"] == Feed.TRANSPOSING)),
                 feeder.direct.eq(is_matmul & (w["feed"] == Feed.DIRECT)),
                 entry.eq(feeder.lanes),
             ]
-        entry_latency = self.word_latency + Feeder.LATENCY
+        entry_latency = WORD_LATENCY + Feeder.LATENCY
         last = delayed(m, sequencer.last, entry_latency, "last")
         m.d.comb += [
             array.first.eq(delayed(m, sequencer.first, entry_latency, "first")),

@@ -25,6 +25,12 @@ from sim.unit import component_verilog, pack, unpack
 
 _MAKE_ARGS = ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_FAST=-O1"]
 
+# Without it, two units in one process share Verilator's inline variables, and the second crashes.
+_VERILATOR_ARGS = ["-Wno-lint", "-CFLAGS", "-fno-gnu-unique"]
+# Models that were traced are never destroyed: Verilator's context keeps calling them when the next
+# trace starts.
+_TRACED: list = []
+
 
 def load_pyverilator():
     """The pyverilator module, with its faults against Verilator 5 and Python 3.11 cured."""
@@ -46,7 +52,7 @@ def load_pyverilator():
     # 3. The language standard is hard-coded, and older than Verilator's headers need.
     def call(args, quiet=False):
         args = [arg.replace("--std=c++11", "--std=c++20") for arg in args]
-        args += _MAKE_ARGS if args[0] == "make" else ["-Wno-lint"]
+        args += _MAKE_ARGS if args[0] == "make" else _VERILATOR_ARGS
         result = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                 check=False)
         if result.returncode:
@@ -75,6 +81,7 @@ class PyVerilatorUnit:
         self._shapes |= {name: 1 for name in ("clk", "rst") if name in self._ports()}
         self.cycle = 0
         if vcd is not None:
+            _TRACED.append(self._sim)
             self._sim.start_vcd_trace(str(vcd))
         if "rst" in self._shapes:
             self["rst"] = 1
@@ -111,7 +118,8 @@ def _cpp_name(port: str) -> str:
 def _load(component, root: Path):
     text, name = component_verilog(component)
     module = load_pyverilator()
-    folder = root / f"pyverilator-{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    key = hashlib.sha256(repr((text, _MAKE_ARGS, _VERILATOR_ARGS)).encode()).hexdigest()[:16]
+    folder = root / f"pyverilator-{name}-{key}"
     library = folder / f"V{name}"
     if not library.exists():
         shutil.rmtree(folder, ignore_errors=True)

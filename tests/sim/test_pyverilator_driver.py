@@ -1,5 +1,9 @@
 """The pyverilator driver shows the same bits, cycle by cycle."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from sim.pyverilator_driver import PyVerilatorUnit
@@ -33,8 +37,21 @@ def test_ports_ticks_and_waveform(unit, tmp_path):
 @pytest.mark.slow
 def test_the_example_agrees_with_golden(capsys):
     import runpy
-    from pathlib import Path
 
     example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "rescaler_cycles.py"))
     example["main"]([])
     assert "hardware [-3, 7, -13, 127, -3]" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_units_trace_side_by_side_in_one_process(unit, tmp_path):
+    """In a process of its own: a crash would end the test run."""
+    script = ("import sys\nfrom sim.pyverilator_driver import PyVerilatorUnit\n"
+              "from hw.rescaler import Rescaler\nfrom tests.sim.units import Increment\n"
+              "units = [PyVerilatorUnit(make(), vcd=f'{sys.argv[1]}/{k}.vcd')\n"
+              "         for k, make in enumerate((Rescaler, Increment))]\n"
+              "for unit in units:\n    unit.tick()\n    unit.close()\nprint('both')\n")
+    result = subprocess.run([sys.executable, "-c", script, str(tmp_path)], text=True, check=False,
+                            capture_output=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr
+    assert "both" in result.stdout
