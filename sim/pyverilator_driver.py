@@ -27,9 +27,6 @@ _MAKE_ARGS = ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_F
 
 # Without it, two units in one process share Verilator's inline variables, and the second crashes.
 _VERILATOR_ARGS = ["-Wno-lint", "-CFLAGS", "-fno-gnu-unique"]
-# Models that were traced are never destroyed: Verilator's context keeps calling them when the next
-# trace starts.
-_TRACED: list = []
 
 
 def load_pyverilator():
@@ -58,6 +55,10 @@ def load_pyverilator():
         if result.returncode:
             raise SimulationError(f"{Path(args[0]).name} failed:\n{result.stdout[-3000:]}")
 
+    # 4. Verilator's default context calls every model ever made when a trace starts, destroyed ones
+    # too: models live as long as the process.
+    del module.PyVerilator.__del__
+
     module.template_cpp.template_cpp = without_ampersand
     module.call_process = call
     module._lockstep_shim = True
@@ -81,7 +82,6 @@ class PyVerilatorUnit:
         self._shapes |= {name: 1 for name in ("clk", "rst") if name in self._ports()}
         self.cycle = 0
         if vcd is not None:
-            _TRACED.append(self._sim)
             self._sim.start_vcd_trace(str(vcd))
         if "rst" in self._shapes:
             self["rst"] = 1

@@ -142,6 +142,7 @@ def test_signals_wait_for_the_renames(tmp_path, monkeypatch, capsys, number):
                 (temporary / name).write_text("new")
             monkeypatch.setattr(os, "replace", signalled)
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     try:
         with pytest.raises(SystemExit) as stop:
             cli.run(main)
