@@ -47,7 +47,7 @@ def _convolution(emitter, node, op, x, y):
         emitter.product(weights=dense, parameters=parameters, **common)
 
 
-def _by_chunks(emitter, taps, parameters, common, offset=0, **fields):
+def _by_chunks(emitter, taps, parameters, common, **fields):
     """Products in which output channel c sees input channel c alone, a word of channels a time.
 
     taps: int8 (C, kh, kw).
@@ -58,7 +58,7 @@ def _by_chunks(emitter, taps, parameters, common, offset=0, **fields):
         weights = np.zeros((len(part), len(part), *part.shape[1:]), np.int8)
         weights[np.arange(len(part)), np.arange(len(part))] = part
         emitter.product(
-            weights=weights, first_chunk=first // word_bytes, out_channel=offset + first,
+            weights=weights, first_chunk=first // word_bytes, out_channel=first,
             parameters=tuple(p[first:first + word_bytes] for p in parameters), **common, **fields)
 
 
@@ -71,13 +71,13 @@ def _linear(emitter, node, op, x, y):
         parameters=_parameters(op.folded_bias(), op.rescale, len(weights)))
 
 
-def _identity(emitter, x, y, rescale, bias, *, window=None, zero_point=0, offset=0):
+def _identity(emitter, x, y, rescale, bias, *, window=None, zero_point=0):
     """Products with weights of 1: sums over the window's taps, channel by channel."""
     window = window or Window2d(output=x.stored[1:])
     n_channels = x.stored[0]
     common = {"x": x, "window": window, "input_zero_point": zero_point, "rescale": rescale, "y": y}
     _by_chunks(emitter, np.ones((n_channels, 1, 1), np.int8),
-               _parameters(bias, rescale, n_channels), common, offset, same_for_all_taps=True)
+               _parameters(bias, rescale, n_channels), common, same_for_all_taps=True)
 
 
 def _average_pool(emitter, node, op, x, y):
