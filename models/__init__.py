@@ -13,9 +13,10 @@ from pathlib import Path
 from torch import nn
 
 from golden.errors import LockstepError
+from models.resnet import resnet
 from models.resnet_digits import resnet_digits
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"resnet_digits": resnet_digits}
+MODELS: dict[str, Callable[..., nn.Module]] = {"resnet": resnet, "resnet_digits": resnet_digits}
 
 
 def _outside_function(name: str) -> Callable[..., nn.Module]:
