@@ -77,11 +77,6 @@ def make_optimizer(model: nn.Module, settings: dict) -> torch.optim.Optimizer:
     return OPTIMIZERS[kind](groups, **settings)
 
 
-def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    torch.manual_seed(seed * 1_000_003 + epoch)
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-
-
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
     """Evaluation-mode logits, (N, C, H, W) -> (N, classes) on the CPU; the mode stays."""
@@ -111,8 +106,9 @@ def train_epoch(model: nn.Module, data: Dataset, optimizer: torch.optim.Optimize
     model.train()
     n_batches = len(data.train_labels) // config.batch_size
     total_loss, n_right = 0.0, 0
-    generator = _epoch_generator(config.seed, epoch)
-    for step, (images, labels) in enumerate(data.batches(config.batch_size, generator)):
+    torch.manual_seed(config.seed * 1_000_003 + epoch)
+    batches = data.batches(config.batch_size, seed=config.seed, epoch=epoch)
+    for step, (images, labels) in enumerate(batches):
         images, labels = images.to(config.device), labels.to(config.device)
         logits = model(images)
         loss = F.cross_entropy(logits, labels)
