@@ -7,11 +7,14 @@ from golden.errors import LockstepError
 from sw.data.cifar import load_cifar10, load_cifar100
 from sw.data.dataset import Dataset
 from sw.data.digits import load_digits
+from sw.data.folder import load_folder, load_imagenet
+from sw.data.mnist import load_mnist
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    "digits": load_digits, "cifar10": load_cifar10, "cifar100": load_cifar100}
+    "digits": load_digits, "mnist": load_mnist, "cifar10": load_cifar10,
+    "cifar100": load_cifar100, "imagenet": load_imagenet, "folder": load_folder}
 
 
 def load_dataset(name: str, directory: str | Path | None = None, *, augment: bool = True,

@@ -23,7 +23,8 @@ def roots(directory: Path | None, name: str) -> list[Path]:
 
 def not_found(name: str, directory: Path | None, expected: str) -> LockstepError:
     """The error for a data set of which no file was found; expected says which and from where."""
-    where = directory if directory is not None else "any folder (none is given)"
+    places = [directory, os.environ.get("LOCKSTEP_DATA")]
+    where = " or ".join(str(place) for place in places if place) or "any folder (none is given)"
     return LockstepError(f"Data set {name} is not in {where}; put there {expected}")
 
 

@@ -34,6 +34,9 @@ class MemoryDataset(Dataset):
             if len(wrong):
                 raise LockstepError(f"Data set {name} has the {split} label {wrong[0].item()}; "
                                     f"its labels are 0..{n_classes - 1}")
+        if train[1].max() < n_classes - 1:  # the files of another data set
+            raise LockstepError(f"Data set {name} has {n_classes} classes, but its training labels "
+                                f"end at {train[1].max().item()}")
         super().__init__(name=name, n_classes=n_classes, input_shape=tuple(train[0].shape[1:]),
                          n_train=len(train[1]), n_test=len(test[1]), mean=mean, std=std,
                          damaged=damaged)

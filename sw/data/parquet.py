@@ -34,6 +34,8 @@ def read_parquet(path: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Tenso
     import pyarrow
     import pyarrow.parquet
 
+    if not path.is_file():
+        raise LockstepError(f"{path.parent} lacks {path.name}")
     try:
         schema = pyarrow.parquet.read_schema(path)
         image_column = _column(path, schema, IMAGE_COLUMNS)
