@@ -1,8 +1,19 @@
 """The registry of networks: one file per network, each a function that returns a module.
 
-A network is built from the layers of ``sw/layers.py`` and may carry ``regime``, a list of
-``{"epoch": int, "optimizer": "SGD", "lr": float, ...}`` that the training engine follows. An
-outside file is named as ``path/to/file.py:function``.
+A network is built from the layers of ``sw/layers.py``. Every function here takes ``quantize``
+(False: the same network in float), ``recipe`` and ``overrides`` (``sw/recipe.py``); most take
+``dataset`` and ``classes``. The module carries ``input_shape``, one image (C, H, W), and may carry,
+as in the published code of arXiv 1805.11046:
+
+    regime           list of {"epoch", "optimizer", "lr", "momentum", "weight_decay",
+                     "warmup_epochs", ...}; an entry is in force from its epoch on, over the
+                     earlier ones
+    data_regime      list of {"epoch", "input_size", "batch_size"}, merged the same way
+    input_transform  function of a batch of images (N, C, H, W) float32, applied before the model
+    objective        "reconstruction": mean squared error to its own input, flattened, instead of
+                     classification
+
+An outside file is named as ``path/to/file.py:function``; its function takes what it likes.
 """
 
 import importlib.util
@@ -13,10 +24,18 @@ from pathlib import Path
 from torch import nn
 
 from golden.errors import LockstepError
+from models.autoencoder import autoencoder
+from models.ds_cnn import ds_cnn
+from models.lenet import lenet
+from models.mlp import mlp
+from models.mobilenet_v1 import mobilenet_v1
 from models.resnet import resnet
 from models.resnet_digits import resnet_digits
+from models.vgg import vgg
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"resnet": resnet, "resnet_digits": resnet_digits}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    function.__name__: function
+    for function in (autoencoder, ds_cnn, lenet, mlp, mobilenet_v1, resnet, resnet_digits, vgg)}
 
 
 def _outside_function(name: str) -> Callable[..., nn.Module]:

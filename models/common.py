@@ -10,7 +10,8 @@ from sw.quantizers import Quantize8Bit
 
 # One image as a network for this dataset sees it (C, H, W), and the number of classes.
 DATASETS = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10),
-            "cifar100": ((3, 32, 32), 100), "imagenet": ((3, 224, 224), 1000)}
+            "cifar100": ((3, 32, 32), 100), "imagenet": ((3, 224, 224), 1000),
+            "speech_commands": ((1, 49, 10), 12), "visual_wake_words": ((3, 96, 96), 2)}
 
 # arXiv 1805.11046 and its published code: batch 256, /10 at 30, 60, 80; 5 epochs from 0 to 0.1.
 IMAGENET_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.1, "momentum": 0.9,
@@ -18,6 +19,9 @@ IMAGENET_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.1, "momentum": 0.9,
                    {"epoch": 30, "lr": 1e-2}, {"epoch": 60, "lr": 1e-3}, {"epoch": 80, "lr": 1e-4}]
 CIFAR_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
                 {"epoch": 81, "lr": 1e-2}, {"epoch": 122, "lr": 1e-3}, {"epoch": 164, "lr": 1e-4}]
+# Ours, for about 20 epochs of a small network on small images.
+SMALL_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4},
+                {"epoch": 10, "lr": 1e-2}, {"epoch": 16, "lr": 2e-3}]
 
 
 def make_config(quantize: bool = True, recipe: str = "banner", overrides: dict | None = None):
@@ -34,10 +38,24 @@ def check_positive(**options: int) -> None:
             raise LockstepError(f"Option {name} must be a positive integer, not {value!r}")
 
 
+def check_flag(**options: bool) -> None:
+    """Raise LockstepError naming the first option that is neither True nor False."""
+    for name, value in options.items():
+        if not isinstance(value, bool):
+            raise LockstepError(f"Option {name} must be True or False, not {value!r}")
+
+
 def choose(name: str, value, known) -> None:
     """Raise LockstepError listing the known values, unless ``value`` is one of them."""
-    if value not in known:
+    if value not in tuple(known):
         raise LockstepError(f"Unknown {name} {value!r}; known: {', '.join(map(str, known))}")
+
+
+def check_size(network: str, shape: tuple[int, ...], smallest: int) -> None:
+    """Raise LockstepError for images (C, H, W) smaller than ``smallest`` pixels a side."""
+    if min(shape[1:]) < smallest:
+        raise LockstepError(f"{network} needs images of at least {smallest}x{smallest}, not "
+                            f"{shape[1]}x{shape[2]}")
 
 
 def task(dataset: str | None, classes: int | None, default: str) -> tuple[tuple[int, ...], int]:

@@ -19,6 +19,7 @@ from models.common import (
     IMAGENET_REGIME,
     BasicBlock,
     Bottleneck,
+    check_flag,
     check_positive,
     make_config,
     stacks,
@@ -70,8 +71,7 @@ def resnet(depth: int = 18, classes: int | None = None, dataset: str | None = No
     small images, depths 18 to 101 get a 3x3 stem without max pool. width: channels of the first
     stack, default 64 (16). zero_init_residual: the last gamma of each branch starts at 0.
     """
-    known = NARROW | WIDE
-    if depth not in known:
+    if depth not in (*NARROW, *WIDE):
         raise LockstepError(f"Unknown depth {depth!r} of resnet; known: 8, 20, 32, 56 (CIFAR), "
                             f"18, 34, 50, 101 (ImageNet)")
     input_shape, classes = task(dataset, classes, "cifar10" if depth in NARROW else "imagenet")
@@ -82,7 +82,8 @@ def resnet(depth: int = 18, classes: int | None = None, dataset: str | None = No
     if width is None:
         width = 16 if depth in NARROW else 64
     check_positive(width=width)
-    block, counts = known[depth]
+    check_flag(zero_init_residual=zero_init_residual)
+    block, counts = (NARROW | WIDE)[depth]
     return ResNet(block, counts, width, input_shape, classes,
                   make_config(quantize, recipe, overrides), large=large,
                   zero_init=zero_init_residual)

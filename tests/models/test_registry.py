@@ -41,7 +41,7 @@ def test_unknown_model_lists_the_known_ones():
 @pytest.mark.parametrize(("options", "message"), [
     ({"depth": 18}, "no option 'depth'; its options: width"),
     ({"width": "wide"}, "Option width must be a positive integer, not 'wide'"),
-    ({"range_constant": "x"}, "Range constant must be one of")])
+    ({"quantize": "yes"}, "quantize must be True or False, not 'yes'")])
 def test_bad_options(options, message):
     with pytest.raises(LockstepError, match=message):
         build_model("resnet_digits", options)
@@ -55,6 +55,18 @@ def test_an_outside_function_that_makes_no_model(tmp_path, body, message):
     (tmp_path / "bad.py").write_text(body)
     with pytest.raises(LockstepError, match=message):
         build_model(f"{tmp_path}/bad.py:make")
+
+
+def test_what_an_outside_model_may_carry(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from torch import nn\n"
+                    "def make():\n    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+                    "    model.regime = [{'epoch': 0, 'optimizer': 'SGD', 'lr': 0.5}]\n"
+                    "    model.input_transform = lambda images: 2 * images - 1\n"
+                    "    return model\n")
+    model = build_model(f"{path}:make")
+    assert model.regime[0]["lr"] == 0.5
+    assert model.input_transform(torch.ones(1)) == 1
 
 
 def test_outside_file(tmp_path):
