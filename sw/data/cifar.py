@@ -4,6 +4,7 @@ Read from the published python archive, as it is or unpacked, or from parquet fi
 shift by up to 4 pixels over black, mirror half of them.
 """
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -100,11 +101,14 @@ def _read_archive(n_classes: int, path: Path) -> tuple[Part, Part]:
               for name in TRAIN_FILES[n_classes] + TEST_FILES[n_classes]}
     files = {}
     try:
-        with tarfile.open(path, "r|gz") as archive:  # a stream: one pass, nothing on disk
-            for member in archive:
-                name = wanted.get(member.name.removeprefix("./"))
-                if name and member.isfile():
-                    files[name] = archive.extractfile(member).read()
+        with gzip.open(path) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:  # nothing goes to disk
+                for member in archive:
+                    name = wanted.get(member.name.removeprefix("./"))
+                    if name and member.isfile():
+                        files[name] = archive.extractfile(member).read()
+            while stream.read(1 << 20):  # to the end, where the checksum stands
+                pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise LockstepError(f"{path} is damaged or cut short ({error}); download it again "
                             f"from {SITE}") from error
