@@ -32,6 +32,7 @@ from models.mobilenet_v1 import mobilenet_v1
 from models.resnet import resnet
 from models.resnet_digits import resnet_digits
 from models.vgg import vgg
+from sw.connect import connect
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     function.__name__: function
@@ -83,4 +84,4 @@ def build_model(name: str, model_config: dict | None = None) -> nn.Module:
                             f"{error}") from error
     if not isinstance(model, nn.Module):
         raise LockstepError(f"Model {name} is not a torch.nn.Module but {model!r}")
-    return model
+    return connect(model)

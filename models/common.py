@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from golden.errors import LockstepError
 from sw.layers import QAdd, QConv2d
-from sw.quantizers import Quantize8Bit
+from sw.recipes import make_recipe
 
 # One image as a network for this dataset sees it (C, H, W), and the number of classes.
 DATASETS = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10),
@@ -26,9 +26,7 @@ SMALL_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.05, "momentum": 0.9, "w
 
 def make_config(quantize: bool = True, recipe: str = "banner", overrides: dict | None = None):
     """The ``config`` of every layer of a network, from the three options that all models take."""
-    if recipe != "banner" or overrides:
-        raise LockstepError(f"Recipe {recipe!r} with overrides {overrides} is not available yet")
-    return Quantize8Bit(quantize=quantize)
+    return make_recipe(recipe, quantize=quantize, overrides=overrides)
 
 
 def check_positive(**options: int) -> None:

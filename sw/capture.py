@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from golden import arith
 from golden.range_norm import chunking
 from sw.layers import QConv2d, QLinear
+from sw.norms import EPSILON
 from sw.quantizers import affine_parameters
-from sw.range_norm import EPSILON, range_to_sigma
+from sw.range_norm import range_to_sigma
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,5 +101,5 @@ def capture_norms(model: nn.Module, images: Tensor) -> list[NormBatch]:
             gamma=layer.norm.weight.detach().cpu().double().numpy(),
             beta=layer.norm.bias.detach().cpu().double().numpy(), output_scale=output_scale,
             output_zero_point=output_zero_point, low=low, high=high,
-            constant=_constant(layer.norm.config.range_constant, codes)))
+            constant=_constant(layer.norm.options.constant, codes)))
     return batches

@@ -1,94 +1,48 @@
-"""Layers trained in 8 bits. Every layer's output is one int8 tensor, quantized at its producer.
+"""Layers trained in few bits. Every layer's output is one tensor, quantized at its producer.
 
-A convolution or linear layer computes, in this order: quantized weights, one convolution,
-optional RangeBN, optional ReLU, output quantizer. Its gradient is bifurcated (arXiv 1805.11046,
-section 4): the gradient to the input uses the 8-bit, stochastically rounded copy of the incoming
-gradient, the gradient to weight and bias the 16-bit copy.
+A convolution or linear layer computes, in this order: quantized weights, one convolution, the
+recipe's normalization, optional ReLU, output quantizer. Its gradient is bifurcated (Banner et al.,
+arXiv 1805.11046, section 4): the gradient to the input uses one rounded copy of the incoming
+gradient, the gradient to weight and bias another.
 """
+
+import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
-from sw.quantizers import (
-    EIGHT_BIT,
-    ActivationQuantizer,
-    Quantize8Bit,
-    quantize_weight,
-    split_gradient,
-)
-from sw.range_norm import RangeBatchNorm
+from sw.accumulator import narrow_sum
+from sw.gradients import BifurcatedConv2dFunction, BifurcatedLinearFunction
+from sw.norms import EPSILON, make_norm
+from sw.quantizers import EIGHT_BIT, ActivationQuantizer, quantize_weight
+from sw.recipe import Recipe
 
 ACTIVATIONS = (None, "relu", "relu6")
+_WAGE_BETA = 1.5  # arXiv 1802.04680, equation 6: how far the weights start beyond one grid step
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-class BifurcatedConv2dFunction(torch.autograd.Function):
-    """Convolution with one forward pass and two differently rounded gradients.
-
-    forward(x (N, I, H, W), weight (O, I/groups, kh, kw), bias (O,) or None, stride, padding,
-    dilation, groups) -> (N, O, H', W').
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation, groups):
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, padding, dilation, groups
-        ctx.bias_size = None if bias is None else [len(bias)]
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
-        g16, g8 = split_gradient(gradient, want8=want_x)
-
-        def products(g, mask):
-            return torch.ops.aten.convolution_backward(
-                g, x, weight, ctx.bias_size, stride, padding, dilation, False, [0, 0], groups,
-                mask)
-
-        grad_x = products(g8, [True, False, False])[0] if want_x else None
-        _, grad_weight, grad_bias = products(g16, [False, want_weight, want_bias])
-        return grad_x, grad_weight, grad_bias, None, None, None, None
-
-
-class BifurcatedLinearFunction(torch.autograd.Function):
-    """Linear layer with two differently rounded gradients: x (N, I), weight (O, I) -> (N, O)."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        want_x, want_weight, want_bias = ctx.needs_input_grad
-        g16, g8 = split_gradient(gradient, want8=want_x)
-        return (g8 @ weight if want_x else None,
-                g16.t() @ x if want_weight else None,
-                g16.sum(0) if want_bias else None)
-
-
 class QLayer(nn.Module):
-    """Base of the layers that produce an int8 tensor: activation function, output quantizer.
+    """Base of the layers that produce a quantized tensor: activation function, output quantizer.
 
-    activation: None, "relu" or "relu6"; lowering turns it into clamp bounds.
+    activation: None, "relu" or "relu6"; lowering turns it into clamp bounds. owner: the module
+    path once ``sw.connect.connect`` has named it, for messages.
     """
 
-    def __init__(self, config: Quantize8Bit, activation: str | None = None):
+    def __init__(self, config: Recipe, activation: str | None = None):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise LockstepError(f"Activation must be one of {ACTIVATIONS}, not {activation!r}")
         self.config = config
         self.activation = activation
-        self.output = ActivationQuantizer(config)
+        self.owner = type(self).__name__
+        self.output = ActivationQuantizer(config, bounded=activation is not None)
 
     def finish(self, x: Tensor) -> Tensor:
         """Activation function, then the output quantizer."""
@@ -100,71 +54,149 @@ class QLayer(nn.Module):
 
 
 class QInput(QLayer):
-    """The network's input: float32 (N, ...) onto the int8 grid. A host step after lowering."""
+    """The network's input: float32 (N, ...) onto the grid. A host step after lowering.
 
-    def __init__(self, config: Quantize8Bit = EIGHT_BIT):
-        super().__init__(config)
+    It has at least 8 bits, a zero point and rounds half up, as ``Program.quantize_input`` does.
+    """
+
+    def __init__(self, config: Recipe = EIGHT_BIT):
+        activation = config.activation
+        if activation.enabled and activation.format == "integer":
+            activation = replace(activation, bits=max(8, activation.bits), symmetric=False,
+                                 rounding="half_up")
+        super().__init__(replace(config, activation=activation))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(x)
 
 
-class QConv2d(QLayer):
-    """2-D convolution, optionally with RangeBN and ReLU: (N, I, H, W) -> (N, O, H', W').
+class WeightedLayer(QLayer):
+    """What convolution and linear layer share; ``product(x, weight, bias)`` is theirs.
 
-    padding: zeros on each side, (vertical, horizontal) or one number. norm: append RangeBN (then
-    no bias). zero_init: initialise gamma to 0, for the last layer of a residual branch.
+    Parameters: weight (O, ...), bias (O,) or None. attenuation: the power of two that follows the
+    product (1 but for WAGE's initialisation).
+    """
+
+    def _build(self, weight: Tensor, norm: bool, zero_init: bool) -> None:
+        self.weight = nn.Parameter(weight)
+        self.norm = make_norm(len(weight), self.config, zero_init) if norm else None
+        self.bias = None if norm else nn.Parameter(torch.zeros(len(weight)))
+        self.attenuation = 1.0
+        self.source: tuple[ActivationQuantizer, ...] = ()  # that of the input, set by connect
+        if self.config.initialise == "wage":
+            self._initialise_wage()
+
+    def _initialise_wage(self) -> None:
+        fan_in = self.weight[0].numel()
+        step = 2.0 ** (1 - (self.config.weight.bits or 8))
+        wanted, least = math.sqrt(6 / fan_in), _WAGE_BETA * step
+        nn.init.uniform_(self.weight, -max(wanted, least), max(wanted, least))
+        self.attenuation = 1 / max(2.0 ** math.floor(math.log2(least / wanted) + 0.5), 1.0)
+
+    @property
+    def folds(self) -> bool:
+        """True if the norm's factor is part of the quantized weight."""
+        return self.norm is not None and self.config.norm.fold and self.config.quantize
+
+    def stored_weight(self) -> Tensor:
+        """The float weight whose codes evaluation uses: with the norm folded in where it folds."""
+        return self._folded(self.weight) if self.folds else self.weight
+
+    def _folded(self, weight: Tensor) -> Tensor:
+        factor = self.norm.weight / torch.sqrt(self.norm.running_variance + EPSILON)
+        return weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Evaluation is ``factor * product(x, stored weight) + offset``; float64 (O,) each."""
+        ones = torch.ones(len(self.weight), dtype=torch.float64, device=self.weight.device)
+        if self.norm is None:
+            bias = 0 * ones if self.bias is None else self.bias.detach().double()
+            return ones * self.attenuation, bias * self.attenuation
+        factor, offset = (value.detach() for value in self.norm.running_factor())
+        return (ones if self.folds else factor * self.attenuation), offset
+
+    def quantized_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product with quantized weights, in the recipe's accumulator."""
+        quantized = quantize_weight(weight, self.config.tensor("weight"), self.owner)
+        if self.config.quantize and self.config.accumulator.bits is not None:
+            return narrow_sum(self, x, weight, quantized, bias)
+        return self.product(x, quantized, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.folds:
+            return self.finish(self._folded_forward(x))
+        x = self.quantized_product(x, self.weight, self.bias)
+        if self.attenuation != 1:
+            x = x * self.attenuation
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.finish(x)
+
+    def _folded_forward(self, x: Tensor) -> Tensor:
+        """Norm folded into the weights, arXiv 1712.05877 figure C.8, with the correction of
+        arXiv 1806.08342 section 3.2.2: the weights are scaled to the running deviation, and until
+        the freeze the result by running / batch deviation."""
+        norm, options = self.norm, self.config.norm
+        frozen = not self.training or (options.freeze_after is not None
+                                       and norm.batches.item() >= options.freeze_after)
+        shape = (1, -1) + (1,) * (self.weight.dim() - 2)
+        if frozen:
+            mean, deviation = norm.running_mean, torch.sqrt(norm.running_variance + EPSILON)
+            x = self.quantized_product(x, self._folded(self.weight), None)
+        else:
+            mean, variance = norm.batch_statistics(self.product(x, self.weight, None))
+            deviation = torch.sqrt(variance + EPSILON)
+            x = self.quantized_product(x, self._folded(self.weight), None)
+            running = torch.sqrt(norm.running_variance + EPSILON)
+            x = x * (running / deviation).view(shape)
+        return x + (norm.bias - norm.weight * mean / deviation).view(shape)
+
+
+class QConv2d(WeightedLayer):
+    """2-D convolution, optionally normalized and with ReLU: (N, I, H, W) -> (N, O, H', W').
+
+    padding: zeros on each side, (vertical, horizontal) or one number. norm: append the recipe's
+    normalization (then no bias). zero_init: initialise gamma to 0, for the last layer of a
+    residual branch.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size=3, *, stride=1, padding=0,
                  dilation=1, groups: int = 1, norm: bool = True, activation: str | None = None,
-                 zero_init: bool = False, config: Quantize8Bit = EIGHT_BIT):
-        super().__init__(config, activation)
+                 zero_init: bool = False, config: Recipe = EIGHT_BIT):
+        super().__init__(config.for_layer("conv"), activation)
         self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
         self.groups = groups
-        kernel = _pair(kernel_size)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-        self.bias = None if norm else nn.Parameter(torch.zeros(out_channels))
-        self.norm = RangeBatchNorm(out_channels, config, zero_init) if norm else None
+        weight = torch.empty(out_channels, in_channels // groups, *_pair(kernel_size))
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+        self._build(weight, norm, zero_init)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         geometry = self.stride, self.padding, self.dilation, self.groups
-        if self.config.quantize:
-            weight = quantize_weight(self.weight)
-            x = BifurcatedConv2dFunction.apply(x, weight, self.bias, *geometry)
-        else:
-            x = F.conv2d(x, self.weight, self.bias, *geometry)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.finish(x)
+        if not self.config.quantize:
+            return F.conv2d(x, weight, bias, *geometry)
+        return BifurcatedConv2dFunction.apply(x, weight, bias, *geometry, self.config, self.owner)
 
 
-class QLinear(QLayer):
-    """Fully connected layer, optionally with RangeBN and ReLU: (N, I) -> (N, O)."""
+class QLinear(WeightedLayer):
+    """Fully connected layer, optionally normalized and with ReLU: (N, I) -> (N, O)."""
 
     def __init__(self, in_features: int, out_features: int, *, norm: bool = False,
-                 activation: str | None = None, config: Quantize8Bit = EIGHT_BIT):
-        super().__init__(config, activation)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        self.bias = None if norm else nn.Parameter(torch.zeros(out_features))
-        self.norm = RangeBatchNorm(out_features, config) if norm else None
+                 activation: str | None = None, config: Recipe = EIGHT_BIT):
+        super().__init__(config.for_layer("linear"), activation)
+        weight = torch.empty(out_features, in_features)
+        nn.init.kaiming_uniform_(weight, a=5**0.5)
+        self._build(weight, norm, False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.config.quantize:
-            x = BifurcatedLinearFunction.apply(x, quantize_weight(self.weight), self.bias)
-        else:
-            x = F.linear(x, self.weight, self.bias)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.finish(x)
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.config.quantize:
+            return F.linear(x, weight, bias)
+        return BifurcatedLinearFunction.apply(x, weight, bias, self.config, self.owner)
 
 
 class QAdd(QLayer):
-    """Sum of two int8 tensors of one shape, optionally with ReLU."""
+    """Sum of two quantized tensors of one shape, optionally with ReLU."""
 
-    def __init__(self, *, activation: str | None = None, config: Quantize8Bit = EIGHT_BIT):
+    def __init__(self, *, activation: str | None = None, config: Recipe = EIGHT_BIT):
         super().__init__(config, activation)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -174,7 +206,7 @@ class QAdd(QLayer):
 class QAvgPool2d(QLayer):
     """Average over windows: (N, C, H, W) -> (N, C, H', W'). No padding."""
 
-    def __init__(self, kernel_size, *, stride=None, config: Quantize8Bit = EIGHT_BIT):
+    def __init__(self, kernel_size, *, stride=None, config: Recipe = EIGHT_BIT):
         super().__init__(config)
         self.kernel_size = _pair(kernel_size)
         self.stride = _pair(kernel_size if stride is None else stride)
@@ -186,8 +218,28 @@ class QAvgPool2d(QLayer):
 class QGlobalAvgPool2d(QLayer):
     """Average over the whole map: (N, C, H, W) -> (N, C, 1, 1)."""
 
-    def __init__(self, config: Quantize8Bit = EIGHT_BIT):
+    def __init__(self, config: Recipe = EIGHT_BIT):
         super().__init__(config)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(x.mean((2, 3), keepdim=True))
+
+
+@torch.no_grad()
+def round_stored_weights(model: nn.Module) -> None:
+    """U, the update: put every stored weight on the grid of ``recipe.update``, in place.
+
+    To be called after the optimizer's step; nothing happens where ``update.bits`` is None.
+    """
+    from sw.ranges import extremes, spread, symmetric_scale
+    from sw.rounding import round_to_integer
+
+    for layer in model.modules():
+        if not isinstance(layer, WeightedLayer):
+            continue
+        recipe = layer.config.tensor("update")
+        if recipe.enabled:
+            low, high = extremes(layer.weight, recipe, 0, layer.owner)
+            scale = spread(symmetric_scale(low, high, recipe), layer.weight, recipe, 0)
+            codes = round_to_integer(layer.weight / scale, recipe.rounding)
+            layer.weight.copy_(codes.clamp_(*recipe.code_bounds) * scale)

@@ -25,9 +25,21 @@ from golden.errors import LockstepError
 from golden.program import Node, Program, Quantization, Tensor
 from golden.verify import verify
 from sw.graph import Step, evaluating, trace
-from sw.layers import QAdd, QAvgPool2d, QConv2d, QGlobalAvgPool2d, QInput, QLayer, QLinear
-from sw.norm_lowering import norm_factor, range_norm_op
+from sw.layers import (
+    QAdd,
+    QAvgPool2d,
+    QConv2d,
+    QGlobalAvgPool2d,
+    QInput,
+    QLayer,
+    QLinear,
+    WeightedLayer,
+)
+from sw.lowerable import check_activation, check_weight_codes, check_widths
+from sw.norm_lowering import range_norm_op
 from sw.quantizers import ActivationQuantizer, weight_codes
+from sw.range_norm import RangeBatchNorm
+from sw.recipe import TensorRecipe
 
 NORM_LOWERINGS = ("fold", "exact")
 ADD_LEFT_SHIFT = 20
@@ -36,33 +48,39 @@ _CODE_SPAN = 256 + 128  # bounds |q - Z| and, for machines that multiply raw cod
 
 
 def _quantization(quantizer: ActivationQuantizer) -> Quantization:
+    check_activation(quantizer)
     scale, zero_point = quantizer.parameters_for_evaluation()
     return Quantization(scale=scale, zero_point=zero_point)
 
 
-def _bounds(activation: str | None, quantization: Quantization) -> dict:
+def _bounds(activation: str | None, quantization: Quantization, recipe: TensorRecipe) -> dict:
     """Clamp bounds of an activation function, as keyword arguments of Rescale."""
-    low, high = arith.INT8_MIN, arith.INT8_MAX
+    low, high = recipe.code_bounds
     if activation in ("relu", "relu6"):
-        low = quantization.zero_point
+        low = max(low, quantization.zero_point)
     if activation == "relu6":
-        high = int(arith.quantize(6.0, quantization.scale, quantization.zero_point))
+        high = min(high, int(arith.quantize(6.0, quantization.scale, quantization.zero_point)))
     return {"low": low, "high": high}
 
 
-def _rescale(factors, quantization: Quantization, activation: str | None = None) -> ops.Rescale:
-    return ops.Rescale.from_factors(factors, zero_point=quantization.zero_point,
-                                    **_bounds(activation, quantization))
+def _rescale(factors, quantization: Quantization, quantizer: ActivationQuantizer,
+             activation: str | None = None) -> ops.Rescale:
+    rounding = arith.Rounding.GEMMLOWP if quantizer.recipe.rounding == "gemmlowp" \
+        else arith.Rounding.HALF_UP
+    return ops.Rescale.from_factors(factors, zero_point=quantization.zero_point, rounding=rounding,
+                                    **_bounds(activation, quantization, quantizer.recipe))
 
 
-def fold(weight: torch.Tensor, factor: np.ndarray, offset: np.ndarray, source: Quantization,
-         target: Quantization, activation: str | None = None) -> dict:
-    """Integer weights, bias and Rescale of ``y = factor * conv(x, weight) + offset``.
+def fold(layer: WeightedLayer, factor: np.ndarray, offset: np.ndarray, source: Quantization,
+         quantizer: ActivationQuantizer, activation: str | None = None) -> dict:
+    """Integer weights, bias and Rescale of ``y = factor * product(x, weight) + offset``.
 
-    weight: float32 (O, ...); factor, offset: float64 (O,), offset in real units. Returns the
+    factor, offset: float64 (O,), offset in real units. quantizer: of the output. Returns the
     fields weights (int8), bias (int32), input_zero_point, rescale of Conv2d and Linear.
     """
-    codes, scales = weight_codes(weight)
+    target = _quantization(quantizer)
+    check_weight_codes(layer)
+    codes, scales = weight_codes(layer.stored_weight(), layer.config.weight, layer.owner)
     codes = codes.cpu().numpy().astype(np.int64)
     per_channel = (-1,) + (1,) * (codes.ndim - 1)
     codes *= np.where(factor < 0, -1, 1).reshape(per_channel)
@@ -76,7 +94,7 @@ def fold(weight: torch.Tensor, factor: np.ndarray, offset: np.ndarray, source: Q
     return {"weights": np.where(fits.reshape(per_channel), codes, 0).astype(np.int8),
             "bias": np.where(fits, np.where(fits, bias, 0), constant).astype(np.int32),
             "input_zero_point": source.zero_point,
-            "rescale": _rescale(np.where(fits, multipliers, 1.0), target, activation)}
+            "rescale": _rescale(np.where(fits, multipliers, 1.0), target, quantizer, activation)}
 
 
 class _Lowering:
@@ -104,21 +122,21 @@ class _Lowering:
     def _linear_like(self, step: Step, layer, make) -> None:
         """Convolution or linear layer; make(**fields of fold) builds the op."""
         source, target = self.source(step), _quantization(layer.output)
-        if layer.norm is not None and self.norm_lowering == "exact":
+        if isinstance(layer.norm, RangeBatchNorm) and self.norm_lowering == "exact":
+            if layer.config.statistics.enabled:
+                raise LockstepError(f"Layer {step.name}: exact lowering keeps statistics "
+                                    f"in their own widths; statistics.bits must be None")
             between = _quantization(layer.norm.input)
             ones = np.ones(len(layer.weight))
-            fields = fold(layer.weight, ones, 0 * ones, source, between)
+            fields = fold(layer, ones, 0 * ones, source, layer.norm.input)
             name = f"{step.name}.conv"
             self.add(name, make(**fields), step.inputs, between)
             norm = range_norm_op(layer.norm, between, target,
-                                 **_bounds(layer.activation, target))
+                                 **_bounds(layer.activation, target, layer.output.recipe))
             self.add(step.name, norm, (name,), target)
             return
-        if layer.norm is not None:
-            factor, offset = norm_factor(layer.norm)
-        else:
-            factor, offset = np.ones(len(layer.weight)), layer.bias.detach().cpu().double().numpy()
-        fields = fold(layer.weight, factor, offset, source, target, layer.activation)
+        factor, offset = (value.cpu().numpy() for value in layer.affine())
+        fields = fold(layer, factor, offset, source, layer.output, layer.activation)
         self.add(step.name, make(**fields), step.inputs, target)
 
     @singledispatchmethod
@@ -150,7 +168,7 @@ class _Lowering:
             input_zero_points=(first.zero_point, second.zero_point), left_shift=ADD_LEFT_SHIFT,
             input_rescales=(share(first.scale), share(second.scale)),
             rescale=_rescale(twice_max / (2**ADD_LEFT_SHIFT * target.scale), target,
-                             module.activation))
+                             module.output, module.activation))
         self.add(step.name, op, (step.inputs[0], step.inputs[-1]), target)
 
     @layer.register
@@ -159,7 +177,8 @@ class _Lowering:
         count = module.kernel_size[0] * module.kernel_size[1]
         op = ops.AveragePool(kernel=module.kernel_size, stride=module.stride,
                              input_zero_point=source.zero_point,
-                             rescale=_rescale(source.scale / (count * target.scale), target))
+                             rescale=_rescale(source.scale / (count * target.scale), target,
+                                              module.output))
         self.add(step.name, op, step.inputs, target)
 
     @layer.register
@@ -168,7 +187,7 @@ class _Lowering:
         window = self.tensors[step.inputs[0]].shape[1:]
         factor = source.scale / (window[0] * window[1] * target.scale)
         op = ops.GlobalAveragePool(input_zero_point=source.zero_point, window=tuple(window),
-                                   rescale=_rescale(factor, target))
+                                   rescale=_rescale(factor, target, module.output))
         self.add(step.name, op, step.inputs, target)
 
     @layer.register
@@ -236,5 +255,5 @@ def lower(model: nn.Module, norm_lowering: str = "fold", *, name: str | None = N
         name=name or type(model).__name__.lower(), nodes=tuple(lowering.nodes),
         tensors=lowering.tensors, inputs=tuple(lowering.inputs), outputs=(output,),
         input_layout="NCHW", metadata={"norm_lowering": norm_lowering})
-    verify(program)
+    check_widths(verify(program), steps)
     return program

@@ -1,19 +1,9 @@
-"""RangeBN in evaluation as numbers: the affine map, and the integer op that keeps it separate."""
-
-import numpy as np
+"""RangeBN in evaluation as an integer op of its own, for ``exact`` lowering."""
 
 from golden.ops import RangeNorm
 from golden.program import Quantization
-from sw.range_norm import EPSILON, RangeBatchNorm
-
-
-def norm_factor(norm: RangeBatchNorm) -> tuple[np.ndarray, np.ndarray]:
-    """``y = factor * x + offset`` of the running statistics, float64 (C,) each, in real units."""
-    gamma, beta, mean, scale = (
-        tensor.detach().cpu().double().numpy()
-        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_scale))
-    factor = gamma / (scale + EPSILON)
-    return factor, beta - mean * factor
+from sw.norms import EPSILON
+from sw.range_norm import RangeBatchNorm
 
 
 def range_norm_op(norm: RangeBatchNorm, source: Quantization, target: Quantization,

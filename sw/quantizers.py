@@ -1,211 +1,291 @@
-"""Quantizers for 8-bit training, with their straight-through estimators.
+"""Quantizers of activations and weights, with their straight-through estimators.
 
-A quantized tensor is ``real = scale * (code - zero_point)``. Rounding is ``floor(x + 0.5)``, the
-contract of ``golden/arith.py``, never half to even. During training the tensors stay float32 and
-carry exactly representable values ("fake quantization"); the codes are recovered at lowering.
+A quantized tensor is ``real = scale * (code - zero_point)``. During training the tensors stay
+float32 and carry exactly representable values ("fake quantization"); the codes are recovered at
+lowering. What is quantized and how is a ``TensorRecipe``; gradients are in ``sw/gradients.py``.
 
 Sources: Banner, Hubara, Hoffer, Soudry, "Scalable methods for 8-bit training of neural networks",
-arXiv 1805.11046 (range averaged over the batch, bifurcated gradient); Jacob et al.,
-arXiv 1712.05877 (true zero, weights in [-127, 127]).
+arXiv 1805.11046 (range averaged over the batch); Jacob et al., arXiv 1712.05877 (true zero, weights
+in [-127, 127], running ranges); Choi et al., arXiv 1805.06085 (PACT); Zhou et al.,
+arXiv 1606.06160 (DoReFa); Li, Liu, arXiv 1605.04711 (TWN).
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
+from sw import probe
+from sw.ranges import (
+    SMALLEST_SCALE,
+    affine_scale,
+    constrain_scale,
+    extremes,
+    grouped,
+    spread,
+    symmetric_scale,
+)
+from sw.recipe import Recipe, TensorRecipe
+from sw.rounding import evaluation_rounding, round_to_integer
 
-LOW, HIGH = -128, 127
-WEIGHT_HIGH = 127
-GRADIENT16_HIGH = 127 * 256  # so that the 8-bit copy, g16 >> 8 rounded up, never exceeds 127
-_SMALLEST_SCALE = 1e-12
-_ZERO_RANGE_SCALE = 2.0**-7  # of an activation that is 0 everywhere: any scale is exact
-RANGE_CONSTANTS = ("code", "paper", "exact")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantize8Bit:
-    """How a model is quantized while it trains; saved with every checkpoint.
-
-    quantize: False gives the float32 baseline of the same graph (RangeBN in float).
-    mask_clipped: stop the gradient of clipped activations (the published code does not).
-    range_constant: C(n) of RangeBN, one of ``code``, ``paper``, ``exact``.
-    chunks: number of chunks whose ranges RangeBN averages.
-    momentum: weight of the newest batch in every running statistic (torch's convention; the
-        published code uses the inverse one).
-    quantize_norm_gradient: round the gradient entering RangeBN to 8 bits, as the published code.
-    """
-
-    quantize: bool = True
-    mask_clipped: bool = False
-    range_constant: str = "code"
-    chunks: int = 16
-    momentum: float = 0.1
-    quantize_norm_gradient: bool = True
-
-    def __post_init__(self):
-        for name in ("quantize", "mask_clipped", "quantize_norm_gradient"):
-            if not isinstance(getattr(self, name), bool):
-                raise LockstepError(f"Option {name} must be True or False, not "
-                                    f"{getattr(self, name)!r}")
-        if self.range_constant not in RANGE_CONSTANTS:
-            known = ", ".join(RANGE_CONSTANTS)
-            raise LockstepError(f"Range constant must be one of {known}, not "
-                                f"{self.range_constant!r}")
-        if not isinstance(self.chunks, int) or self.chunks < 1:
-            raise LockstepError(f"Chunk count must be a positive integer, not {self.chunks!r}")
-        if not 0 < self.momentum <= 1:
-            raise LockstepError(f"Momentum must be in (0, 1], not {self.momentum!r}")
+EIGHT_BIT = Recipe()
+_TWN_THRESHOLD = 0.7  # of the mean magnitude; arXiv 1605.04711, equation 6
+_FLOAT8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 
 
-EIGHT_BIT = Quantize8Bit()
+class FakeQuantizeFunction(torch.autograd.Function):
+    """``y = (clamp(round(x / scale) + zero_point, low, high) - zero_point) * scale``.
 
-
-class AffineQuantizeFunction(torch.autograd.Function):
-    """Fake quantization of activations; the gradient passes straight through.
-
-    ``y = (clamp(floor(x / scale + 0.5) + zero_point, -128, 127) - zero_point) * scale``. With
-    ``mask`` the gradient of clipped values is zero, otherwise it passes (the published code).
+    The gradient passes straight through; with ``mask`` that of clipped values is zero.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor, mask: bool) -> Tensor:
-        codes = torch.div(x, scale).add_(0.5).floor_()
-        low, high = LOW - zero_point, HIGH - zero_point
+    def forward(ctx, x, scale, zero_point, bounds, rounding, mask):
+        codes = torch.div(x, scale)
+        codes = codes.add_(0.5).floor_() if rounding == "half_up" \
+            else round_to_integer(codes, rounding)
+        low, high = bounds[0] - zero_point, bounds[1] - zero_point
         if mask:
             ctx.save_for_backward((codes >= low) & (codes <= high))
         ctx.mask = mask
         return codes.clamp_(low, high).mul_(scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, gradient):
         if ctx.mask:
             gradient = gradient * ctx.saved_tensors[0]
-        return gradient, None, None, None
+        return gradient, None, None, None, None, None
 
 
-class SymmetricQuantizeFunction(torch.autograd.Function):
-    """Fake quantization of weights, per channel of axis 0, symmetric; straight through."""
+class PactFunction(torch.autograd.Function):
+    """PACT, arXiv 1805.06085: codes of ``clamp(x, 0, bound)``; the bound learns.
 
-    @staticmethod
-    def forward(ctx, weight: Tensor, scale: Tensor) -> Tensor:
-        codes = torch.floor(weight / scale + 0.5).clamp_(-WEIGHT_HIGH, WEIGHT_HIGH)
-        return codes.mul_(scale)
+    dL/dbound is the sum of the gradient where x >= bound, plus decay * bound.
+    """
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def forward(ctx, x, bound, bits, rounding, decay):
+        steps = 2**bits - 1
+        scale = bound / steps
+        ctx.save_for_backward(x, bound)
+        ctx.decay = decay
+        codes = round_to_integer(torch.div(x, scale), rounding).clamp_(0, steps)
+        return codes.mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, bound = ctx.saved_tensors
+        inside = (x >= 0) & (x < bound)
+        of_bound = torch.where(x >= bound, gradient, 0.0).sum() + ctx.decay * bound
+        return gradient * inside, of_bound.to(bound.dtype), None, None, None
+
+
+class StraightThroughFunction(torch.autograd.Function):
+    """The given value forward, the gradient to x unchanged backward."""
+
+    @staticmethod
+    def forward(ctx, x, value):
+        return value
+
+    @staticmethod
+    def backward(ctx, gradient):
         return gradient, None
 
 
-class GradientQuantizeFunction(torch.autograd.Function):
-    """Identity forward; the gradient is rounded to 8 bits stochastically on the way back."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return split_gradient(gradient, want16=False)[1]
+def to_float8(x: Tensor, recipe: TensorRecipe, axis: int) -> Tensor:
+    """x through 8-bit floating point, scaled so that the largest value uses the top exponent."""
+    kind = _FLOAT8[recipe.format]
+    largest = spread(grouped(x.abs(), recipe, axis).amax(1), x, recipe, axis)
+    scale = (largest / torch.finfo(kind).max).clamp_min(1e-38)
+    scale = constrain_scale(scale, replace(recipe, scale="power_of_two"))
+    return (x / scale).to(kind).to(x.dtype) * scale
 
 
-def split_gradient(gradient: Tensor, random_bits: Tensor | None = None, *,
-                   want8: bool = True, want16: bool = True) -> tuple[Tensor | None, Tensor | None]:
-    """Both copies of the bifurcated gradient, dequantized to float32: ``(g16, g8)``.
+def affine_parameters(low: Tensor, high: Tensor, recipe: TensorRecipe = EIGHT_BIT.activation
+                      ) -> tuple[Tensor, Tensor]:
+    """(scale, zero_point) of the grid that covers [low, high]; symmetric grids have 0."""
+    if recipe.symmetric:
+        scale = symmetric_scale(low, high, recipe)
+        return scale, torch.zeros_like(scale)
+    return affine_scale(low, high, recipe)
 
-    One 16-bit integer tensor gives both: ``g16 = floor(g / s + 0.5)`` with
-    ``s = max|g| / (127 * 256)``, then ``g8 = (g16 + r) >> 8`` with r uniform in [0, 256), whose
-    expected value is g16 / 256. Scales are per tensor.
 
-    random_bits: integers in [0, 256) of gradient's shape; drawn from torch's generator if None.
+def _grid(weight: Tensor, recipe: TensorRecipe, owner: str) -> tuple[Tensor, Tensor]:
+    """Codes (float, of weight's shape) and scales, broadcastable, of a stored weight."""
+    if recipe.grid == "ternary":
+        values = grouped(weight.abs(), recipe, 0, owner)
+        threshold = _TWN_THRESHOLD * values.mean(1, keepdim=True)
+        kept = values > threshold
+        scale = (values * kept).sum(1) / kept.sum(1).clamp_min(1)
+        scale = constrain_scale(scale.clamp_min(SMALLEST_SCALE), recipe)
+        scale = spread(scale, weight, recipe, 0)
+        codes = torch.sign(weight) * (weight.abs() > spread(threshold, weight, recipe, 0))
+        return codes, scale
+    if recipe.grid == "dorefa":
+        if recipe.bits == 1:  # sign(w) * E|w|
+            scale = spread(grouped(weight.abs(), recipe, 0, owner).mean(1), weight, recipe, 0)
+            return torch.where(weight >= 0, 1.0, -1.0), scale.clamp_min(SMALLEST_SCALE)
+        steps = 2**recipe.bits - 1
+        squashed = torch.tanh(weight)
+        largest = spread(grouped(squashed.abs(), recipe, 0, owner).amax(1), weight, recipe, 0)
+        unit = squashed / (2 * largest.clamp_min(SMALLEST_SCALE)) + 0.5
+        codes = 2 * round_to_integer(unit * steps, recipe.rounding) - steps
+        return codes, weight.new_full((), 1 / steps)
+    low, high = extremes(weight, recipe, 0, owner)
+    scale = spread(symmetric_scale(low, high, recipe), weight, recipe, 0)
+    codes = round_to_integer(weight / scale, recipe.rounding)
+    return codes.clamp_(*recipe.code_bounds), scale
+
+
+def quantize_weight(weight: Tensor, recipe: TensorRecipe = EIGHT_BIT.weight,
+                    owner: str = "weight") -> Tensor:
+    """Fake-quantized weight (O, ...), straight through; ``mask`` stops clipped gradients.
+
+    A dorefa grid passes the gradient of tanh(w) / max|tanh(w)|, its maximum held constant.
     """
-    scale = gradient.abs().amax().div(GRADIENT16_HIGH).clamp_min(1e-38)
-    codes16 = torch.div(gradient, scale).add_(0.5).floor_()
-    codes16.clamp_(-GRADIENT16_HIGH, GRADIENT16_HIGH)
-    g8 = None
-    if want8:
-        if random_bits is None:
-            random_bits = torch.randint(0, 256, gradient.shape, dtype=torch.uint8,
-                                        device=gradient.device)
-        g8 = torch.add(codes16, random_bits).mul_(1 / 256).floor_().mul_(scale * 256)
-    return (codes16.mul_(scale) if want16 else None), g8
+    if not recipe.enabled:
+        return weight
+    if recipe.format != "integer":
+        return StraightThroughFunction.apply(weight, to_float8(weight.detach(), recipe, 0))
+    with torch.no_grad():
+        codes, scale = _grid(weight, recipe, owner)
+        value = codes * scale
+    probe.observe(owner, "W", weight, value)
+    carrier = weight
+    if recipe.grid == "dorefa" and recipe.bits > 1:
+        squashed = torch.tanh(weight)
+        carrier = squashed / squashed.detach().abs().amax().clamp_min(SMALLEST_SCALE)
+    elif recipe.clipped == "mask":
+        limit = scale * recipe.code_bounds[1]
+        carrier = torch.maximum(torch.minimum(weight, limit), -limit)
+    return StraightThroughFunction.apply(carrier, value)
 
 
-def affine_parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and integer zero point of the int8 grid that covers [low, high] and holds 0 exactly.
-
-    low, high: scalars of any float dtype. Returns (scale, zero_point) of the same dtype. A range
-    of nothing but 0 gives a scale of 1/128.
-    """
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = (high - low) / (HIGH - LOW)
-    scale = torch.where(scale > _SMALLEST_SCALE, scale, _ZERO_RANGE_SCALE)
-    zero_point = torch.floor(LOW - low / scale + 0.5).clamp_(LOW, HIGH)
-    return scale, zero_point
+def weight_codes(weight: Tensor, recipe: TensorRecipe = EIGHT_BIT.weight, owner: str = "weight"
+                 ) -> tuple[Tensor, Tensor]:
+    """The integers and scales behind ``quantize_weight``: int16 (O, ...), float32 (O,)."""
+    codes, scale = _grid(weight.detach(), recipe, owner)
+    scales = scale.expand(len(weight), *[1] * (weight.dim() - 1)).flatten()
+    return codes.to(torch.int16), scales
 
 
-def weight_scales(weight: Tensor) -> Tensor:
-    """Per-output-channel scales, shape (O, 1, ...), so that max|w| maps to 127."""
-    largest = weight.detach().abs().flatten(1).amax(1).clamp_min(_SMALLEST_SCALE * WEIGHT_HIGH)
-    return (largest / WEIGHT_HIGH).reshape(-1, *[1] * (weight.dim() - 1))
-
-
-def quantize_weight(weight: Tensor) -> Tensor:
-    """Fake-quantized weight, symmetric in [-127, 127] per output channel (axis 0)."""
-    return SymmetricQuantizeFunction.apply(weight, weight_scales(weight))
-
-
-def weight_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The integers and scales behind ``quantize_weight``: int8 (O, ...), float32 (O,)."""
-    scales = weight_scales(weight)
-    codes = torch.floor(weight.detach() / scales + 0.5).clamp_(-WEIGHT_HIGH, WEIGHT_HIGH)
-    return codes.to(torch.int8), scales.flatten()
+def weight_scales(weight: Tensor, recipe: TensorRecipe = EIGHT_BIT.weight) -> Tensor:
+    """Per-output-channel scales, shape (O, 1, ...)."""
+    return weight_codes(weight, recipe)[1].reshape(-1, *[1] * (weight.dim() - 1))
 
 
 class ActivationQuantizer(nn.Module):
-    """Per-tensor int8 quantizer of one activation tensor, placed at its producer.
+    """Quantizer of one activation tensor, placed at its producer.
 
-    Training: the range is the per-sample minimum and maximum averaged over the batch. Evaluation:
-    the running range (exponential moving average, torch's momentum). Real 0 is always a code.
+    Training: the range of the batch by the recipe's rule (``ema``: the running range). Evaluation:
+    the running range, torch's momentum. Real 0 is always a code.
 
-    Buffers: range_low, range_high (float32 scalars), batches (int64, 0 = not calibrated).
+    bounded: the values lie behind a ReLU. Only there do the ranges ``clamp`` and ``pact`` apply;
+    the network's input, logits and tensors before an addition get at least 8 bits and a running
+    range instead.
+
+    Buffers: range_low, range_high (float32, one per group, scalar per tensor), batches (int64,
+    0 = not calibrated). Parameter: bound (scalar), for ``pact``.
     """
 
-    def __init__(self, config: Quantize8Bit = EIGHT_BIT):
+    def __init__(self, config: Recipe = EIGHT_BIT, bounded: bool = True):
         super().__init__()
-        self.config = config
+        recipe = config.tensor("activation")
+        if recipe.enabled and recipe.range in ("clamp", "pact") and not bounded:
+            recipe = replace(recipe, bits=max(8, recipe.bits), range="ema")
+        self.recipe = recipe
+        self.owner = type(self).__name__
+        self.scale: Tensor | None = None  # of the latest batch, for the accumulator's simulation
         self.register_buffer("range_low", torch.zeros(()))
         self.register_buffer("range_high", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.bound = None
+        if recipe.enabled and recipe.range == "pact":
+            self.bound = nn.Parameter(torch.tensor(float(recipe.clamp)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, ...) float32 -> float32 of the same shape on the int8 grid."""
-        if not self.config.quantize:
+        """x: (N, C, ...) float32 -> float32 of the same shape on the grid."""
+        recipe = self.recipe
+        if not recipe.enabled:
             return x
+        if recipe.format != "integer":
+            return StraightThroughFunction.apply(x, to_float8(x.detach(), recipe, 1))
         if self.training:
-            low, high = torch.aminmax(x.detach().flatten(1), dim=1)
-            low, high = low.mean(), high.mean()
-            self._update(low, high)
-            scale, zero_point = affine_parameters(low, high)
+            low, high = self._batch_range(x.detach())
+            if recipe.delay:
+                y = self._quantize(x, low, high, recipe.rounding)
+                y = torch.where(self.batches <= recipe.delay, x, y)
+            else:
+                y = self._quantize(x, low, high, recipe.rounding)
         else:
+            if recipe.delay and self.batches.item() <= recipe.delay:
+                return x  # as training did so far
             # float64, so that the codes of the network's input are those of golden.arith
-            scale, zero_point = affine_parameters(self.range_low.double(),
-                                                  self.range_high.double())
-            x = x.double()
-        y = AffineQuantizeFunction.apply(x, scale, zero_point, self.config.mask_clipped)
-        return y.to(torch.float32)
+            y = self._quantize(x.double(), self.range_low.double(), self.range_high.double(),
+                               evaluation_rounding(recipe.rounding)).to(torch.float32)
+        probe.observe(self.owner, "A", x, y)
+        return y
+
+    def _quantize(self, x: Tensor, low: Tensor, high: Tensor, rounding: str) -> Tensor:
+        recipe = self.recipe
+        if self.bound is not None:
+            bound = self.bound.clamp_min(SMALLEST_SCALE).to(x.dtype)
+            self.scale = bound.detach() / (2**recipe.bits - 1)
+            return PactFunction.apply(x, bound, recipe.bits, rounding, recipe.clamp_decay)
+        scale, zero_point = affine_parameters(low, high, recipe)
+        self.scale = scale.detach()
+        if scale.dim():
+            scale, zero_point = (spread(v, x, recipe, 1) for v in (scale, zero_point))
+        return FakeQuantizeFunction.apply(x, scale, zero_point, recipe.code_bounds, rounding,
+                                          recipe.clipped == "mask")
 
     @torch.no_grad()
-    def _update(self, low: Tensor, high: Tensor) -> None:
-        momentum = torch.where(self.batches == 0, 1.0, self.config.momentum)
+    def _batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = extremes(x, self.recipe, 1, self.owner)
+        if self.recipe.granularity == "tensor":
+            low, high = low.reshape(()), high.reshape(())
+        self.follow(low, high)
+        if self.recipe.range == "ema":
+            return self.range_low.clone(), self.range_high.clone()
+        return low, high
+
+    @torch.no_grad()
+    def follow(self, low: Tensor, high: Tensor) -> None:
+        """Let the running range follow one batch's."""
+        if self.range_low.shape != low.shape:
+            self.range_low, self.range_high = torch.zeros_like(low), torch.zeros_like(high)
+        momentum = torch.where(self.batches == 0, 1.0, self.recipe.momentum)
         self.range_low.lerp_(low, momentum)
         self.range_high.lerp_(high, momentum)
         self.batches.add_(1)
 
     def parameters_for_evaluation(self) -> tuple[float, int]:
-        """(scale, zero_point) that evaluation and the integer program use."""
+        """(scale, zero_point) that evaluation and the integer program use.
+
+        Raises LockstepError where the activation is not int8 with one scale per tensor, or the
+        quantizer has not yet begun to quantize.
+        """
+        recipe = self.recipe
+        if recipe.granularity != "tensor":
+            raise LockstepError(f"Activations of {self.owner} have a scale per {recipe.granularity}"
+                                f", which lies on the next layer's reduction axis; an integer "
+                                f"program needs activation.granularity tensor")
         if not self.batches.item():
             raise LockstepError("An activation quantizer has seen no batch; train the model first")
-        scale, zero_point = affine_parameters(self.range_low.double(), self.range_high.double())
+        if self.batches.item() <= recipe.delay:
+            raise LockstepError(
+                f"The activation quantizer of {self.owner} has seen {self.batches.item()} batches "
+                f"and starts after {recipe.delay}; train the model first")
+        if self.bound is not None:
+            scale = self.bound.detach().clamp_min(SMALLEST_SCALE).double() / (2**recipe.bits - 1)
+            return scale.item(), recipe.code_bounds[0]
+        scale, zero_point = affine_parameters(self.range_low.double(), self.range_high.double(),
+                                              recipe)
         return scale.item(), int(zero_point.item())
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in ("range_low", "range_high"):  # their shape follows the data
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -19,18 +19,14 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from golden.errors import LockstepError
 from golden.range_norm import range_constant
-from sw.quantizers import (
-    EIGHT_BIT,
-    ActivationQuantizer,
-    GradientQuantizeFunction,
-    Quantize8Bit,
-)
-
-EPSILON = 1e-5
+from sw.gradients import quantize_error
+from sw.norms import EPSILON, Norm, average_over_processes
+from sw.quantizers import EIGHT_BIT, ActivationQuantizer
+from sw.recipe import Recipe
 
 
 @functools.lru_cache
@@ -73,7 +69,7 @@ def chunk_ranges(x: Tensor, chunks: int) -> tuple[Tensor, int]:
     return (high - low).mean(dim=1), length
 
 
-class RangeBatchNorm(nn.Module):
+class RangeBatchNorm(Norm):
     """RangeBN over (N, C, H, W) or (N, C) float32 tensors.
 
     Parameters: weight (gamma), bias (beta), both (C,). Buffers: running_mean, running_scale (C,),
@@ -83,47 +79,46 @@ class RangeBatchNorm(nn.Module):
     ``exact`` mode describes.
     """
 
-    def __init__(self, channels: int, config: Quantize8Bit = EIGHT_BIT,
-                 zero_init: bool = False):
-        super().__init__()
-        self.config = config
+    def __init__(self, channels: int, config: Recipe = EIGHT_BIT, zero_init: bool = False):
+        super().__init__(channels, config, zero_init)
         self.exact_evaluation = False
-        self.input = ActivationQuantizer(config)
-        self.weight = nn.Parameter(torch.zeros(channels) if zero_init else torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
+        self.input = ActivationQuantizer(config, bounded=False)
         self.register_buffer("running_scale", torch.ones(channels))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, ...) -> normalized tensor of the same shape, not yet quantized."""
-        shape = (1, -1) + (1,) * (x.dim() - 2)
         if self.training:
-            x = self.input(x)
+            if self.options.quantize_input:
+                x = self.input(x)
             mean, scale = self._batch_statistics(x)
         else:
             if self.exact_evaluation:
                 x = self.input(x)
             mean, scale = self.running_mean, self.running_scale
-        factor = self.weight / (scale + EPSILON)
+        gamma, beta, scale = self.stored(self.weight, self.bias, scale)
+        factor = gamma / (scale + EPSILON)
         if self.training:  # a channel without range gives beta, as in golden/range_norm.py
             factor = torch.where(scale > 0, factor, 0.0)
-        y = (x - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
-        if self.training and self.config.quantize and self.config.quantize_norm_gradient:
-            y = GradientQuantizeFunction.apply(y)
+        y = self.apply_factor(x, mean, factor, beta)
+        if self.training and self.options.quantize_gradient \
+                and self.config.tensor("error").enabled:
+            y = quantize_error(y, self.config, self.owner)
         return y
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values = x.transpose(0, 1).flatten(1)
         mean = values.mean(dim=1)
-        ranges, length = chunk_ranges(values, self.config.chunks)
-        scale = ranges * range_to_sigma(length, self.config.range_constant)
-        with torch.no_grad():
-            momentum = torch.where(self.batches == 0, 1.0, self.config.momentum)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_scale.lerp_(scale, momentum)
-            self.batches.add_(1)
+        ranges, length = chunk_ranges(values, self.options.chunks)
+        if self.options.synchronise:
+            mean, ranges = average_over_processes(torch.stack([mean, ranges]))
+        scale = ranges * range_to_sigma(length, self.options.constant)
+        self.follow(mean=mean, scale=scale)
         return mean, scale
 
+    def running_factor(self) -> tuple[Tensor, Tensor]:
+        gamma, beta, scale = self.stored(self.weight, self.bias, self.running_scale)
+        factor = gamma.double() / (scale.double() + EPSILON)
+        return factor, beta.double() - self.running_mean.double() * factor
+
     def extra_repr(self) -> str:
-        return f"{len(self.weight)}, constant={self.config.range_constant}"
+        return f"{len(self.weight)}, constant={self.options.constant}"

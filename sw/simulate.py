@@ -18,22 +18,19 @@ from golden.program import Program
 from sw.graph import evaluating, trace
 from sw.layers import QConv2d, QLinear
 from sw.lower import lower
-from sw.norm_lowering import norm_factor
 from sw.quantizers import quantize_weight, weight_scales
 from sw.range_norm import RangeBatchNorm
 
 
 def _with_int32_bias(layer: QConv2d | QLinear, x: torch.Tensor, scale: float) -> torch.Tensor:
     """A folded layer in float64, its bias rounded to the accumulator's step. scale: of x."""
-    if layer.norm is None:
-        factor, offset = np.ones(len(layer.weight)), layer.bias.detach().cpu().double().numpy()
-    else:
-        factor, offset = norm_factor(layer.norm)
-    step = np.abs(scale * weight_scales(layer.weight).flatten().cpu().double().numpy() * factor)
+    factor, offset = (value.cpu().numpy() for value in layer.affine())
+    stored, recipe = layer.stored_weight(), layer.config.weight
+    step = np.abs(scale * weight_scales(stored, recipe).flatten().cpu().double().numpy() * factor)
     with np.errstate(divide="ignore", invalid="ignore"):
         rounded = np.floor(offset / step + 0.5) * step
     offset = np.where(np.isfinite(rounded), rounded, offset)
-    weight = quantize_weight(layer.weight).double()
+    weight = quantize_weight(stored, recipe, layer.owner).double()
     if isinstance(layer, QConv2d):
         y = F.conv2d(x.double(), weight, None, layer.stride, layer.padding, layer.dilation,
                      layer.groups)

@@ -1,0 +1,300 @@
+"""What is quantized while a network trains, and how: one record per kind of tensor.
+
+The kinds follow the survey's letters: W weight, A activation, E error (the gradient that flows to
+the layer's input), G gradient to the weight, U update (the stored weight after the optimizer's
+step), the normalization's statistics, and the accumulator. ``sw/recipes.py`` names complete
+recipes; any field may be replaced by its dotted name, ``{"weight.bits": 4}``.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from golden.errors import LockstepError
+
+FORMATS = ("integer", "fp8_e4m3", "fp8_e5m2")
+SCALES = ("float", "power_of_two", "shift", "multiplier")
+GRANULARITIES = ("tensor", "channel", "group", "sample")
+RANGES = ("min_max", "batch_mean", "ema", "aciq_laplace", "aciq_gauss", "pact", "clamp")
+ROUNDINGS = ("half_up", "gemmlowp", "half_even", "half_away", "floor", "stochastic",
+             "pseudo_stochastic")
+RANDOM_ROUNDINGS = ("stochastic", "pseudo_stochastic")
+GRIDS = ("uniform", "dorefa", "ternary")
+NORMS = ("range", "batch", "l1", "frozen", "none")
+RANGE_CONSTANTS = ("code", "paper", "exact")
+OVERFLOWS = ("wrap", "saturate")
+
+
+def _one_of(field_name: str, value, known: tuple) -> None:
+    if value not in known:
+        raise LockstepError(f"Option {field_name} must be one of {', '.join(map(str, known))}, "
+                            f"not {value!r}")
+
+
+def _integer(field_name: str, value, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise LockstepError(f"Option {field_name} must be an integer from {low} to {high}, "
+                            f"not {value!r}")
+
+
+def _flag(field_name: str, value) -> None:
+    if not isinstance(value, bool):
+        raise LockstepError(f"Option {field_name} must be True or False, not {value!r}")
+
+
+def _fraction(field_name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise LockstepError(f"Option {field_name} must be in (0, 1], not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRecipe:
+    """Quantization of one kind of tensor.
+
+    bits: 2-16 (1 and 2 for a dorefa or ternary grid); None leaves the tensor in float32.
+    format: ``integer``, or emulated 8-bit floating point, which is no integer machine's.
+    scale: ``float``; ``power_of_two`` (rounded up); ``shift`` (nearest power of two); or
+        ``multiplier``, M0 * 2^-n with M0 of ``multiplier_bits`` bits.
+    granularity: one scale per ``tensor``, per ``channel`` (axis 0 of a weight, axis 1 of an
+        activation), per ``group`` of group_size consecutive channels, or per ``sample`` (errors).
+    range: how [low, high] is found; ``batch_mean`` averages the samples' extremes, ``ema`` uses
+        the running range in training too, ``aciq_*`` the clip of least error for that
+        distribution, ``pact`` a learned upper bound, ``clamp`` the constant ``clamp``.
+    symmetric: zero point 0 and codes of +-(2^(bits-1) - 1); else 0 is any code.
+    rounding: of training; evaluation rounds half up where training draws or derives random bits.
+    clipped: ``pass`` or ``mask`` the gradient of clipped values.
+    delay: batches before quantization starts; the range is followed from the first.
+    grid: ``uniform``; ``dorefa`` (no zero: odd multiples); ``ternary`` (weights in {-s, 0, s}).
+    clamp_decay: coefficient of the L2 penalty on a learned bound.
+    normalise: return values in units of the power of two nearest the maximum (WAGE).
+    """
+
+    bits: int | None = 8
+    format: str = "integer"
+    scale: str = "float"
+    multiplier_bits: int = 31
+    granularity: str = "tensor"
+    group_size: int = 1
+    range: str = "min_max"
+    clamp: float = 1.0
+    clamp_decay: float = 0.0
+    symmetric: bool = True
+    rounding: str = "half_up"
+    clipped: str = "pass"
+    delay: int = 0
+    momentum: float = 0.1
+    grid: str = "uniform"
+    normalise: bool = False
+
+    def __post_init__(self):
+        if self.bits is not None:
+            _integer("bits", self.bits, 2 if self.grid == "uniform" else 1, 16)
+        for name, known in (("format", FORMATS), ("scale", SCALES), ("range", RANGES),
+                            ("granularity", GRANULARITIES), ("rounding", ROUNDINGS),
+                            ("clipped", ("pass", "mask")), ("grid", GRIDS)):
+            _one_of(name, getattr(self, name), known)
+        _integer("multiplier_bits", self.multiplier_bits, 1, 31)
+        _integer("group_size", self.group_size, 1, 2**20)
+        _integer("delay", self.delay, 0, 2**31 - 1)
+        _fraction("momentum", self.momentum)
+        _flag("symmetric", self.symmetric)
+        _flag("normalise", self.normalise)
+        if isinstance(self.clamp, bool) or not isinstance(self.clamp, (int, float)) \
+                or not 0 < self.clamp < float("inf"):
+            raise LockstepError(f"Option clamp must be a positive number, not {self.clamp!r}")
+        if not isinstance(self.clamp_decay, (int, float)) or self.clamp_decay < 0:
+            raise LockstepError(f"Option clamp_decay must be 0 or more, not {self.clamp_decay!r}")
+
+    @property
+    def enabled(self) -> bool:
+        """True if the tensor is quantized at all."""
+        return self.bits is not None
+
+    @property
+    def code_bounds(self) -> tuple[int, int]:
+        """Smallest and largest code."""
+        high = 2**(self.bits - 1) - 1
+        return (-high if self.symmetric else -high - 1), high
+
+
+FLOAT = TensorRecipe(bits=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormRecipe:
+    """The normalization after a convolution or linear layer.
+
+    kind: ``range`` (RangeBN), ``batch`` (ordinary), ``l1`` (sigma = sqrt(pi/2) E|x - mu|),
+        ``frozen`` (ordinary, running statistics in training too), ``none``.
+    constant, chunks: RangeBN's C(n) and the number of chunks whose ranges are averaged.
+    quantize_input: the activation quantizer in front of RangeBN's statistics (training only).
+    quantize_gradient: the gradient entering the norm is quantized as the error is.
+    fold: quantize the weights with the norm's factor folded in, corrected for the batch's
+        deviation until ``freeze_after`` batches, then with running statistics (needs ``batch``).
+    synchronise: statistics of the batches of all processes.
+    momentum: weight of the newest batch in the running statistics (torch's convention).
+    """
+
+    kind: str = "range"
+    constant: str = "code"
+    chunks: int = 16
+    momentum: float = 0.1
+    quantize_input: bool = True
+    quantize_gradient: bool = True
+    fold: bool = False
+    freeze_after: int | None = None
+    synchronise: bool = False
+
+    def __post_init__(self):
+        _one_of("kind", self.kind, NORMS)
+        _one_of("constant", self.constant, RANGE_CONSTANTS)
+        _integer("chunks", self.chunks, 1, 2**20)
+        _fraction("momentum", self.momentum)
+        for name in ("quantize_input", "quantize_gradient", "fold", "synchronise"):
+            _flag(name, getattr(self, name))
+        if self.freeze_after is not None:
+            _integer("freeze_after", self.freeze_after, 0, 2**31 - 1)
+        if self.fold and self.kind != "batch":
+            raise LockstepError(f"Option norm.fold needs norm.kind batch, not {self.kind}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccumulatorRecipe:
+    """Width of the sum of products. bits None: exact. overflow: ``wrap`` or ``saturate`` (once,
+    at the end of the sum; partial sums are exact)."""
+
+    bits: int | None = None
+    overflow: str = "wrap"
+
+    def __post_init__(self):
+        if self.bits is not None:
+            _integer("bits", self.bits, 4, 32)
+        _one_of("overflow", self.overflow, OVERFLOWS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRecipe:
+    """Weight and activation bits of one kind of layer; None: those of the recipe."""
+
+    bits: int | None = None
+
+    def __post_init__(self):
+        if self.bits is not None:
+            _integer("bits", self.bits, 1, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is quantized while it trains; part of every checkpoint.
+
+    bifurcated: the gradient to the weight is computed from its own copy of the incoming gradient
+        (``gradient``); False: from the same rounded copy as the gradient to the input (``error``).
+    gradient_of: ``input`` quantizes the incoming gradient before the product, ``product`` the
+        gradient to the weight itself.
+    conv, linear, ends: bits of those layers; ends are the weights of the first and last one.
+    initialise: of the weights; ``wage`` is uniform, no smaller than the grid, with a power-of-two
+        factor behind the layer that undoes the enlargement.
+    quantize: False gives the float32 baseline of the same graph.
+    """
+
+    name: str = "banner"
+    quantize: bool = True
+    weight: TensorRecipe = field(default_factory=lambda: TensorRecipe(granularity="channel"))
+    activation: TensorRecipe = field(
+        default_factory=lambda: TensorRecipe(symmetric=False, range="batch_mean"))
+    error: TensorRecipe = field(default_factory=lambda: TensorRecipe(rounding="stochastic"))
+    gradient: TensorRecipe = field(default_factory=lambda: TensorRecipe(bits=16))
+    update: TensorRecipe = FLOAT
+    statistics: TensorRecipe = FLOAT
+    norm: NormRecipe = NormRecipe()
+    accumulator: AccumulatorRecipe = AccumulatorRecipe()
+    conv: LayerRecipe = LayerRecipe()
+    linear: LayerRecipe = LayerRecipe()
+    ends: LayerRecipe = LayerRecipe()
+    initialise: str = "kaiming"
+    bifurcated: bool = True
+    gradient_of: str = "input"
+
+    def __post_init__(self):
+        _flag("quantize", self.quantize)
+        _flag("bifurcated", self.bifurcated)
+        _one_of("initialise", self.initialise, ("kaiming", "wage"))
+        _one_of("gradient_of", self.gradient_of, ("input", "product"))
+        if self.weight.enabled and self.weight.rounding in RANDOM_ROUNDINGS:
+            raise LockstepError(
+                f"Option weight.rounding cannot be {self.weight.rounding}: a stored weight must "
+                f"have one code in evaluation; set update.rounding, which rounds what is stored")
+        self._allow("weight", ("min_max", "aciq_laplace", "aciq_gauss", "clamp"),
+                    ("tensor", "channel", "group"))
+        self._allow("activation", RANGES, ("tensor", "channel", "group"))
+        for kind in ("error", "gradient"):
+            self._allow(kind, ("min_max", "aciq_laplace", "aciq_gauss", "clamp"),
+                        ("tensor", "channel", "group", "sample"))
+        for kind in ("update", "statistics"):
+            self._allow(kind, ("min_max", "clamp"), ("tensor", "channel", "group"))
+        for kind in ("weight", "error", "gradient", "update", "statistics"):
+            if not getattr(self, kind).symmetric:
+                raise LockstepError(f"Option {kind}.symmetric must be True; only activations have "
+                                    f"a zero point")
+        if self.accumulator.bits is not None and (
+                self.activation.granularity != "tensor" or not self.activation.enabled
+                or not self.weight.enabled):
+            raise LockstepError("Option accumulator.bits needs integer weights and activations "
+                                "with one scale per activation tensor")
+        if self.activation.grid != "uniform":
+            raise LockstepError(f"Option activation.grid must be uniform, not "
+                                f"{self.activation.grid}")
+
+    def _allow(self, kind: str, ranges: tuple, granularities: tuple) -> None:
+        recipe = getattr(self, kind)
+        _one_of(f"{kind}.range", recipe.range, ranges)
+        _one_of(f"{kind}.granularity", recipe.granularity, granularities)
+
+    def tensor(self, kind: str) -> TensorRecipe:
+        """The record of a kind of tensor, FLOAT where nothing is quantized."""
+        return getattr(self, kind) if self.quantize else FLOAT
+
+    def for_layer(self, kind: str) -> "Recipe":
+        """The recipe of one layer; kind "conv" or "linear" puts that kind's bits in force."""
+        bits = getattr(self, kind).bits
+        if bits is None:
+            return self
+        return replace(self, weight=replace(self.weight, bits=bits),
+                       activation=replace(self.activation, bits=bits))
+
+
+def _replace_field(record: Any, path: list[str], value: Any, dotted: str):
+    names = [entry.name for entry in dataclasses.fields(record)]
+    if path[0] not in names:
+        near = difflib.get_close_matches(path[0], names, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise LockstepError(f"Recipe has no field {dotted!r}; known here: {', '.join(names)}{hint}")
+    current = getattr(record, path[0])
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(current):
+            raise LockstepError(f"Recipe field {dotted!r}: {path[0]} has no fields of its own")
+        value = _replace_field(current, path[1:], value, dotted)
+    elif dataclasses.is_dataclass(current):
+        raise LockstepError(f"Recipe field {dotted!r} is a record; set one of its fields, such as "
+                            f"{dotted}.{dataclasses.fields(current)[0].name}")
+    return replace(record, **{path[0]: value})
+
+
+def with_overrides(recipe: Recipe, overrides: dict[str, Any] | None) -> Recipe:
+    """The recipe with fields replaced by dotted name, in the order given.
+
+    Raises LockstepError naming the field and the limit for a field that does not exist, a value
+    out of range, and a combination that cannot work.
+    """
+    for dotted, value in (overrides or {}).items():
+        if not isinstance(dotted, str) or not dotted:
+            raise LockstepError(f"Recipe field must be a dotted name, not {dotted!r}")
+        try:
+            recipe = _replace_field(recipe, dotted.split("."), value, dotted)
+        except LockstepError as error:
+            text = str(error)
+            inner = dotted.rpartition(".")[2]
+            raise LockstepError(text.replace(f"Option {inner} ", f"Option {dotted} ", 1)
+                                ) from None
+    return recipe
