@@ -1,228 +1,152 @@
-"""Train a network in 8 bits: runs/RUN/{checkpoint.pt, results.csv, report.html, config.json,
-test_inputs.npy, test_labels.npy, program/}.
+"""Train a network in 8 bits: runs/RUN/{checkpoint.pt, best.pt, results.csv, telemetry.csv,
+report.html, config.json, test_inputs.npy, test_labels.npy, program/}.
 
-Outputs appear when training ends, each by rename. While it runs, the state after every epoch is
-kept in runs/RUN/.partial.pt, from which --resume continues after an interruption.
+results.csv, telemetry.csv and report.html are rewritten after every epoch; the others appear when
+training ends, each by rename. While it runs, the state after every epoch is kept in
+runs/RUN/.partial.pt, from which --resume continues after an interruption. Under torchrun every
+process trains on its share and rank 0 writes; docs/training.md describes all options.
 """
 
-import argparse
-import copy
-import json
-import platform
-import shutil
+import math
+import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from flows import cli
-from flows.report import write_report
+from flows.training.options import parse
+from flows.training.outputs import (
+    begin_outputs,
+    integer_accuracy,
+    measured,
+    read_csv,
+    save_epoch,
+    write_outputs,
+)
+from flows.training.progress import Progress
+from flows.training.rehearsal import is_quantized
+from flows.training.setup import Run, choose_device, directory_of, newest_checkpoint, prepare
 from golden.errors import LockstepError
 
-TEST_IMAGES = 1000  # at most so many are kept beside the program, for flows/sim.py
 
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Command line; options left out are None and come from the checkpoint on --resume."""
-    parser = cli.Parser(
-        prog="flows/train.py", description="Train a network in 8 bits and lower it to integers.")
-    parser.add_argument("--model", help="registered name, or path/to/file.py:function")
-    parser.add_argument("--model-config", metavar="DICT",
-                        help="Python dict of the model's options, e.g. \"{'quantize': True}\"")
-    parser.add_argument("--dataset", help="data set name (default digits)")
-    parser.add_argument("--datasets-dir", default="data", help="where data sets are kept")
-    parser.add_argument("--save", metavar="RUN", help="name of the run (default the model's)")
-    parser.add_argument("--runs-dir", default="runs", help="folder of the runs")
-    parser.add_argument("-b", "--batch-size", type=int, help="images per step (default 64)")
-    parser.add_argument("--epochs", type=int, help="passes over the data (default 20)")
-    parser.add_argument("--lr", type=float, help="initial learning rate (default the model's)")
-    parser.add_argument("--seed", type=int, help="of weights, order and rounding (default 0)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    parser.add_argument("--norm-lowering", default="fold", choices=("fold", "exact"),
-                        help="how RangeBN becomes integers in program/")
-    parser.add_argument("--resume", action="store_true", help="continue the run named by --save")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args(argv)
-
-
-def choose_device(name: str) -> str:
-    """``cpu`` or ``cuda``; LockstepError when CUDA is asked for and absent."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise LockstepError("Device cuda is not available on this machine")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _resume_point(directory: Path, arguments: argparse.Namespace):
-    """The newest checkpoint of a run, checked against what the command line asks for."""
-    from sw.checkpoint import load_checkpoint
-
-    partial = directory / ".partial.pt"
-    path = partial if partial.is_file() else directory / "checkpoint.pt"
-    checkpoint = load_checkpoint(path, model=arguments.model)
-    asked = {"dataset": arguments.dataset}
-    if arguments.model_config is not None:
-        asked["model_config"] = cli.literal_dict(arguments.model_config, "--model-config")
-    for field, value in asked.items():
-        if value is not None and value != getattr(checkpoint, field):
-            raise LockstepError(f"Checkpoint {path} was trained with {field} "
-                                f"{getattr(checkpoint, field)!r}, not {value!r}")
-    return checkpoint
-
-
-def _rehearse(model, data, norm_lowering: str | None) -> None:
-    """One batch through a copy of the model and, with norm_lowering, its lowering.
-
-    Raises LockstepError, before a long training would, for a model that does not fit the data set
-    or has a layer that cannot be lowered.
-    """
-    import torch
-
-    from sw.lower import lower
-
-    model = copy.deepcopy(model).train()
-    images = data.train_images[:32]
-    try:
-        with torch.no_grad():
-            logits = model(images)
-    except RuntimeError as error:
-        raise LockstepError(f"Model {type(model).__name__} does not take images of shape "
-                            f"{tuple(images.shape[1:])} of data set {data.name}: "
-                            f"{error}") from error
-    if norm_lowering:
-        lower(model, norm_lowering)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise LockstepError(f"Model {type(model).__name__} has no parameters to train")
-    shape = tuple(getattr(logits, "shape", ()))
-    if len(shape) != 2 or shape[1] < data.n_classes:
-        raise LockstepError(f"Model {type(model).__name__} must return (N, {data.n_classes}) "
-                            f"logits for data set {data.name}, not {shape}")
-
-
-def _versions() -> dict:
-    import numpy
-    import torch
-
-    return {"python": platform.python_version(), "torch": torch.__version__,
-            "numpy": numpy.__version__}
-
-
-def _measured(program, data, simulated: float):
-    """The program with its accuracies in the metadata, over the test images that are kept."""
-    from golden.interpreter import run
-
-    images, labels = data.test_images[:TEST_IMAGES], data.test_labels[:TEST_IMAGES].numpy()
-    right = run(program, images.numpy())[program.outputs[0]].argmax(1) == labels
-    accuracy = {"dataset": data.name, "simulated": simulated, "integer": float(right.mean()),
-                "integer_images": len(labels)}
-    return replace(program, metadata=program.metadata | {"accuracy": accuracy})
-
-
-def _write_outputs(directory: Path, checkpoint, program, config: dict, data) -> None:
-    import numpy
-    import pandas
-
-    with cli.replacing(directory) as temporary:
-        checkpoint.save(temporary / "checkpoint.pt")
-        pandas.DataFrame(checkpoint.history).to_csv(temporary / "results.csv", index=False)
-        write_report(temporary / "report.html", checkpoint.history, config)
-        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        numpy.save(temporary / "test_inputs.npy", data.test_images[:TEST_IMAGES].numpy())
-        numpy.save(temporary / "test_labels.npy", data.test_labels[:TEST_IMAGES].numpy())
-        if program is not None:
-            program.save(temporary / "program")
-    if program is None:  # that of an earlier run under this name
-        shutil.rmtree(directory / "program", ignore_errors=True)
-
-
-def _train(arguments: argparse.Namespace) -> Path:
-    import torch
-    from tqdm import tqdm
-
+def run_training(run: Run, world, arguments) -> None:
+    """Train, saving and reporting after every epoch; rank 0 lowers and writes the outputs."""
     from models import build_model
-    from sw.checkpoint import make_checkpoint
-    from sw.data import load_dataset
+    from sw.checkpoint import make_checkpoint, versions
     from sw.lower import lower
-    from sw.train import TrainConfig, train
+    from sw.telemetry import PROBE_IMAGES, observe_model
+    from sw.train import train
 
-    torch.set_num_threads(max(1, arguments.threads))
-    resumed = None
-    if arguments.resume:
-        if not (arguments.save or arguments.model):
-            raise LockstepError("--resume needs --save RUN (or --model)")
-        run_name = arguments.save or arguments.model
-        resumed = _resume_point(Path(arguments.runs_dir) / run_name, arguments)
-        name, model_config = resumed.model, resumed.model_config
-        dataset_name = resumed.dataset
-        settings = TrainConfig(**resumed.train_config)
-    else:
-        if arguments.model is None:
-            raise LockstepError("--model is missing")
-        name, dataset_name = arguments.model, arguments.dataset or "digits"
-        run_name = arguments.save or Path(name.partition(":")[0]).stem
-        model_config = cli.literal_dict(arguments.model_config or "{}", "--model-config")
-        settings = TrainConfig()
-    asked = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "lr": arguments.lr,
-             "seed": arguments.seed, "device": choose_device(arguments.device)}
-    settings = replace(settings, **{k: v for k, v in asked.items() if v is not None})
-    directory = Path(arguments.runs_dir) / run_name
+    config = {"model": run.name, "model_config": run.model_config, "dataset": run.data.name,
+              **asdict(run.settings), "norm_lowering": arguments.norm_lowering,
+              "processes": world.size, "versions": versions()}
+    history = list(run.resumed.history) if run.resumed else []
+    telemetry = read_csv(run.directory / "telemetry.csv", len(history)) if run.resumed else []
+    if world.main:
+        begin_outputs(run.directory, resumed=run.resumed is not None)
+    probe = run.data.train_sample(PROBE_IMAGES)
+    checkpoint = run.resumed
+    progress = Progress(run.directory.name, run.settings.epochs,
+                        quiet=arguments.quiet or not world.main)
 
-    torch.manual_seed(settings.seed)
-    model = build_model(name, model_config)
-    data = load_dataset(dataset_name, arguments.datasets_dir)
-    history = list(resumed.history) if resumed else []
-    optimizer_state = resumed.optimizer if resumed else None
-    if resumed:
-        resumed.restore(model)
-    quantized = model_config.get("quantize", True)
-    _rehearse(model, data, arguments.norm_lowering if quantized else None)
-    checkpoint = resumed
-    partial = directory / ".partial.pt"
-    directory.mkdir(parents=True, exist_ok=True)
-    steps = len(data.train_labels) // settings.batch_size
-    bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, unit="step",
-               desc=run_name, disable=arguments.quiet, mininterval=0.5,
-               file=sys.stderr, dynamic_ncols=True)
-
-    def after_epoch(result, optimizer):
+    def after_epoch(result, state):
         nonlocal checkpoint
-        history.append(asdict(result))
-        bar.set_postfix(epoch=result.epoch + 1, loss=f"{result.train_loss:.4f}",
-                        test=f"{100 * result.test_accuracy:.2f}%")
-        checkpoint = make_checkpoint(model, optimizer, name=name, model_config=model_config,
-                                     dataset=dataset_name, train_config=settings, history=history)
-        checkpoint.save(partial)
+        telemetry.extend(observe_model(run.model, *probe, result.epoch))  # all ranks: may reduce
+        if world.main:
+            history.append(asdict(result))
+            progress.epoch(result)
+            checkpoint = make_checkpoint(
+                state, name=run.name, model_config=run.model_config, dataset=run.data.name,
+                train_config=run.settings, history=history, world_size=world.size)
+            save_epoch(run.directory, checkpoint, telemetry, config)
 
-    with bar:
-        train(model, data, settings, start_epoch=len(history), optimizer_state=optimizer_state,
-              on_batch=lambda done, total: bar.update(), on_epoch=after_epoch)
+    with progress:
+        train(run.model, run.data, run.settings, world=world, teacher=run.teacher,
+              start_epoch=len(history),
+              optimizer_state=run.resumed.optimizer if run.resumed else None,
+              averaged_state=run.resumed.averaged if run.resumed else None,
+              on_batch=progress.step, on_epoch=after_epoch)
+    if not world.main:
+        return
 
-    config = {"model": name, "model_config": model_config, "dataset": dataset_name,
-              **asdict(settings), "norm_lowering": arguments.norm_lowering,
-              "versions": _versions(), "test_accuracy": history[-1]["test_accuracy"]}
-    program = None
-    if quantized:
-        program = lower(model.cpu(), norm_lowering=arguments.norm_lowering)
-        program = _measured(program, data, config["test_accuracy"])
-        config["integer_accuracy"] = program.metadata["accuracy"]["integer"]
+    model = build_model(run.name, run.model_config)
+    checkpoint.restore(model)
+    last, program = history[-1], None
+    config["test_loss"] = last["test_loss"]
+    config["test_accuracy"] = None if math.isnan(last["test_accuracy"]) else last["test_accuracy"]
+    if run.quantized:
+        program = measured(lower(model, norm_lowering=arguments.norm_lowering), model, run.data,
+                           last["test_accuracy"])
+        if "accuracy" in program.metadata:
+            config["integer_accuracy"] = program.metadata["accuracy"]["integer"]
         config["program_sha256"] = program.sha256
-    _write_outputs(directory, checkpoint, program, config, data)
-    partial.unlink(missing_ok=True)
-    return directory
+    write_outputs(run.directory, checkpoint, program, config, model, run.data, telemetry)
+    _print_outcome(run.directory, config, run.quantized)
+    if run.data.damaged:
+        print(f"{len(run.data.damaged)} image files could not be decoded, the first is "
+              f"{run.data.damaged[0]}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train, lower, write; prints what was written and where."""
-    directory = _train(parse(argv))
-    config = json.loads((directory / "config.json").read_text())
-    print(f"test accuracy {100 * config['test_accuracy']:.2f} % "
-          f"({'8-bit' if config['model_config'].get('quantize', True) else 'float'}, "
-          f"{config['dataset']}, seed {config['seed']})")
+def _print_outcome(directory: Path, config: dict, quantized: bool) -> None:
+    words = f"({'8-bit' if quantized else 'float'}, {config['dataset']}, seed {config['seed']})"
+    if config["test_accuracy"] is None:
+        print(f"test loss {config['test_loss']:.4f} {words}")
+    else:
+        print(f"test accuracy {100 * config['test_accuracy']:.2f} % {words}")
     if "integer_accuracy" in config:
         print(f"integer program accuracy {100 * config['integer_accuracy']:.2f} %")
     names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
     print(f"wrote {directory}/ ({', '.join(names)})")
+
+
+def evaluate(arguments) -> None:
+    """Print loss and accuracy of a checkpoint, simulated and as integers; writes nothing."""
+    from dataclasses import replace
+
+    from models import build_model
+    from sw.checkpoint import load_checkpoint
+    from sw.data import load_dataset
+    from sw.evaluate import evaluate, reconstructs
+    from sw.lower import lower
+    from sw.train import TrainConfig
+
+    checkpoint = load_checkpoint(arguments.evaluate, model=arguments.model) \
+        if arguments.evaluate else newest_checkpoint(directory_of(arguments), arguments.model)
+    data = load_dataset(arguments.dataset or checkpoint.dataset, arguments.datasets_dir)
+    model = build_model(checkpoint.model, checkpoint.model_config)
+    checkpoint.restore(model)
+    settings = replace(TrainConfig(**checkpoint.train_config),
+                       device=choose_device(arguments.device))
+    loss, accuracy = evaluate(model.to(settings.device), data, settings)
+    print(f"test loss {loss:.4f} ({data.n_test} images of {data.name}, after "
+          f"{checkpoint.epochs_done} epochs)")
+    if reconstructs(model):
+        return
+    print(f"test accuracy {100 * accuracy:.2f} %")
+    if is_quantized(model):
+        share, n_images = integer_accuracy(lower(model.cpu(), arguments.norm_lowering), model,
+                                           data)
+        print(f"integer program accuracy {100 * share:.2f} % ({n_images} images)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, lower, write; prints what was written and where."""
+    import torch
+
+    from sw.distributed import joined
+
+    arguments = parse(argv)
+    torch.set_num_threads(max(1, arguments.threads))
+    if arguments.evaluate is not None:
+        evaluate(arguments)
+        return 0
+    try:
+        with joined(choose_device(arguments.device), arguments.timeout) as world:
+            run_training(prepare(arguments, world), world, arguments)
+    except LockstepError:
+        if int(os.environ.get("LOCAL_RANK", "0")):
+            return 2  # the first process of each machine says it
+        raise
     return 0
 
 

@@ -1,155 +1,173 @@
 """The training engine: a flat loop over epochs, following the model's regime.
 
 Weights, momentum and the update are float32; what is quantized is decided by the model's layers.
-Every epoch seeds torch's generator from (seed, epoch), so a resumed run gives the numbers of an
-uninterrupted one.
+Every epoch seeds torch's generators from (seed, epoch, rank), so a resumed run gives the numbers
+of an uninterrupted one.
 """
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from golden.errors import LockstepError
 from sw.data import Dataset
+from sw.distributed import ALONE, World
+from sw.evaluate import accuracy, device_type, evaluate, logits_of, prepared, reconstructs
+from sw.finite import first_not_finite
+from sw.schedule import (
+    data_at,
+    load_optimizer,
+    make_optimizer,
+    make_plan,
+    make_scheduler,
+    regime_at,
+    set_options,
+)
+from sw.train_config import EpochResult, Step, TrainConfig, TrainState
 
-OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}
-DEFAULT_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.1, "momentum": 0.9,
-                   "weight_decay": 1e-4}]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run. lr None: the model's regime; a number replaces its learning rates by
-    that value, scaled as the regime scales its first one."""
-
-    epochs: int = 20
-    batch_size: int = 64
-    seed: int = 0
-    lr: float | None = None
-    device: str = "cpu"
-
-    def __post_init__(self):
-        if self.epochs < 1:
-            raise LockstepError(f"Epochs must be at least 1, not {self.epochs}")
-        if self.batch_size < 1:
-            raise LockstepError(f"Batch size must be at least 1, not {self.batch_size}")
-        if self.lr is not None and not self.lr > 0:
-            raise LockstepError(f"Learning rate must be positive, not {self.lr}")
+__all__ = ["EpochResult", "NotFiniteError", "Step", "TrainConfig", "TrainState", "accuracy",
+           "evaluate", "logits_of", "train"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpochResult:
-    """Mean training loss and accuracy in [0, 1] of one epoch; test figures are of model.eval()."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
+class NotFiniteError(LockstepError):
+    """A loss or gradient is NaN or infinite; the message names the layer and the step."""
 
 
-def regime_at(model: nn.Module, config: TrainConfig, epoch: int) -> dict:
-    """The optimizer settings in force at an epoch: the regime's entries up to it, merged."""
-    regime = getattr(model, "regime", DEFAULT_REGIME)
-    settings: dict = {}
-    for entry in regime:
-        if entry["epoch"] <= epoch:
-            settings |= entry
-    if config.lr is not None:
-        settings["lr"] = config.lr * settings["lr"] / regime[0]["lr"]
-    settings.pop("epoch", None)
-    return settings
+def _objective(model, outputs: Tensor, inputs: Tensor, labels: Tensor, config: TrainConfig,
+               teacher_outputs: Tensor | None) -> Tensor:
+    """The loss; with a teacher arXiv 1503.02531, T^2 KL(teacher / T || student / T)."""
+    outputs = outputs.float()
+    if reconstructs(model):
+        return F.mse_loss(outputs.flatten(1), inputs.flatten(1))
+    loss = F.cross_entropy(outputs, labels, label_smoothing=config.label_smoothing)
+    if teacher_outputs is None:
+        return loss
+    softened = F.kl_div(F.log_softmax(outputs / config.temperature, 1),
+                        F.log_softmax(teacher_outputs.float() / config.temperature, 1),
+                        log_target=True, reduction="batchmean") * config.temperature**2
+    return (1 - config.distillation_weight) * loss + config.distillation_weight * softened
 
 
-def make_optimizer(model: nn.Module, settings: dict) -> torch.optim.Optimizer:
-    """Optimizer with weight decay on weights only, not on biases and norms."""
-    settings = dict(settings)
-    kind = settings.pop("optimizer", "SGD")
-    if kind not in OPTIMIZERS:
-        raise LockstepError(f"Unknown optimizer {kind!r}; known: {', '.join(OPTIMIZERS)}")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in parameters if p.dim() > 1]},
-              {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
-    return OPTIMIZERS[kind](groups, **settings)
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and of running statistics and ranges."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
-    """Evaluation-mode logits, (N, C, H, W) -> (N, classes) on the CPU; the mode stays."""
-    device = next(model.parameters()).device
-    mode = model.training
-    model.eval()
-    parts = [model(part.to(device)).cpu() for part in images.split(batch_size)]
-    model.train(mode)
-    return torch.cat(parts)
+def _update_average(averaged: AveragedModel, model: nn.Module) -> None:
+    averaged.update_parameters(model)
+    for mean, newest in zip(averaged.module.buffers(), model.buffers()):
+        if not newest.is_floating_point():  # counters and exponents have no mean
+            mean.copy_(newest)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of right answers in [0, 1]; the lowest index wins a tie."""
-    return (logits.argmax(1) == labels).double().mean().item()
-
-
-def train_epoch(model: nn.Module, data: Dataset, optimizer: torch.optim.Optimizer,
-                config: TrainConfig, epoch: int,
-                on_batch: Callable[[int, int], None] | None = None) -> tuple[float, float]:
-    """One pass over the training images; returns (mean loss, accuracy).
-
-    on_batch(done, total) is called after every step, for a progress bar.
-    """
-    if config.batch_size > len(data.train_labels):
-        raise LockstepError(f"Batch size {config.batch_size} is larger than the "
-                            f"{len(data.train_labels)} training images")
-    model.train()
-    n_batches = len(data.train_labels) // config.batch_size
-    total_loss, n_right = 0.0, 0
-    torch.manual_seed(config.seed * 1_000_003 + epoch)
-    batches = data.batches(config.batch_size, seed=config.seed, epoch=epoch)
-    for step, (images, labels) in enumerate(batches):
-        images, labels = images.to(config.device), labels.to(config.device)
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total_loss += loss.item()
-        n_right += (logits.argmax(1) == labels).sum().item()
-        if on_batch:
-            on_batch(step + 1, n_batches)
-    return total_loss / n_batches, n_right / (n_batches * config.batch_size)
-
-
-def train(model: nn.Module, data: Dataset, config: TrainConfig, *, start_epoch: int = 0,
-          optimizer_state: dict | None = None,
-          on_batch: Callable[[int, int], None] | None = None,
-          on_epoch: Callable[[EpochResult, torch.optim.Optimizer], None] | None = None
+def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World = ALONE,
+          teacher: nn.Module | None = None, start_epoch: int = 0,
+          optimizer_state: dict | None = None, averaged_state: dict | None = None,
+          on_batch: Callable[[Step], None] | None = None,
+          on_epoch: Callable[[EpochResult, TrainState], None] | None = None
           ) -> list[EpochResult]:
     """Train in place from start_epoch to config.epochs; returns one result per epoch run.
 
-    on_epoch(result, optimizer) is called after each epoch, for saving and reporting. Raises
-    LockstepError when the loss is no longer finite.
+    To continue a run give its model, start_epoch, and the states of its optimizer and averaged
+    model. on_epoch(result, state) is called in every process after each epoch, for saving and
+    reporting. Raises NotFiniteError when loss or gradient are no longer finite; the weights are
+    then those before the failing step.
     """
-    model.to(config.device)
-    optimizer = make_optimizer(model, regime_at(model, config, start_epoch))
-    if optimizer_state is not None:
-        optimizer.load_state_dict(optimizer_state)
+    plan = make_plan(model, data, config, world.size)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(config.device, memory_format=layout)
+    network: nn.Module = model
+    if world.size > 1:
+        network = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    if config.compile:
+        network = torch.compile(network)
+    averaged = average_of(model, config.average_weights) if config.average_weights else None
+    if averaged and averaged_state:
+        averaged.load_state_dict(averaged_state)
+    if teacher:
+        teacher = teacher.to(config.device, memory_format=layout).eval().requires_grad_(False)
+
+    settings = regime_at(model, config, max(start_epoch - 1, 0))
+    optimizer = make_optimizer(model, settings)
+    scheduler = make_scheduler(optimizer, model, config, plan, plan.starts[start_epoch])
+    if optimizer_state:
+        load_optimizer(optimizer, optimizer_state)
     results = []
     for epoch in range(start_epoch, config.epochs):
-        settings = regime_at(model, config, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = settings["lr"]
-        loss, train_accuracy = train_epoch(model, data, optimizer, config, epoch, on_batch)
-        if not loss < float("inf"):
-            raise LockstepError(f"Training diverged: the loss of epoch {epoch} is {loss}")
-        logits = logits_of(model, data.test_images)
+        kind, settings = settings.get("optimizer"), regime_at(model, config, epoch)
+        if settings.get("optimizer") != kind:
+            optimizer = make_optimizer(model, settings)
+            scheduler = make_scheduler(optimizer, model, config, plan, plan.starts[epoch])
+        set_options(optimizer, settings)
+        torch.manual_seed(config.seed * 1_000_003 + epoch + (world.rank << 40))
+        batch_size, input_size = data_at(model, config, epoch)
+        total_loss, total_right, start = 0.0, 0.0, time.perf_counter()
+        batches = data.batches(batch_size, seed=config.seed, epoch=epoch, rank=world.rank,
+                               world_size=world.size, workers=config.workers,
+                               input_size=input_size)
+        network.train()
+        for step, (images, labels) in enumerate(batches):
+            images, labels = images.to(config.device), labels.to(config.device)
+            inputs = prepared(model, images).contiguous(memory_format=layout)
+            softened = None
+            if teacher:
+                with torch.no_grad():
+                    softened = teacher(prepared(teacher, images))
+
+            def loss_of(network, inputs=inputs, labels=labels, softened=softened):
+                with torch.autocast(device_type(config), torch.bfloat16, enabled=config.amp):
+                    outputs = network(inputs)
+                loss = _objective(model, outputs, inputs, labels, config, softened)
+                return loss, outputs
+
+            optimizer.zero_grad(set_to_none=True)
+            loss, outputs = loss_of(network)
+            loss.backward()
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            norm = get_total_norm(gradients)
+            right = labels.new_zeros(()) if reconstructs(model) else \
+                (outputs.argmax(1) == labels).sum()
+            figures = world.mean(torch.stack([loss.detach().double(), norm.double(),
+                                              right.double() / batch_size]))
+            mean_loss, mean_norm, share_right = figures.tolist()
+            if not math.isfinite(mean_loss + mean_norm):
+                places = world.gather(first_not_finite(model, lambda copy: loss_of(copy)[0]))
+                place = next(filter(None, places), "a gradient")
+                raise NotFiniteError(f"Training diverged at step {step} of epoch {epoch}: the "
+                                     f"first value that is not finite is in {place}")
+            if config.clip_gradient:
+                clip_grads_with_norm_(model.parameters(), config.clip_gradient, norm)
+            optimizer.step()
+            lr = scheduler.get_last_lr()[0]
+            scheduler.step()
+            if averaged:
+                _update_average(averaged, model)
+            total_loss += mean_loss
+            total_right += share_right
+            if on_batch:
+                on_batch(Step(epoch=epoch, done=step + 1, total=plan.steps[epoch],
+                              loss=total_loss / (step + 1), accuracy=total_right / (step + 1),
+                              images=batch_size * world.size))
+        seconds = time.perf_counter() - start
+        n_steps = plan.steps[epoch]
+        state = TrainState(model=model, averaged=averaged, optimizer=optimizer,
+                           epochs_done=epoch + 1)
+        world.share_buffers(model, *([averaged] if averaged else []))
+        test_loss, test_accuracy = evaluate(state.evaluated, data, config, world)
         result = EpochResult(
-            epoch=epoch, lr=settings["lr"], train_loss=loss, train_accuracy=train_accuracy,
-            test_loss=F.cross_entropy(logits, data.test_labels).item(),
-            test_accuracy=accuracy(logits, data.test_labels))
+            epoch=epoch, lr=lr, train_loss=total_loss / n_steps,
+            train_accuracy=float("nan") if reconstructs(model) else total_right / n_steps,
+            test_loss=test_loss, test_accuracy=test_accuracy, seconds=seconds,
+            images_per_second=n_steps * batch_size * world.size / seconds)
         results.append(result)
         if on_epoch:
-            on_epoch(result, optimizer)
+            on_epoch(result, state)
     return results
