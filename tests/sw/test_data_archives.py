@@ -175,6 +175,8 @@ def test_parquet(image, label, folder, tmp_path):
     assert (data.n_train, data.n_test, data.damaged) == (10, 10, [])
     red = (data.train_images[:, 0, 5, 5] * data.std[0] + data.mean[0]) * 255
     assert red.round().int().tolist() == list(range(0, 100, 10))
+    green = (data.test_images[:, 1] * data.std[1] + data.mean[1]) * 255
+    assert (green.round() == 100).all()
     assert data.train_labels.tolist() == list(range(10))
 
 
