@@ -6,6 +6,7 @@ import torch
 from golden.errors import LockstepError
 from golden.interpreter import run
 from models import MODELS, build_model
+from sw.layers import QLayer
 from sw.lower import lower
 
 SMALL = {"resnet": {"depth": 8}}  # options of a quick network, where the default is not
@@ -33,6 +34,20 @@ def test_every_model_lowers_and_runs(name, norm_lowering):
     assert run(program, images[:2].numpy())[program.outputs[0]].shape == outputs[:2].shape
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_follows_recipe_and_overrides(name):
+    def configs(options):
+        model = build_model(name, options | SMALL.get(name, {}))
+        return [layer.config for layer in model.modules() if isinstance(layer, QLayer)]
+
+    for config in configs({"overrides": {"weight.bits": 4}}):
+        assert (config.weight.bits, config.quantize, config.norm.kind) == (4, True, "range")
+    for config in configs({"recipe": "float"}):
+        assert (config.quantize, config.norm.kind) == (False, "batch")
+    for config in configs({"recipe": "jacob", "quantize": False}):
+        assert (config.name, config.quantize) == ("jacob", False)
+
+
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(LockstepError, match="Unknown model 'resnext'; known models: .*resnet"):
         build_model("resnext")
@@ -41,7 +56,9 @@ def test_unknown_model_lists_the_known_ones():
 @pytest.mark.parametrize(("options", "message"), [
     ({"depth": 18}, "no option 'depth'; its options: width"),
     ({"width": "wide"}, "Option width must be a positive integer, not 'wide'"),
-    ({"quantize": "yes"}, "quantize must be True or False, not 'yes'")])
+    ({"quantize": "yes"}, "quantize must be True or False, not 'yes'"),
+    ({"recipe": "baner"}, "Unknown recipe 'baner'"),
+    ({"overrides": {"weight.bit": 4}}, "no field 'weight.bit'")])
 def test_bad_options(options, message):
     with pytest.raises(LockstepError, match=message):
         build_model("resnet_digits", options)
