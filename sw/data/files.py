@@ -12,6 +12,8 @@ from golden.errors import LockstepError
 # What Pillow raises for files cut short or overwritten, depending on the format and the place.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
            Image.DecompressionBombError)
+# Not all that Pillow reads: some, EPS among them, are handed to outside programs.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
 def roots(directory: Path | None, name: str) -> list[Path]:
@@ -28,8 +30,8 @@ def not_found(name: str, directory: Path | None, expected: str) -> LockstepError
     return LockstepError(f"Data set {name} is not in {where}; put there {expected}")
 
 
-def decode(source: bytes | Path) -> Image.Image:
-    """One picture as RGB; raises one of DAMAGED when it cannot be decoded."""
+def decode(source: bytes | str) -> Image.Image:
+    """One picture, encoded or by its path, as RGB; raises one of DAMAGED if it is none."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    with Image.open(stream) as image:
+    with Image.open(stream, formats=FORMATS) as image:
         return image.convert("RGB")

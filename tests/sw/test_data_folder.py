@@ -31,6 +31,7 @@ def root(tmp_path):
                 image = Image.fromarray(pixels).convert("L" if i == 1 else "RGB")
                 image.save(folder / f"{i}.{'png' if i % 2 else 'JPEG'}")
             (folder / "notes.txt").write_text("no picture")
+            (folder / "._0.JPEG").write_bytes(b"what one file manager leaves")
     return tmp_path
 
 
@@ -118,7 +119,7 @@ def test_damaged_files_are_named_and_replaced(root, workers):
     cut.write_bytes(cut.read_bytes()[:200])
     nonsense.write_bytes(b"nonsense")
     test = root / "val" / "cat" / "0.JPEG"
-    test.write_bytes(b"")
+    Image.new("RGB", (30, 30)).save(test, "PCX")  # a format that is not let in
     images, labels_now = epoch(data, workers=workers)
     assert sorted(data.damaged) == sorted(map(str, [cut, nonsense]))
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1_000_003)).argsort()
