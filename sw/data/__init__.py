@@ -26,6 +26,6 @@ def load_dataset(name: str, directory: str | Path | None = None, *, augment: boo
     for an unknown name, listing the known ones, and for files that are missing or damaged.
     """
     if name not in DATASETS:
-        known = ", ".join(sorted(DATASETS))
+        known = ", ".join(DATASETS)
         raise LockstepError(f"Unknown dataset {name!r}; known datasets: {known}")
     return DATASETS[name](None if directory is None else Path(directory), augment, **options)
