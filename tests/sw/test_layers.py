@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from golden.errors import LockstepError
+from sw.gradients import BifurcatedConv2dFunction, BifurcatedLinearFunction, split_gradient
 from sw.layers import (
-    BifurcatedConv2dFunction,
-    BifurcatedLinearFunction,
     QAdd,
     QAvgPool2d,
     QConv2d,
@@ -16,7 +15,8 @@ from sw.layers import (
     QInput,
     QLinear,
 )
-from sw.quantizers import Quantize8Bit, split_gradient
+from sw.quantizers import EIGHT_BIT
+from sw.recipes import make_recipe
 
 GEOMETRIES = [((1, 1), (1, 1), (1, 1), 1), ((2, 2), (1, 1), (1, 1), 2), ((1, 2), (2, 0), (2, 1), 1)]
 
@@ -43,7 +43,7 @@ def share_of_norm(actual, expected):
 def test_convolution_gradients_use_the_right_copies(stride, padding, dilation, groups):
     inputs = conv_case(groups)
     geometry = stride, padding, dilation, groups
-    y = BifurcatedConv2dFunction.apply(*inputs, *geometry)
+    y = BifurcatedConv2dFunction.apply(*inputs, *geometry, EIGHT_BIT, "conv")
     gradient = torch.randn_like(y)
     torch.manual_seed(7)
     y.backward(gradient)
@@ -69,7 +69,7 @@ def test_convolution_gradients_use_the_right_copies(stride, padding, dilation, g
 def test_linear_gradients_use_the_right_copies():
     torch.manual_seed(0)
     inputs = [torch.randn(*shape, requires_grad=True) for shape in ((32, 10), (7, 10), (7,))]
-    y = BifurcatedLinearFunction.apply(*inputs)
+    y = BifurcatedLinearFunction.apply(*inputs, EIGHT_BIT, "linear")
     gradient = torch.randn_like(y)
     torch.manual_seed(7)
     y.backward(gradient)
@@ -120,7 +120,7 @@ def test_outputs_lie_on_the_int8_grid(layer, shapes):
 
 
 def test_float_mode_is_a_plain_convolution():
-    layer = QConv2d(3, 4, 3, norm=False, config=Quantize8Bit(quantize=False))
+    layer = QConv2d(3, 4, 3, norm=False, config=make_recipe(quantize=False))
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias))
 

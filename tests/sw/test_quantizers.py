@@ -6,20 +6,22 @@ import torch
 
 from golden import arith
 from golden.errors import LockstepError
+from sw.gradients import GRADIENT16_HIGH, split_gradient
 from sw.quantizers import (
-    GRADIENT16_HIGH,
+    EIGHT_BIT,
     ActivationQuantizer,
-    AffineQuantizeFunction,
-    Quantize8Bit,
+    FakeQuantizeFunction,
     affine_parameters,
     quantize_weight,
-    split_gradient,
     weight_codes,
 )
+from sw.recipes import make_recipe
+
+INT8 = (-128, 127)
 
 
-def trained_quantizer(x, **options):
-    quantizer = ActivationQuantizer(Quantize8Bit(**options))
+def trained_quantizer(x):
+    quantizer = ActivationQuantizer(EIGHT_BIT)
     quantizer(x)
     return quantizer.eval()
 
@@ -30,7 +32,7 @@ def test_zero_is_exactly_a_code(low, high):
     scale, zero_point = affine_parameters(torch.tensor(low), torch.tensor(high))
     assert zero_point == zero_point.round()
     assert -128 <= zero_point <= 127
-    y = AffineQuantizeFunction.apply(torch.zeros(3), scale, zero_point, False)
+    y = FakeQuantizeFunction.apply(torch.zeros(3), scale, zero_point, INT8, "half_up", False)
     assert torch.equal(y, torch.zeros(3))
 
 
@@ -41,7 +43,7 @@ def test_constant_tensor_gives_no_nan():
 
 
 def test_range_is_the_mean_of_the_samples_ranges_and_then_a_moving_average():
-    quantizer = ActivationQuantizer(Quantize8Bit(momentum=0.25))
+    quantizer = ActivationQuantizer(make_recipe(overrides={"activation.momentum": 0.25}))
     quantizer(torch.tensor([[-1.0, 2.0], [-3.0, 4.0]]))
     assert (quantizer.range_low, quantizer.range_high) == (-2.0, 3.0)
     quantizer(torch.tensor([[-2.0, 7.0], [-2.0, 7.0]]))
@@ -58,15 +60,16 @@ def test_evaluation_gives_the_codes_of_golden_arith():
 
 
 def test_half_rounds_up():
-    y = AffineQuantizeFunction.apply(torch.tensor([-1.5, -0.5, 0.5, 1.5]), torch.tensor(1.0),
-                                     torch.tensor(0.0), False)
+    y = FakeQuantizeFunction.apply(torch.tensor([-1.5, -0.5, 0.5, 1.5]), torch.tensor(1.0),
+                                   torch.tensor(0.0), INT8, "half_up", False)
     assert y.tolist() == [-1.0, 0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(("mask", "expected"), [(False, [1, 1, 1]), (True, [0, 1, 0])])
 def test_straight_through_gradient_and_its_mask(mask, expected):
     x = torch.tensor([-500.0, 3.2, 500.0], requires_grad=True)
-    AffineQuantizeFunction.apply(x, torch.tensor(1.0), torch.tensor(0.0), mask).sum().backward()
+    y = FakeQuantizeFunction.apply(x, torch.tensor(1.0), torch.tensor(0.0), INT8, "half_up", mask)
+    y.sum().backward()
     assert x.grad.tolist() == expected
 
 
@@ -74,9 +77,8 @@ def test_weights_are_symmetric_per_channel_and_pass_the_gradient():
     weight = (torch.randn(5, 3, 3, 3) * torch.tensor([1e-3, 1, 10, 0, 5]).reshape(5, 1, 1, 1))
     weight.requires_grad_()
     codes, scales = weight_codes(weight)
-    assert codes.dtype == torch.int8
-    assert codes.abs().flatten(1).amax(1).tolist() == [127, 127, 127,
-                                                                                    0, 127]
+    assert codes.dtype == torch.int16  # room for the 2^8 - 1 of an 8-bit dorefa grid
+    assert codes.abs().flatten(1).amax(1).tolist() == [127, 127, 127, 0, 127]
     quantized = quantize_weight(weight)
     assert torch.allclose(quantized, codes * scales.reshape(5, 1, 1, 1), rtol=1e-6, atol=0)
     quantized.sum().backward()
@@ -111,15 +113,16 @@ def test_zero_gradient_stays_zero():
 
 def test_float_mode_is_the_identity():
     x = torch.randn(3, 4)
-    assert ActivationQuantizer(Quantize8Bit(quantize=False))(x) is x
+    assert ActivationQuantizer(make_recipe(quantize=False))(x) is x
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"range_constant": "paperr"}, "one of code, paper, exact, not 'paperr'"),
-    ({"chunks": 0}, "positive integer, not 0"), ({"momentum": 0}, r"in \(0, 1\], not 0")])
+    ({"norm.constant": "paperr"}, "norm.constant must be one of code, paper, exact, not 'paperr'"),
+    ({"norm.chunks": 0}, "norm.chunks must be an integer from 1 to 1048576, not 0"),
+    ({"norm.momentum": 0}, r"norm.momentum must be in \(0, 1\], not 0")])
 def test_bad_options(options, message):
     with pytest.raises(LockstepError, match=message):
-        Quantize8Bit(**options)
+        make_recipe(overrides=options)
 
 
 def test_untrained_quantizer_says_so():

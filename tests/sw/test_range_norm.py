@@ -9,10 +9,12 @@ import torch
 from golden import arith
 from golden.errors import LockstepError
 from golden.range_norm import range_norm_reference, statistics
-from sw.quantizers import Quantize8Bit, affine_parameters
-from sw.range_norm import EPSILON, RangeBatchNorm, chunk_ranges, expected_range, range_to_sigma
+from sw.norms import EPSILON
+from sw.quantizers import affine_parameters
+from sw.range_norm import RangeBatchNorm, chunk_ranges, expected_range, range_to_sigma
+from sw.recipes import make_recipe
 
-FLOAT = Quantize8Bit(quantize=False)
+FLOAT = make_recipe(quantize=False)
 
 
 def float64_range_norm(x, gamma, beta, n_chunks=16):
@@ -63,7 +65,7 @@ def test_forward_is_the_equation():
 
 
 def test_running_statistics_use_torchs_momentum():
-    norm = RangeBatchNorm(1, Quantize8Bit(quantize=False, momentum=0.1))
+    norm = RangeBatchNorm(1, make_recipe(quantize=False, overrides={"norm.momentum": 0.1}))
     norm(torch.zeros(16, 1, 2, 2))
     norm(torch.ones(16, 1, 2, 2))
     assert norm.running_mean.item() == pytest.approx(0.1)
@@ -110,7 +112,7 @@ def test_training_forward_gives_the_codes_of_the_golden_reference(shape):
     assert (difference != 0).mean() < 0.002
 
 
-@pytest.mark.parametrize("config", [FLOAT, Quantize8Bit()])
+@pytest.mark.parametrize("config", [FLOAT, make_recipe()])
 def test_constant_channel_gives_beta_and_zero_gamma_finite_gradients(config):
     norm = RangeBatchNorm(2, config, zero_init=True)
     torch.nn.init.constant_(norm.bias, 0.25)
