@@ -1,146 +1,78 @@
 """Benchmarks: `python flows/bench.py SUITE -o DIR` writes DIR/SUITE.json, a list of rows
-{name, value, unit, goal, met, command, context}.
+{name, value, unit, goal, met, command, context}, and the results page DIR/SUITE.md.
 
-digits: accuracy of float RangeBN, of the 8-bit simulation and of the integer program over several
-seeds, and how far the integer program's codes are from the simulation's, tensor by tensor.
+digits: the demo's network, several seeds. accuracy: CIFAR-10, ResNet-8 and ResNet-20, what 8 bits
+cost. train-speed: seconds per training step beside float32 and Brevitas.
 """
 
+import argparse
 import json
-import sys
-import time
 from pathlib import Path
 
 from flows import cli
+from flows.benchmarks import print_rows, results_page
 from golden.errors import LockstepError
 
-SUITES = ("digits",)
+
+def _digits(arguments: argparse.Namespace, command: str) -> list[dict]:
+    from flows.benchmarks import digits
+
+    return digits.measure(arguments.seeds or 5, arguments.epochs or 20, command)
 
 
-def row(name: str, value: float, unit: str, command: str, *, goal: str | None = None,
-        met: bool | None = None, context: str = "") -> dict:
-    """One figure. goal: in words, e.g. ">= 97.5"; met: None where there is no goal."""
-    return {"name": name, "value": value, "unit": unit, "goal": goal, "met": met,
-            "command": command, "context": context}
+def _accuracy(arguments: argparse.Namespace, command: str) -> list[dict]:
+    from flows.benchmarks import accuracy
+
+    return accuracy.measure(arguments, command)
 
 
-def _trained(data, seed: int, epochs: int, quantize: bool, bar):
-    import torch
+def _train_speed(arguments: argparse.Namespace, command: str) -> list[dict]:
+    from flows.benchmarks import train_speed
 
-    from models import build_model
-    from sw.train import TrainConfig, train
-
-    torch.manual_seed(seed)
-    model = build_model("resnet_digits", {"quantize": quantize})
-    results = train(model, data, TrainConfig(epochs=epochs, seed=seed),
-                    on_epoch=lambda result, optimizer: bar.update())
-    return model, 100 * results[-1].test_accuracy
+    return train_speed.measure(arguments, command)
 
 
-def _one_seed(data, seed: int, epochs: int, bar) -> dict:
-    """Accuracies in percent and, per tensor, (share, largest difference) of differing codes."""
-    from golden.interpreter import run
-    from sw.lower import lower
-    from sw.simulate import differing_codes, simulate
-
-    _, float_accuracy = _trained(data, seed, epochs, False, bar)
-    model, simulated_accuracy = _trained(data, seed, epochs, True, bar)
-    program = lower(model, "fold")
-    trace = run(program, data.test_images.numpy())
-    right = trace[program.outputs[0]].argmax(1) == data.test_labels.numpy()
-    codes = {name: differing_codes(simulate(model, data.test_images, program=program,
-                                            int32_bias=int32_bias), trace)
-             for name, int32_bias in (("codes", False), ("codes_int32_bias", True))}
-    return {"float": float_accuracy, "simulated": simulated_accuracy,
-            "integer": 100 * float(right.mean()), **codes}
+SUITES = {"digits": _digits, "accuracy": _accuracy, "train-speed": _train_speed}
 
 
-def bench_digits(n_seeds: int, epochs: int, command: str) -> list[dict]:
-    """Train float and 8-bit for every seed; returns the rows."""
-    import numpy as np
-    import torch
-    from tqdm import tqdm
-
-    from sw.data import load_dataset
-
-    torch.set_num_threads(1)
-    data = load_dataset("digits")
-    start = time.perf_counter()
-    with tqdm(total=2 * n_seeds * epochs, unit="epoch", file=sys.stderr) as bar:
-        seeds = [_one_seed(data, seed, epochs, bar) for seed in range(n_seeds)]
-    context = (f"resnet_digits, {epochs} epochs, seeds 0..{n_seeds - 1}, "
-               f"{len(data.test_labels)} test images")
-    rows = []
-
-    def add(name, value, unit, **goal):
-        rows.append(row(f"digits.{name}", value, unit, command, context=context, **goal))
-
-    for kind in ("float", "simulated", "integer"):
-        values = [seed[kind] for seed in seeds]
-        goal = {"goal": ">= 97.5", "met": np.mean(values).item() >= 97.5} \
-            if kind == "integer" else {}
-        add(f"accuracy.{kind}.mean", float(np.mean(values)), "%", **goal)
-        for index, value in enumerate(values):
-            add(f"accuracy.{kind}.seed{index}", value, "%")
-    paired = [seed["integer"] - seed["simulated"] for seed in seeds]
-    largest = max(map(abs, paired))
-    add("accuracy.integer_minus_simulated.mean", float(np.mean(paired)), "points",
-        goal="within 0.5", met=bool(abs(np.mean(paired)) <= 0.5))
-    add("accuracy.integer_minus_simulated.largest", largest, "points",
-        goal="within 0.5", met=largest <= 0.5)
-    tensors = list(seeds[0]["codes"])
-    for name in tensors:
-        add(f"differing_codes.{name}", 100 * max(seed["codes"][name][0] for seed in seeds), "%")
-    computed = tensors[1:]
-    shares = {name: max(seed["codes"][name][0] for seed in seeds) for name in computed}
-    worst = max(shares.values())
-    codes = max(seed["codes"][name][1] for seed in seeds for name in computed)
-    add("differing_codes.first", 100 * shares[computed[0]], "%", goal="<= 0.1",
-        met=shares[computed[0]] <= 0.001)
-    add("differing_codes.any", 100 * worst, "%", goal="<= 6", met=worst <= 0.06)
-    add("differing_codes.largest", codes, "codes", goal="<= 4", met=codes <= 4)
-    exact = [difference for seed in seeds for difference in seed["codes_int32_bias"].values()]
-    add("differing_codes_int32_bias.any", 100 * max(share for share, _ in exact), "%")
-    add("differing_codes_int32_bias.largest", max(largest for _, largest in exact), "codes")
-    add("seconds", time.perf_counter() - start, "s")
-    return rows
-
-
-def print_rows(rows: list[dict]) -> None:
-    """The figures as a plain table on standard output."""
-    width = max(len(item["name"]) for item in rows)
-    for item in rows:
-        goal = "" if item["goal"] is None else \
-            f"  goal {item['goal']}: {'met' if item['met'] else 'NOT MET'}"
-        print(f"{item['name']:{width}}  {item['value']:10.3f} {item['unit']}{goal}")
-
-
-def results_page(suite: str, rows: list[dict]) -> str:
-    """The rows as a Markdown page."""
-    lines = [f"# {suite}", "", f"`{rows[0]['command']}`", "", rows[0]["context"], "",
-             "| figure | value | unit | goal | met |", "| --- | --- | --- | --- | --- |"]
-    for item in rows:
-        met = {None: "", True: "yes", False: "no"}[item["met"]]
-        lines.append(f"| {item['name']} | {item['value']:.4g} | {item['unit']} "
-                     f"| {item['goal'] or ''} | {met} |")
-    return "\n".join(lines) + "\n"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run a suite, print its rows, write DIR/SUITE.json and the page DIR/SUITE.md."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Command line; options that a suite does not use are refused by it or without meaning."""
     parser = cli.Parser(prog="flows/bench.py",
                         description="Measure; write JSON and a results page.")
     parser.add_argument("suite", help=f"one of: {', '.join(SUITES)}")
     parser.add_argument("-o", "--output", default="build/bench", metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default 5)")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs per training (default 20)")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--seeds", type=int, help="number of seeds (digits 5, accuracy 3)")
+    parser.add_argument("--epochs", type=int,
+                        help="epochs per training (digits 20, accuracy 16 and 8)")
+    parser.add_argument("--datasets-dir", default="data", help="accuracy: where CIFAR-10 is")
+    parser.add_argument("--networks", default="resnet8,resnet20", help="accuracy: which")
+    parser.add_argument("--variants", help="accuracy: comma-separated, default all")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--compile", action="store_true", help="accuracy: torch.compile")
+    parser.add_argument("--report-only", action="store_true",
+                        help="accuracy: rows of the trainings that are already there")
+    parser.add_argument("--repetitions", type=int, default=15, help="train-speed: of each step")
+    parser.add_argument("--batch-size", type=int, help="train-speed: images per step")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a suite, print its rows, write DIR/SUITE.json and the page DIR/SUITE.md."""
+    arguments = parse(argv)
     if arguments.suite not in SUITES:
         raise LockstepError(f"Unknown suite {arguments.suite!r}; known: {', '.join(SUITES)}")
-    if arguments.seeds < 1:
-        raise LockstepError(f"Seeds must be at least 1, not {arguments.seeds}")
-    command = f"python flows/bench.py {arguments.suite} --seeds {arguments.seeds} " \
-              f"--epochs {arguments.epochs}"
-    rows = bench_digits(arguments.seeds, arguments.epochs, command)
+    for name in ("seeds", "epochs", "repetitions", "threads", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise LockstepError(f"{name.replace('_', ' ').capitalize()} must be at least 1, "
+                                f"not {value}")
+    given = [f"--{name.replace('_', '-')} {getattr(arguments, name)}"
+             for name in ("seeds", "epochs", "networks", "variants")
+             if getattr(arguments, name) not in (None, "resnet8,resnet20")]
+    command = " ".join(["python flows/bench.py", arguments.suite, *given,
+                        *(["--compile"] if arguments.compile else [])])
+    rows = SUITES[arguments.suite](arguments, command)
     print_rows(rows)
     output = Path(arguments.output)
     with cli.replacing(output) as temporary:
