@@ -16,6 +16,12 @@ from models.mlp import MLP
 REGIME = [{"epoch": 0, "optimizer": "Adam", "lr": 1e-3}]
 
 
+class Autoencoder(MLP):
+    """(N, *input_shape) float32 -> (N, features) float32, an estimate of the input, flattened."""
+
+    objective = "reconstruction"
+
+
 def autoencoder(features: int | None = None, hidden: int = 128, bottleneck: int = 8,
                 layers: int = 4, dataset: str | None = None, quantize: bool = True,
                 recipe: str = "banner", overrides: dict | None = None) -> nn.Module:
@@ -29,7 +35,5 @@ def autoencoder(features: int | None = None, hidden: int = 128, bottleneck: int 
         input_shape, _ = task(dataset, 1, dataset)
     check_positive(features=input_shape[0], hidden=hidden, bottleneck=bottleneck, layers=layers)
     side = (hidden,) * layers
-    model = MLP(input_shape, (*side, bottleneck, *side), prod(input_shape),
-                make_config(quantize, recipe, overrides), REGIME)
-    model.objective = "reconstruction"
-    return model
+    return Autoencoder(input_shape, (*side, bottleneck, *side), prod(input_shape),
+                       make_config(quantize, recipe, overrides), REGIME)

@@ -4,6 +4,10 @@
 96x96 it is the visual wake words network of MLPerf Tiny: 7.5 M MACs; at 1.0 and 224x224 the
 paper's, 569 M. MLPerf Tiny pads strided layers at the bottom and right only, here padding is
 symmetric; the shapes are the same. First and last layer are quantized like every other.
+
+Train it with the override ``{"activation.range": "min_max"}``: the ``banner`` recipe clips every
+activation at its images' mean extremes, 27 layers in a row (5 epochs of enlarged digits: 16 %
+without the override, 70 % with it, 74 % in float).
 """
 
 from torch import Tensor, nn
