@@ -46,7 +46,7 @@ def quantize_gradient(gradient: Tensor, recipe: TensorRecipe, owner: str = "grad
     if not recipe.enabled:
         return gradient
     if recipe.format != "integer":
-        return to_float8(gradient, recipe, 1)
+        return to_float8(gradient, recipe, 1, owner)
     low, high = extremes(gradient, recipe, 1, owner)
     if recipe.grid == "dorefa":  # 2m (q(g / 2m + 1/2 + noise) - 1/2): 2^bits levels, no zero
         steps = 2**recipe.bits - 1
@@ -63,9 +63,10 @@ def quantize_gradient(gradient: Tensor, recipe: TensorRecipe, owner: str = "grad
             else constrain_scale((torch.maximum(low.abs(), high.abs()) / recipe.code_bounds[1])
                                  .clamp_min(1e-38), recipe)
     codes = round_to_integer(gradient / spread(scale, gradient, recipe, 1), recipe.rounding)
-    codes = codes.clamp_(*recipe.code_bounds)
-    if recipe.normalise:
+    if recipe.normalise:  # WAGE does not clip here, and no other scale has anything to clip
         scale = scale / unit if unit is not None else torch.ones_like(scale)
+    else:
+        codes = codes.clamp_(*recipe.code_bounds)
     return codes * spread(scale, gradient, recipe, 1)
 
 
@@ -98,11 +99,18 @@ def gradient_copies(gradient: Tensor, recipe: Recipe, owner: str, *, want_error:
     return for_weight, error
 
 
-def finish_weight_gradient(gradient: Tensor | None, recipe: Recipe, owner: str) -> Tensor | None:
-    """The gradient to the weight as the optimizer gets it, (O, ...)."""
+def finish_weight_gradient(gradient: Tensor | None, weight: Tensor, recipe: Recipe, owner: str
+                           ) -> Tensor | None:
+    """The gradient to the weight as the optimizer gets it, (O, ...). weight: quantized, (O, ...).
+
+    Normalised without ``shift``, an integer number of the weight's grid steps.
+    """
     if gradient is None or recipe.gradient_of != "product" or not recipe.gradient.enabled:
         return gradient
     quantized = quantize_gradient(gradient, recipe.gradient, owner)
+    if recipe.gradient.normalise and recipe.gradient.scale != "shift":
+        step = symmetric_scale(*extremes(weight, recipe.weight, 0, owner), recipe.weight)
+        quantized = quantized * spread(step, weight, recipe.weight, 0)
     probe.observe(owner, "G", gradient, quantized)
     return quantized
 
@@ -139,7 +147,7 @@ class BifurcatedConv2dFunction(torch.autograd.Function):
         else:
             grad_x = products(error, [True, False, False])[0] if want_x else None
             _, grad_weight, grad_bias = products(for_weight, [False, want_weight, want_bias])
-        grad_weight = finish_weight_gradient(grad_weight, ctx.recipe, ctx.owner)
+        grad_weight = finish_weight_gradient(grad_weight, weight, ctx.recipe, ctx.owner)
         return grad_x, grad_weight, grad_bias, None, None, None, None, None, None
 
 
@@ -159,7 +167,7 @@ class BifurcatedLinearFunction(torch.autograd.Function):
         for_weight, error = gradient_copies(gradient, ctx.recipe, ctx.owner, want_error=want_x)
         grad_weight = for_weight.t() @ x if want_weight else None
         return (error @ weight if want_x else None,
-                finish_weight_gradient(grad_weight, ctx.recipe, ctx.owner),
+                finish_weight_gradient(grad_weight, weight, ctx.recipe, ctx.owner),
                 for_weight.sum(0) if want_bias else None, None, None)
 
 

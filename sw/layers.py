@@ -80,7 +80,9 @@ class WeightedLayer(QLayer):
     def _build(self, weight: Tensor, norm: bool, zero_init: bool) -> None:
         self.weight = nn.Parameter(weight)
         self.norm = make_norm(len(weight), self.config, zero_init) if norm else None
-        self.bias = None if norm else nn.Parameter(torch.zeros(len(weight)))
+        # no bias where updates are in units of the weights' grid: those methods have none
+        self.bias = None if norm or self.config.gradient.normalise \
+            else nn.Parameter(torch.zeros(len(weight)))
         self.attenuation = 1.0
         self.source: tuple[ActivationQuantizer, ...] = ()  # that of the input, set by connect
         if self.config.initialise == "wage":

@@ -6,8 +6,10 @@ with ``f = gamma / (scale + eps)``, input scale S1, weight scale S2, output scal
     acc = sum w * (q - Z1) + round((beta - mean * f) / (S1 * S2 * |f|))
     y   = clamp(requantize(acc, S1 * S2 * |f| / S3) + Z3)        w negated where gamma < 0
 
-A channel whose factor is 0, or whose bias does not fit int32, becomes weight 0 and the code of its
-constant. ReLU and ReLU6 become clamp bounds.
+A channel whose codes are small has them multiplied by the largest power of two that keeps them int8
+and S2 divided by it: the same real weights, a finer step for the bias (``refined_codes``). A channel
+whose factor is 0, or whose bias does not fit int32, becomes weight 0 and the code of its constant.
+ReLU and ReLU6 become clamp bounds.
 
 ``exact``: the int8 tensor between convolution and norm stays, as in the training graph.
 
@@ -71,6 +73,31 @@ def _rescale(factors, quantization: Quantization, quantizer: ActivationQuantizer
                                     **_bounds(activation, quantization, quantizer.recipe))
 
 
+def refined_codes(layer: WeightedLayer, factor: np.ndarray, offset: np.ndarray,
+                  input_scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weight codes int64 (O, ...) and the accumulator's step S1 * S2 * |f|, float64 (O,).
+
+    The bias is rounded to that step, which is coarse where weights have few codes: codes times k,
+    step over k is the same product and rounds the bias k times finer. k is the largest power of
+    two with k * max|code| <= 127 and sums that surely fit int32 (a power of two, so that scales
+    which are powers of two stay so and their ties round alike); 1 for a layer with an accumulator
+    width of its own, whose sums it would enlarge.
+    """
+    codes, scales = weight_codes(layer.stored_weight(), layer.config.weight, layer.owner)
+    codes = codes.cpu().numpy().astype(np.int64)
+    unit = input_scale * scales.cpu().numpy().astype(np.float64) * np.abs(factor)
+    if layer.config.accumulator.bits is not None:
+        return codes, unit
+    magnitudes = np.abs(codes).reshape(len(codes), -1)
+    largest, total = magnitudes.max(axis=1), magnitudes.sum(axis=1) * _CODE_SPAN
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        bias = np.minimum(np.abs(np.nan_to_num(offset / unit)) + 1, arith.INT32_MAX)
+    factors = np.minimum(127 // np.maximum(largest, 1), arith.INT32_MAX // (total + bias))
+    factors = np.where(largest > 0, np.maximum(factors, 1), 1)
+    factors = np.int64(1) << (np.frexp(factors)[1] - 1).astype(np.int64)
+    return codes * factors.reshape((-1,) + (1,) * (codes.ndim - 1)), unit / factors
+
+
 def fold(layer: WeightedLayer, factor: np.ndarray, offset: np.ndarray, source: Quantization,
          quantizer: ActivationQuantizer, activation: str | None = None) -> dict:
     """Integer weights, bias and Rescale of ``y = factor * product(x, weight) + offset``.
@@ -80,11 +107,9 @@ def fold(layer: WeightedLayer, factor: np.ndarray, offset: np.ndarray, source: Q
     """
     target = _quantization(quantizer)
     check_weight_codes(layer)
-    codes, scales = weight_codes(layer.stored_weight(), layer.config.weight, layer.owner)
-    codes = codes.cpu().numpy().astype(np.int64)
+    codes, unit = refined_codes(layer, factor, offset, source.scale)
     per_channel = (-1,) + (1,) * (codes.ndim - 1)
     codes *= np.where(factor < 0, -1, 1).reshape(per_channel)
-    unit = source.scale * scales.cpu().numpy().astype(np.float64) * np.abs(factor)
     multipliers = unit / target.scale
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bias = np.floor(offset / unit + 0.5)

@@ -93,10 +93,10 @@ class StraightThroughFunction(torch.autograd.Function):
         return gradient, None
 
 
-def to_float8(x: Tensor, recipe: TensorRecipe, axis: int) -> Tensor:
+def to_float8(x: Tensor, recipe: TensorRecipe, axis: int, owner: str = "tensor") -> Tensor:
     """x through 8-bit floating point, scaled so that the largest value uses the top exponent."""
     kind = _FLOAT8[recipe.format]
-    largest = spread(grouped(x.abs(), recipe, axis).amax(1), x, recipe, axis)
+    largest = spread(grouped(x.abs(), recipe, axis, owner).amax(1), x, recipe, axis)
     scale = (largest / torch.finfo(kind).max).clamp_min(1e-38)
     scale = constrain_scale(scale, replace(recipe, scale="power_of_two"))
     return (x / scale).to(kind).to(x.dtype) * scale
@@ -147,7 +147,9 @@ def quantize_weight(weight: Tensor, recipe: TensorRecipe = EIGHT_BIT.weight,
     if not recipe.enabled:
         return weight
     if recipe.format != "integer":
-        return StraightThroughFunction.apply(weight, to_float8(weight.detach(), recipe, 0))
+        value = to_float8(weight.detach(), recipe, 0, owner)
+        probe.observe(owner, "W", weight, value)
+        return StraightThroughFunction.apply(weight, value)
     with torch.no_grad():
         codes, scale = _grid(weight, recipe, owner)
         value = codes * scale
@@ -155,7 +157,8 @@ def quantize_weight(weight: Tensor, recipe: TensorRecipe = EIGHT_BIT.weight,
     carrier = weight
     if recipe.grid == "dorefa" and recipe.bits > 1:
         squashed = torch.tanh(weight)
-        carrier = squashed / squashed.detach().abs().amax().clamp_min(SMALLEST_SCALE)
+        largest = grouped(squashed.detach().abs(), recipe, 0, owner).amax(1)
+        carrier = squashed / spread(largest.clamp_min(SMALLEST_SCALE), weight, recipe, 0)
     elif recipe.clipped == "mask":
         limit = scale * recipe.code_bounds[1]
         carrier = torch.maximum(torch.minimum(weight, limit), -limit)
@@ -182,8 +185,8 @@ class ActivationQuantizer(nn.Module):
     the running range, torch's momentum. Real 0 is always a code.
 
     bounded: the values lie behind a ReLU. Only there do the ranges ``clamp`` and ``pact`` apply;
-    the network's input, logits and tensors before an addition get at least 8 bits and a running
-    range instead.
+    the network's input, logits and tensors before an addition get at least 8 bits and the range
+    of the batch instead.
 
     Buffers: range_low, range_high (float32, one per group, scalar per tensor), batches (int64,
     0 = not calibrated). Parameter: bound (scalar), for ``pact``.
@@ -193,7 +196,7 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         recipe = config.tensor("activation")
         if recipe.enabled and recipe.range in ("clamp", "pact") and not bounded:
-            recipe = replace(recipe, bits=max(8, recipe.bits), range="ema")
+            recipe = replace(recipe, bits=max(8, recipe.bits), range="batch_mean", clipped="pass")
         self.recipe = recipe
         self.owner = type(self).__name__
         self.scale: Tensor | None = None  # of the latest batch, for the accumulator's simulation
@@ -210,7 +213,9 @@ class ActivationQuantizer(nn.Module):
         if not recipe.enabled:
             return x
         if recipe.format != "integer":
-            return StraightThroughFunction.apply(x, to_float8(x.detach(), recipe, 1))
+            y = StraightThroughFunction.apply(x, to_float8(x.detach(), recipe, 1, self.owner))
+            probe.observe(self.owner, "A", x, y)
+            return y
         if self.training:
             low, high = self._batch_range(x.detach())
             if recipe.delay:

@@ -52,7 +52,7 @@ def _fraction(field_name: str, value) -> None:
 class TensorRecipe:
     """Quantization of one kind of tensor.
 
-    bits: 2-16 (1 and 2 for a dorefa or ternary grid); None leaves the tensor in float32.
+    bits: 2-16 (from 1 for a dorefa grid, 2 for a ternary, 8 for fp8); None leaves it in float32.
     format: ``integer``, or emulated 8-bit floating point, which is no integer machine's.
     scale: ``float``; ``power_of_two`` (rounded up); ``shift`` (nearest power of two); or
         ``multiplier``, M0 * 2^-n with M0 of ``multiplier_bits`` bits.
@@ -67,7 +67,8 @@ class TensorRecipe:
     delay: batches before quantization starts; the range is followed from the first.
     grid: ``uniform``; ``dorefa`` (no zero: odd multiples); ``ternary`` (weights in {-s, 0, s}).
     clamp_decay: coefficient of the L2 penalty on a learned bound.
-    normalise: return values in units of the power of two nearest the maximum (WAGE).
+    normalise: of the gradient to the weight: with scale ``shift`` in units of the power of two
+        nearest the maximum (WAGE), else in units of the stored weight's grid step (NITI).
     """
 
     bits: int | None = 8
@@ -88,12 +89,17 @@ class TensorRecipe:
     normalise: bool = False
 
     def __post_init__(self):
-        if self.bits is not None:
-            _integer("bits", self.bits, 2 if self.grid == "uniform" else 1, 16)
         for name, known in (("format", FORMATS), ("scale", SCALES), ("range", RANGES),
                             ("granularity", GRANULARITIES), ("rounding", ROUNDINGS),
                             ("clipped", ("pass", "mask")), ("grid", GRIDS)):
             _one_of(name, getattr(self, name), known)
+        if self.bits is not None:
+            _integer("bits", self.bits, 1 if self.grid == "dorefa" else 2, 16)
+            if self.format != "integer" and self.bits != 8:
+                raise LockstepError(f"Option bits must be 8 for format {self.format}, not "
+                                    f"{self.bits}")
+            if self.grid == "ternary" and self.bits != 2:
+                raise LockstepError(f"Option bits must be 2 for grid ternary, not {self.bits}")
         _integer("multiplier_bits", self.multiplier_bits, 1, 31)
         _integer("group_size", self.group_size, 1, 2**20)
         _integer("delay", self.delay, 0, 2**31 - 1)
@@ -181,7 +187,7 @@ class LayerRecipe:
 
     def __post_init__(self):
         if self.bits is not None:
-            _integer("bits", self.bits, 1, 16)
+            _integer("bits", self.bits, 2, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,13 +244,26 @@ class Recipe:
                 raise LockstepError(f"Option {kind}.symmetric must be True; only activations have "
                                     f"a zero point")
         if self.accumulator.bits is not None and (
-                self.activation.granularity != "tensor" or not self.activation.enabled
-                or not self.weight.enabled):
+                self.activation.granularity != "tensor"
+                or not all(recipe.enabled and recipe.format == "integer"
+                           for recipe in (self.activation, self.weight))):
             raise LockstepError("Option accumulator.bits needs integer weights and activations "
                                 "with one scale per activation tensor")
-        if self.activation.grid != "uniform":
-            raise LockstepError(f"Option activation.grid must be uniform, not "
-                                f"{self.activation.grid}")
+        grids = {"weight": GRIDS, "error": ("uniform", "dorefa"), "gradient": ("uniform", "dorefa")}
+        for kind in ("weight", "activation", "error", "gradient", "update", "statistics"):
+            _one_of(f"{kind}.grid", getattr(self, kind).grid, grids.get(kind, ("uniform",)))
+            if getattr(self, kind).normalise and kind != "gradient":
+                raise LockstepError(f"Option {kind}.normalise must be False; only the gradient to "
+                                    f"the weight is normalised")
+        for kind in ("update", "statistics"):
+            _one_of(f"{kind}.format", getattr(self, kind).format, ("integer",))
+        for kind in ("conv", "linear"):
+            if getattr(self, kind).bits is not None:
+                try:
+                    replace(self.weight, bits=getattr(self, kind).bits)
+                    replace(self.activation, bits=getattr(self, kind).bits)
+                except LockstepError as error:
+                    raise LockstepError(f"Option {kind}.bits: {error}") from None
 
     def _allow(self, kind: str, ranges: tuple, granularities: tuple) -> None:
         recipe = getattr(self, kind)
@@ -264,7 +283,8 @@ class Recipe:
                        activation=replace(self.activation, bits=bits))
 
 
-def _replace_field(record: Any, path: list[str], value: Any, dotted: str):
+def _check_field(record: Any, path: list[str], dotted: str) -> None:
+    """Raise LockstepError unless the path leads to a field that is not a record."""
     names = [entry.name for entry in dataclasses.fields(record)]
     if path[0] not in names:
         near = difflib.get_close_matches(path[0], names, 1)
@@ -274,27 +294,38 @@ def _replace_field(record: Any, path: list[str], value: Any, dotted: str):
     if len(path) > 1:
         if not dataclasses.is_dataclass(current):
             raise LockstepError(f"Recipe field {dotted!r}: {path[0]} has no fields of its own")
-        value = _replace_field(current, path[1:], value, dotted)
+        _check_field(current, path[1:], dotted)
     elif dataclasses.is_dataclass(current):
         raise LockstepError(f"Recipe field {dotted!r} is a record; set one of its fields, such as "
                             f"{dotted}.{dataclasses.fields(current)[0].name}")
-    return replace(record, **{path[0]: value})
 
 
 def with_overrides(recipe: Recipe, overrides: dict[str, Any] | None) -> Recipe:
-    """The recipe with fields replaced by dotted name, in the order given.
+    """The recipe with fields replaced by dotted name, all at once: their order does not matter.
 
     Raises LockstepError naming the field and the limit for a field that does not exist, a value
     out of range, and a combination that cannot work.
     """
+    changes: dict[str, Any] = {}
     for dotted, value in (overrides or {}).items():
         if not isinstance(dotted, str) or not dotted:
             raise LockstepError(f"Recipe field must be a dotted name, not {dotted!r}")
+        path = dotted.split(".")
+        _check_field(recipe, path, dotted)
+        if len(path) == 1:
+            changes[dotted] = value
+        else:
+            changes.setdefault(path[0], {})[path[1]] = value
+    for name, value in changes.items():
+        record = getattr(recipe, name)
+        if not dataclasses.is_dataclass(record):
+            continue
         try:
-            recipe = _replace_field(recipe, dotted.split("."), value, dotted)
+            changes[name] = replace(record, **value)
         except LockstepError as error:
             text = str(error)
-            inner = dotted.rpartition(".")[2]
-            raise LockstepError(text.replace(f"Option {inner} ", f"Option {dotted} ", 1)
-                                ) from None
-    return recipe
+            field_name = text.removeprefix("Option ").split()[0]
+            if field_name in (entry.name for entry in dataclasses.fields(record)):
+                text = text.replace(f"Option {field_name}", f"Option {name}.{field_name}", 1)
+            raise LockstepError(text) from None
+    return replace(recipe, **changes)

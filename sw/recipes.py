@@ -5,6 +5,7 @@ its overrides call. A recipe that gives integer weights and activations lowers t
 docstrings of the others say why they do not.
 """
 
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -67,18 +68,23 @@ def dorefa() -> Recipe:
 def wage() -> Recipe:
     """Wu, Li, Chen, Shi 2018, arXiv 1802.04680: W 2, A 8, G 8, E 8 bits, shift-based scales.
 
-    W: ``clip(sigma round(w / sigma), -1 + sigma, 1 - sigma)``, sigma = 2^(1-k). A: the same grid
-    behind a power-of-two factor of the layer. E: ``Q(e / Shift(max|e|))``. G: the gradient to the
-    weight over Shift(max|g|). U: weights stored in 8 bits, stochastically rounded. No norm. Logits
-    keep a running range, cross-entropy replaces the paper's squared error.
+    W: ``clip(sigma round(w / sigma), -1 + sigma, 1 - sigma)``, sigma = 2^(1-k), ties to even as in
+    the published code. A: the same grid behind a power-of-two factor of the layer. E: ``Q(e /
+    Shift(max|e|))``; here Shift stays in the value, which the next Shift removes. G: ``g /
+    Shift(max|g|)`` (equation 11; the fine grid only bounds the simulation), then U: the update of
+    stored 8-bit weights, stochastically rounded to multiples of 2^-7, which is equation 12.
+    Neither norm nor bias. Logits have a range of their own and cross-entropy replaces the paper's
+    squared error. Train with SGD without momentum or weight decay and learning rate eta * 2^-7,
+    eta a power of two (8 in the paper).
     """
     return Recipe(
         name="wage",
-        weight=TensorRecipe(bits=2, range="clamp", clamp=0.5, scale="power_of_two"),
+        weight=TensorRecipe(bits=2, range="clamp", clamp=0.5, scale="power_of_two",
+                            rounding="half_even"),
         activation=TensorRecipe(range="clamp", clamp=1 - 2.0**-7, scale="power_of_two",
                                 clipped="mask"),
         error=TensorRecipe(scale="shift"),
-        gradient=TensorRecipe(scale="shift", normalise=True), gradient_of="product",
+        gradient=TensorRecipe(bits=16, scale="shift", normalise=True), gradient_of="product",
         update=TensorRecipe(range="clamp", clamp=1 - 2.0**-7, rounding="stochastic",
                             scale="power_of_two"),
         norm=NormRecipe(kind="none"), initialise="wage")
@@ -112,12 +118,17 @@ def niti() -> Recipe:
     """Wang et al. 2020, arXiv 2009.13108 ("NITI"): int8 with integer exponents, weights included.
 
     W, A, E: 8 bits and a power of two; rounding of A and E by the dropped bits (section 3.3). G:
-    the gradient to the weight in 5 bits, pseudo-stochastic. U: weights stored in 8 bits. No norm.
+    the gradient to the weight in 5 bits and sign, whose integers are subtracted from the integers
+    of the weight whatever the exponents (the published code's weight_update). U: weights stored in
+    8 bits; their exponent follows the largest, where the published code clips at the initial one.
+    Neither norm nor bias. Train with SGD of learning rate 1 without momentum or weight decay;
+    ``gradient.bits`` 6, 5, 4 is its schedule.
     """
     shared = TensorRecipe(scale="power_of_two")
     pseudo = replace(shared, rounding="pseudo_stochastic")
     return Recipe(name="niti", weight=shared, activation=pseudo, error=pseudo,
-                  gradient=replace(pseudo, bits=5), gradient_of="product", update=pseudo,
+                  gradient=replace(pseudo, bits=6, normalise=True), gradient_of="product",
+                  update=pseudo,
                   norm=NormRecipe(kind="none"))
 
 
@@ -170,8 +181,10 @@ def make_recipe(name: str = "banner", *, quantize: bool = True,
     quantize: False trains the recipe's graph, with its norm, in float. Raises LockstepError for an
     unknown name or field and for impossible settings.
     """
-    if name not in RECIPES:
-        raise LockstepError(f"Unknown recipe {name!r}; known recipes: {', '.join(RECIPES)}")
+    if not isinstance(name, str) or name not in RECIPES:
+        near = difflib.get_close_matches(str(name), RECIPES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise LockstepError(f"Unknown recipe {name!r}; known recipes: {', '.join(RECIPES)}{hint}")
     if not isinstance(quantize, bool):
         raise LockstepError(f"Option quantize must be True or False, not {quantize!r}")
     if overrides is not None and not isinstance(overrides, dict):

@@ -5,8 +5,9 @@ does. The others exist to compare methods; ``gemmlowp`` on a real number is its 
 from zero (its two-step rescaling exists only between integers, in ``golden.arith.requantize``).
 
 Source of pseudo-stochastic rounding: Wang et al., "NITI: Training Integer Neural Networks Using
-Integer-only Arithmetic", arXiv 2009.13108, section 3.3: the dropped fraction, of 16 bits here, is
-its own random number; round up where its upper half exceeds its lower half.
+Integer-only Arithmetic", arXiv 2009.13108, section 3.3, and its code (wangmaolin/niti,
+ti_torch.py, PstoShift): the dropped fraction of the magnitude, of 16 bits here, is its own random
+number; the magnitude rounds up where the fraction's upper half exceeds its lower half.
 """
 
 import torch
@@ -28,10 +29,12 @@ def _stochastic(x: Tensor) -> Tensor:
 
 
 def _pseudo_stochastic(x: Tensor) -> Tensor:
-    low = torch.floor(x)
-    fraction = torch.floor((x - low) * 2**_FRACTION_BITS).to(torch.int32)
+    magnitude = x.abs()  # the source shifts towards zero, so that +x and -x round alike
+    low = torch.floor(magnitude)
+    fraction = torch.floor((magnitude - low) * 2**_FRACTION_BITS).to(torch.int32)
     half = _FRACTION_BITS // 2
-    return low + ((fraction >> half) > (fraction & (2**half - 1))).to(x.dtype)
+    up = (fraction >> half) > (fraction & (2**half - 1))
+    return torch.sign(x) * (low + up.to(x.dtype))
 
 
 _FUNCTIONS = {

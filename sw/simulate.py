@@ -17,8 +17,8 @@ from torch import fx, nn
 from golden.program import Program
 from sw.graph import evaluating, trace
 from sw.layers import QConv2d, QLinear
-from sw.lower import lower
-from sw.quantizers import quantize_weight, weight_scales
+from sw.lower import lower, refined_codes
+from sw.quantizers import quantize_weight
 from sw.range_norm import RangeBatchNorm
 
 
@@ -26,7 +26,7 @@ def _with_int32_bias(layer: QConv2d | QLinear, x: torch.Tensor, scale: float) ->
     """A folded layer in float64, its bias rounded to the accumulator's step. scale: of x."""
     factor, offset = (value.cpu().numpy() for value in layer.affine())
     stored, recipe = layer.stored_weight(), layer.config.weight
-    step = np.abs(scale * weight_scales(stored, recipe).flatten().cpu().double().numpy() * factor)
+    _, step = refined_codes(layer, factor, offset, scale)
     with np.errstate(divide="ignore", invalid="ignore"):
         rounded = np.floor(offset / step + 0.5) * step
     offset = np.where(np.isfinite(rounded), rounded, offset)

@@ -13,6 +13,8 @@ from golden.program import Quantization
 from models import build_model
 from sw.layers import QAdd, QAvgPool2d, QConv2d, QGlobalAvgPool2d, QInput, QLinear
 from sw.lower import fold, lower
+from sw.quantizers import ActivationQuantizer
+from sw.recipes import make_recipe
 from sw.simulate import differing_codes, simulate
 from sw.train import logits_of
 from tests.sw.trained import digits, trained_digits
@@ -77,9 +79,15 @@ def test_lowering_twice_gives_the_same_program_and_leaves_the_model_alone():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def folded(weight, factor, offset):
-    return fold(torch.tensor(weight), np.array(factor), np.array(offset),
-                Quantization(scale=0.01, zero_point=-5), Quantization(scale=0.1, zero_point=7))
+def folded(weight, factor, offset, **overrides):
+    """The fields of a linear layer; input S 0.01, Z -5, output S 0.1, Z 7."""
+    config = make_recipe(overrides=overrides)
+    layer = QLinear(len(weight[0]), len(weight), config=config)
+    layer.weight.data = torch.tensor(weight)
+    quantizer = ActivationQuantizer(config)
+    quantizer.follow(torch.tensor(-13.5), torch.tensor(12.0))
+    return fold(layer, np.array(factor), np.array(offset), Quantization(scale=0.01, zero_point=-5),
+                quantizer)
 
 
 def test_negative_gamma_negates_the_weights():
