@@ -144,3 +144,22 @@ def random_bits(seed, step, tensor_id, index, n_bits):
     n_bits = validate.integer("Number of bits", n_bits, 1, BITS_MAX)
     states = states_at(seed, step, tensor_id, index)
     return (states & np.uint64((1 << n_bits) - 1)).astype(np.int64)
+
+
+_COUNTER_MULTIPLIERS = -1640531535, -2048144789, -1028477379  # 0x9E3779B1 ... of xxHash32, signed
+
+
+def counter_bits(seed, index):
+    """8 random bits per element from a counter, the same on int32 numpy arrays and torch tensors.
+
+    seed: an int32 scalar or a Python int in that range. index: int32 array of at least one
+    dimension; the element's position, modulo 2**32. Returns int32 in [0, 256), shape of index.
+
+    A multiplicative hash in wrapping int32 arithmetic, for software that rounds millions of
+    elements per step; the generator above is the one that hardware shares. Not cryptographic.
+    """
+    first, second, third = _COUNTER_MULTIPLIERS
+    state = index * first + seed
+    state = (state ^ (state >> 15 & 0x1FFFF)) * second
+    state = (state ^ (state >> 13 & 0x7FFFF)) * third
+    return state >> 24 & 255
