@@ -20,13 +20,18 @@ def _name(model: nn.Module) -> None:
 
 
 def connect(model: nn.Module) -> nn.Module:
-    """Name the layers, give the first and last weights their own bits (``recipe.ends``), and
-    show every layer with a narrow accumulator the quantizer of its input. Returns the model.
+    """Name the layers, give the first and last weights their own bits (``recipe.ends``), show
+    every layer with a narrow accumulator the quantizer of its input, and give the model the
+    recipe's regime if it has one. Returns the model.
 
-    Raises LockstepError for a model that needs the latter two and cannot be traced.
+    Raises LockstepError for a model that needs bits or accumulators and cannot be traced.
     """
     _name(model)
     weighted = [layer for layer in model.modules() if isinstance(layer, WeightedLayer)]
+    rates = {layer.config.learning_rate for layer in weighted if layer.config.quantize} - {None}
+    if rates:
+        model.regime = [{"epoch": 0, "optimizer": "SGD", "lr": rates.pop(), "momentum": 0.0,
+                         "weight_decay": 0.0}]
     if not any(layer.config.quantize and (layer.config.ends.bits is not None
                                           or layer.config.accumulator.bits is not None)
                for layer in weighted):

@@ -109,6 +109,11 @@ class RangeBatchNorm(Norm):
         values = x.transpose(0, 1).flatten(1)
         mean = values.mean(dim=1)
         ranges, length = chunk_ranges(values, self.options.chunks)
+        if length < 2:
+            raise LockstepError(f"RangeBN of layer {self.owner} needs at least 2 values per chunk, "
+                                f"not {length}: {values.shape[1]} values per channel in "
+                                f"{self.options.chunks} chunks; use larger batches or fewer "
+                                f"norm.chunks")
         if self.options.synchronise:
             mean, ranges = average_over_processes(torch.stack([mean, ranges]))
         scale = ranges * range_to_sigma(length, self.options.constant)

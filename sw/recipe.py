@@ -199,6 +199,8 @@ class Recipe:
     gradient_of: ``input`` quantizes the incoming gradient before the product, ``product`` the
         gradient to the weight itself.
     conv, linear, ends: bits of those layers; ends are the weights of the first and last one.
+    learning_rate: of a method whose updates are in units of the weights' grid; the model then
+        trains with plain SGD of this rate. None: with its own regime.
     initialise: of the weights; ``wage`` is uniform, no smaller than the grid, with a power-of-two
         factor behind the layer that undoes the enlargement.
     quantize: False gives the float32 baseline of the same graph.
@@ -218,6 +220,7 @@ class Recipe:
     conv: LayerRecipe = LayerRecipe()
     linear: LayerRecipe = LayerRecipe()
     ends: LayerRecipe = LayerRecipe()
+    learning_rate: float | None = None
     initialise: str = "kaiming"
     bifurcated: bool = True
     gradient_of: str = "input"
@@ -227,6 +230,12 @@ class Recipe:
         _flag("bifurcated", self.bifurcated)
         _one_of("initialise", self.initialise, ("kaiming", "wage"))
         _one_of("gradient_of", self.gradient_of, ("input", "product"))
+        if self.learning_rate is not None and (
+                isinstance(self.learning_rate, bool)
+                or not isinstance(self.learning_rate, (int, float))
+                or not 0 < self.learning_rate < float("inf")):
+            raise LockstepError(f"Option learning_rate must be a positive number, not "
+                                f"{self.learning_rate!r}")
         if self.weight.enabled and self.weight.rounding in RANDOM_ROUNDINGS:
             raise LockstepError(
                 f"Option weight.rounding cannot be {self.weight.rounding}: a stored weight must "

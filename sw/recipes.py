@@ -74,8 +74,7 @@ def wage() -> Recipe:
     Shift(max|g|)`` (equation 11; the fine grid only bounds the simulation), then U: the update of
     stored 8-bit weights, stochastically rounded to multiples of 2^-7, which is equation 12.
     Neither norm nor bias. Logits have a range of their own and cross-entropy replaces the paper's
-    squared error. Train with SGD without momentum or weight decay and learning rate eta * 2^-7,
-    eta a power of two (8 in the paper).
+    squared error. Plain SGD of rate eta * 2^-7, eta a power of two, 8 as in the paper.
     """
     return Recipe(
         name="wage",
@@ -87,7 +86,7 @@ def wage() -> Recipe:
         gradient=TensorRecipe(bits=16, scale="shift", normalise=True), gradient_of="product",
         update=TensorRecipe(range="clamp", clamp=1 - 2.0**-7, rounding="stochastic",
                             scale="power_of_two"),
-        norm=NormRecipe(kind="none"), initialise="wage")
+        norm=NormRecipe(kind="none"), initialise="wage", learning_rate=8 * 2.0**-7)
 
 
 def pact() -> Recipe:
@@ -121,15 +120,15 @@ def niti() -> Recipe:
     the gradient to the weight in 5 bits and sign, whose integers are subtracted from the integers
     of the weight whatever the exponents (the published code's weight_update). U: weights stored in
     8 bits; their exponent follows the largest, where the published code clips at the initial one.
-    Neither norm nor bias. Train with SGD of learning rate 1 without momentum or weight decay;
-    ``gradient.bits`` 6, 5, 4 is its schedule.
+    Neither norm nor bias. Plain SGD of rate 1; for a slower one ``gradient.bits`` 5 and 4, its
+    schedule.
     """
     shared = TensorRecipe(scale="power_of_two")
     pseudo = replace(shared, rounding="pseudo_stochastic")
     return Recipe(name="niti", weight=shared, activation=pseudo, error=pseudo,
                   gradient=replace(pseudo, bits=6, normalise=True), gradient_of="product",
                   update=pseudo,
-                  norm=NormRecipe(kind="none"))
+                  norm=NormRecipe(kind="none"), learning_rate=1.0)
 
 
 def twn() -> Recipe:
