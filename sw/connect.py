@@ -8,14 +8,15 @@ from torch import nn
 from golden.errors import LockstepError
 from sw.graph import trace
 from sw.layers import QLayer, WeightedLayer
+from sw.norms import Norm
 
 
 def _name(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if hasattr(module, "owner"):
-            # a quantizer or norm is known by its layer
+            # a quantizer or norm is known by its layer, the norm's own quantizer by the norm
             parent = path.rpartition(".")[0]
-            inside = parent and isinstance(model.get_submodule(parent), QLayer)
+            inside = parent and isinstance(model.get_submodule(parent), (QLayer, Norm))
             module.owner = parent if inside else path or type(model).__name__
 
 
