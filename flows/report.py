@@ -24,11 +24,18 @@ LAYER_PLOTS = (
 )
 
 
-def _figure(title: str, unit: str, width: int = WIDTH):
+def _figure(title: str, unit: str):
+    from bokeh.models import BasicTicker, BasicTickFormatter
     from bokeh.plotting import figure
 
-    return figure(title=title, width=width, height=HEIGHT, x_axis_label="epoch",
-                  y_axis_label=unit, tools="pan,wheel_zoom,box_zoom,reset,save")
+    plot = figure(title=title, width=WIDTH, height=HEIGHT, x_axis_label="epoch",
+                  y_axis_label=unit, tools="pan,wheel_zoom,box_zoom,reset,save",
+                  toolbar_location="above", min_border_left=70)
+    plot.xaxis.ticker = BasicTicker(mantissas=[1, 2, 5], min_interval=1)
+    plot.yaxis.formatter = BasicTickFormatter(power_limit_low=-3)
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    return plot
 
 
 def _curves(source, title: str, unit: str, columns: dict[str, str]):
@@ -62,13 +69,16 @@ def _layers(telemetry: list[dict], kind: str, column: str, title: str, unit: str
                 lines[row["layer"]].append((row["epoch"], value))
     if not lines:
         return None
-    plot = _figure(title, unit, WIDTH)
+    order = list(dict.fromkeys(row["layer"] for row in telemetry))  # forward, gradients too
+    lines = dict(sorted(lines.items(), key=lambda item: order.index(item[0])))
+    plot = _figure(title, unit)
     colours = viridis(max(len(lines), 3))
     for (layer, points), colour in zip(lines.items(), colours):
         epochs, values = zip(*points)
         label = {"legend_label": layer} if len(lines) <= LEGEND_LAYERS else {}
         plot.line(epochs, values, color=colour, line_width=1.5, name=layer, **label)
-        plot.scatter(epochs, values, color=colour, size=4, name=layer)
+        if len(epochs) == 1:  # a line needs two points
+            plot.scatter(epochs, values, color=colour, size=5, name=layer)
     plot.add_tools(HoverTool(tooltips=[("layer", "$name"), ("epoch", "$x{0}"),
                                        (unit, "$y{0.0000}")]))
     if plot.legend:
@@ -113,12 +123,12 @@ def write_report(path: str | Path, history: list[dict], config: dict,
     parts = [Div(text=f"<h2>{config['model']} on {config['dataset']}</h2><p>{state}: epoch "
                       f"{last['epoch'] + 1} of {config['epochs']}, {accuracy}test loss "
                       f"{last['test_loss']:.4f}</p>", width=2 * WIDTH),
-             gridplot(figures, ncols=2, merge_tools=False)]
+             gridplot(figures, ncols=2, merge_tools=False, toolbar_location=None)]
     if per_layer:
         parts += [Div(text="<h3>Layers</h3><p>One line per layer, from the first (dark) to the "
                            "last (bright); observed on one fixed batch after every epoch.</p>",
                       width=2 * WIDTH),
-                  gridplot(per_layer, ncols=2, merge_tools=False)]
+                  gridplot(per_layer, ncols=2, merge_tools=False, toolbar_location=None)]
     parts.append(Div(text=_table(config), width=2 * WIDTH))
     page = file_html(column(*parts), INLINE, title=f"{config['model']} training")
     if running:

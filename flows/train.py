@@ -44,6 +44,8 @@ def run_training(run: Run, world, arguments) -> None:
     telemetry = read_csv(run.directory / "telemetry.csv", len(history)) if run.resumed else []
     if world.main:
         begin_outputs(run.directory, resumed=run.resumed is not None)
+    if world.main and run.obstacle:
+        print(f"no integer program: {run.obstacle}", file=sys.stderr)
     probe = run.data.train_sample(PROBE_IMAGES)
     checkpoint = run.resumed
     progress = Progress(run.directory.name, run.settings.epochs,
@@ -75,11 +77,15 @@ def run_training(run: Run, world, arguments) -> None:
     config["test_loss"] = last["test_loss"]
     config["test_accuracy"] = None if math.isnan(last["test_accuracy"]) else last["test_accuracy"]
     if run.quantized:
-        program = measured(lower(model, norm_lowering=arguments.norm_lowering), model, run.data,
-                           last["test_accuracy"])
-        if "accuracy" in program.metadata:
-            config["integer_accuracy"] = program.metadata["accuracy"]["integer"]
-        config["program_sha256"] = program.sha256
+        try:
+            program = measured(lower(model, norm_lowering=arguments.norm_lowering), model,
+                               run.data, last["test_accuracy"])
+        except LockstepError as error:  # the trained network is kept all the same
+            config["no_program"] = str(error)
+        else:
+            if "accuracy" in program.metadata:
+                config["integer_accuracy"] = program.metadata["accuracy"]["integer"]
+            config["program_sha256"] = program.sha256
     write_outputs(run.directory, checkpoint, program, config, model, run.data, telemetry)
     _print_outcome(run.directory, config, run.quantized)
     if run.data.damaged:
@@ -88,13 +94,18 @@ def run_training(run: Run, world, arguments) -> None:
 
 
 def _print_outcome(directory: Path, config: dict, quantized: bool) -> None:
-    words = f"({'8-bit' if quantized else 'float'}, {config['dataset']}, seed {config['seed']})"
+    options = config["model_config"]
+    kind = "float" if not quantized else options.get("recipe", "8-bit") \
+        if "overrides" not in options else f"{options.get('recipe', 'banner')} with overrides"
+    words = f"({kind}, {config['dataset']}, seed {config['seed']})"
     if config["test_accuracy"] is None:
         print(f"test loss {config['test_loss']:.4f} {words}")
     else:
         print(f"test accuracy {100 * config['test_accuracy']:.2f} % {words}")
     if "integer_accuracy" in config:
         print(f"integer program accuracy {100 * config['integer_accuracy']:.2f} %")
+    if "no_program" in config:
+        print(f"no integer program: {config['no_program']}")
     names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
     print(f"wrote {directory}/ ({', '.join(names)})")
 
@@ -124,8 +135,12 @@ def evaluate(arguments) -> None:
         return
     print(f"test accuracy {100 * accuracy:.2f} %")
     if is_quantized(model):
-        share, n_images = integer_accuracy(lower(model.cpu(), arguments.norm_lowering), model,
-                                           data)
+        try:
+            program = lower(model.cpu(), arguments.norm_lowering)
+        except LockstepError as error:
+            print(f"no integer program: {error}")
+            return
+        share, n_images = integer_accuracy(program, model, data)
         print(f"integer program accuracy {100 * share:.2f} % ({n_images} images)")
 
 

@@ -21,6 +21,7 @@ from sw.data import Dataset
 from sw.distributed import ALONE, World
 from sw.evaluate import accuracy, device_type, evaluate, logits_of, prepared, reconstructs
 from sw.finite import first_not_finite
+from sw.layers import round_stored_weights
 from sw.schedule import (
     data_at,
     load_optimizer,
@@ -62,6 +63,8 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
 
 @torch.no_grad()
 def _update_average(averaged: AveragedModel, model: nn.Module) -> None:
+    if not averaged.n_averaged:  # ranges may have got another shape from the first batch
+        averaged.module.load_state_dict(model.state_dict())
     averaged.update_parameters(model)
     for mean, newest in zip(averaged.module.buffers(), model.buffers()):
         if not newest.is_floating_point():  # counters and exponents have no mean
@@ -146,6 +149,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
             if config.clip_gradient:
                 clip_grads_with_norm_(model.parameters(), config.clip_gradient, norm)
             optimizer.step()
+            round_stored_weights(model)
             lr = scheduler.get_last_lr()[0]
             scheduler.step()
             if averaged:

@@ -16,7 +16,7 @@ from flows import cli
 from flows.report import write_report
 
 TEST_IMAGES = 1000  # at most so many are kept beside the program, for flows/sim.py
-PAGE_SECONDS = 2  # the page of a running training is at least so old when it is rewritten
+PAGE_SECONDS = 10  # a running training rewrites its page no more often; writing takes 1-2 s
 PARTIAL, PARTIAL_BEST = ".partial.pt", ".partial-best.pt"
 
 

@@ -13,13 +13,15 @@ from golden.errors import LockstepError
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run that may begin: network (torch.nn.Module), data set, settings (TrainConfig), teacher
-    (a network or None), and the checkpoint that it continues from (or None)."""
+    (a network or None), and the checkpoint that it continues from (or None). obstacle: why the
+    recipe gives no integer program, or None."""
 
     directory: Path
     name: str
     model_config: dict
     model: Any
     quantized: bool
+    obstacle: str | None
     data: Any
     settings: Any
     teacher: Any
@@ -114,10 +116,13 @@ def prepare(arguments, world) -> Run:
         raise LockstepError("--amp is for float networks only: bfloat16 keeps fewer bits than the "
                             "codes of this recipe have; use --recipe float")
     teacher = _load_teacher(settings.teacher) if settings.teacher else None
-    rehearse(model, data, settings, arguments.norm_lowering if quantized else None, teacher,
-             world)
+    obstacle = rehearse(model, data, settings, arguments.norm_lowering if quantized else None,
+                        teacher, world)
+    if obstacle and not (model_config.get("recipe") or model_config.get("overrides")):
+        raise LockstepError(obstacle)
     return Run(directory=directory, name=name, model_config=model_config, model=model,
-               quantized=quantized, data=data, settings=settings, teacher=teacher, resumed=resumed)
+               quantized=quantized, obstacle=obstacle, data=data, settings=settings,
+               teacher=teacher, resumed=resumed)
 
 
 def _load_teacher(path: str):
