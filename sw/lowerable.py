@@ -52,5 +52,5 @@ def check_widths(report: Report, steps: list[Step]) -> None:
         bits = layer.config.accumulator.bits if layer is not None else None
         if bits is not None and entry.accumulator_width > bits:
             raise LockstepError(
-                f"Layer {entry.node} was trained with a {bits}-bit accumulator but its sums can "
-                f"need {entry.accumulator_width} bits; the integer program does not overflow")
+                f"Layer {entry.node} was trained with {bits} accumulator bits but its sums can "
+                f"need {entry.accumulator_width}; the integer program does not overflow")
