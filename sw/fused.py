@@ -9,6 +9,7 @@ kernels go through torch.compile, sums are taken in another order, and a code ma
 Statistics come back to the caller: running averages stay in the modules.
 """
 
+import functools
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from torch import Tensor
 from golden.errors import LockstepError
 from sw import fused_kernels as kernels
 from sw.quantizers import EIGHT_BIT
-from sw.range_norm import range_to_sigma
+from sw.range_norm import check_chunks, range_to_sigma
 from sw.recipe import Recipe
 
 _compiled: dict | None = None  # specialised kernels; None: run them as they are
@@ -66,6 +67,7 @@ class FusedNorm:
 
     chunks, constant, quantize_gradient, synchronise: as ``sw.recipe.NormRecipe``.
     mask: the gradient of clipped activations is zero. activation: None, "relu" or "relu6".
+    owner: the layer, for messages.
     """
 
     activation: str | None = None
@@ -74,19 +76,21 @@ class FusedNorm:
     mask: bool = False
     quantize_gradient: bool = True
     synchronise: bool = False
+    owner: str = "RangeBN"
 
     def __post_init__(self):
         if self.activation not in (None, "relu", "relu6"):
             raise LockstepError(f"Activation must be relu, relu6 or None, not {self.activation!r}")
 
     @classmethod
-    def of(cls, recipe: Recipe, activation: str | None) -> "FusedNorm":
+    def of(cls, recipe: Recipe, activation: str | None, owner: str = "RangeBN") -> "FusedNorm":
         norm = recipe.norm
         return cls(activation=activation, chunks=norm.chunks, constant=norm.constant,
                    mask=recipe.activation.clipped == "mask", synchronise=norm.synchronise,
-                   quantize_gradient=norm.quantize_gradient)
+                   quantize_gradient=norm.quantize_gradient, owner=owner)
 
 
+@functools.lru_cache
 def supports(recipe: Recipe) -> bool:
     """True if the recipe's numbers are those of this file: `banner`, its norm's options free.
 
@@ -153,6 +157,7 @@ def _forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm):
     """RangeBN's part of a forward pass; returns (tensors to save, Normalized)."""
     rows = _rows(x)
     count = rows.shape[0] * rows.shape[1]
+    check_chunks(count, norm.chunks, norm.owner)
     length = -(-count // norm.chunks)
     number = -(-count // length)
     images = None

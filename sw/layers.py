@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
+from sw import fused, probe
 from sw.accumulator import narrow_sum
 from sw.gradients import BifurcatedConv2dFunction, BifurcatedLinearFunction
 from sw.norms import EPSILON, make_norm
@@ -44,8 +45,21 @@ class QLayer(nn.Module):
         self.owner = type(self).__name__
         self.output = ActivationQuantizer(config, bounded=activation is not None)
 
-    def finish(self, x: Tensor) -> Tensor:
-        """Activation function, then the output quantizer."""
+    @property
+    def fuses(self) -> bool:
+        """True in a training step that ``sw/fused.py`` computes with merged passes."""
+        return self.training and not probe.is_recording() and fused.supports(self.config)
+
+    def finish(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Sum with ``other``, if given; activation function; output quantizer."""
+        if self.fuses:
+            mask = self.config.activation.clipped == "mask"
+            made = fused.activation_quantize(x, self.activation, mask) if other is None \
+                else fused.add_activation_quantize(x, other, self.activation, mask)
+            self.output.follow(made.low, made.high)
+            return made.output
+        if other is not None:
+            x = x + other
         if self.activation == "relu":
             x = F.relu(x)
         elif self.activation == "relu6":
@@ -127,12 +141,23 @@ class WeightedLayer(QLayer):
     def forward(self, x: Tensor) -> Tensor:
         if self.folds:
             return self.finish(self._folded_forward(x))
+        if self.fuses and self.norm is not None:
+            return self._fused_forward(x)
         x = self.quantized_product(x, self.weight, self.bias)
         if self.attenuation != 1:
             x = x * self.attenuation
         if self.norm is not None:
             x = self.norm(x)
         return self.finish(x)
+
+    def _fused_forward(self, x: Tensor) -> Tensor:
+        weight = quantize_weight(self.weight, self.config.tensor("weight"), self.owner)
+        norm = fused.FusedNorm.of(self.config, self.activation, self.owner)
+        made = self.fused_product(x, weight, norm)
+        self.norm.input.follow(made.low, made.high)
+        self.norm.follow(mean=made.mean, scale=made.scale)
+        self.output.follow(made.output_low, made.output_high)
+        return made.output
 
     def _folded_forward(self, x: Tensor) -> Tensor:
         """Norm folded into the weights, arXiv 1712.05877 figure C.8, with the correction of
@@ -178,6 +203,11 @@ class QConv2d(WeightedLayer):
             return F.conv2d(x, weight, bias, *geometry)
         return BifurcatedConv2dFunction.apply(x, weight, bias, *geometry, self.config, self.owner)
 
+    def fused_product(self, x: Tensor, weight: Tensor, norm: fused.FusedNorm) -> fused.Normalized:
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return fused.conv_norm_activation_quantize(x, weight, self.norm.weight, self.norm.bias,
+                                                   geometry, norm)
+
 
 class QLinear(WeightedLayer):
     """Fully connected layer, optionally normalized and with ReLU: (N, I) -> (N, O)."""
@@ -194,6 +224,10 @@ class QLinear(WeightedLayer):
             return F.linear(x, weight, bias)
         return BifurcatedLinearFunction.apply(x, weight, bias, self.config, self.owner)
 
+    def fused_product(self, x: Tensor, weight: Tensor, norm: fused.FusedNorm) -> fused.Normalized:
+        return fused.norm_activation_quantize(self.product(x, weight, None), self.norm.weight,
+                                              self.norm.bias, norm)
+
 
 class QAdd(QLayer):
     """Sum of two quantized tensors of one shape, optionally with ReLU."""
@@ -202,7 +236,7 @@ class QAdd(QLayer):
         super().__init__(config, activation)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.finish(a + b)
+        return self.finish(a, b)
 
 
 class QAvgPool2d(QLayer):

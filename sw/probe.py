@@ -30,6 +30,11 @@ def observe(layer: str, kind: str, original: Tensor, quantized: Tensor) -> None:
         _active.append(Observation(layer, kind, original.detach(), quantized.detach()))
 
 
+def is_recording() -> bool:
+    """True inside ``recording``; layers then run each quantizer on its own."""
+    return _active is not None
+
+
 @contextlib.contextmanager
 def recording() -> Iterator[list[Observation]]:
     """Collect every observation made inside the block, in order of execution. Not reentrant."""

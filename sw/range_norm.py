@@ -69,6 +69,15 @@ def chunk_ranges(x: Tensor, chunks: int) -> tuple[Tensor, int]:
     return (high - low).mean(dim=1), length
 
 
+def check_chunks(count: int, chunks: int, owner: str) -> None:
+    """Raise LockstepError, naming the layer, where a chunk would hold one value only."""
+    length = -(-count // chunks)
+    if length < 2:
+        raise LockstepError(f"RangeBN of layer {owner} needs at least 2 values per chunk, not "
+                            f"{length}: {count} values per channel in {chunks} chunks; use larger "
+                            f"batches or fewer norm.chunks")
+
+
 class RangeBatchNorm(Norm):
     """RangeBN over (N, C, H, W) or (N, C) float32 tensors.
 
@@ -108,12 +117,8 @@ class RangeBatchNorm(Norm):
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values = x.transpose(0, 1).flatten(1)
         mean = values.mean(dim=1)
+        check_chunks(values.shape[1], self.options.chunks, self.owner)
         ranges, length = chunk_ranges(values, self.options.chunks)
-        if length < 2:
-            raise LockstepError(f"RangeBN of layer {self.owner} needs at least 2 values per chunk, "
-                                f"not {length}: {values.shape[1]} values per channel in "
-                                f"{self.options.chunks} chunks; use larger batches or fewer "
-                                f"norm.chunks")
         if self.options.synchronise:
             mean, ranges = average_over_processes(torch.stack([mean, ranges]))
         scale = ranges * range_to_sigma(length, self.options.constant)
