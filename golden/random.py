@@ -146,7 +146,7 @@ def random_bits(seed, step, tensor_id, index, n_bits):
     return (states & np.uint64((1 << n_bits) - 1)).astype(np.int64)
 
 
-_COUNTER_MULTIPLIERS = -1640531535, -2048144789, -1028477379  # 0x9E3779B1 ... of xxHash32, signed
+_COUNTER_MULTIPLIERS = -1640531535, -2048144777, -1028477379  # the first primes of xxHash32
 
 
 def counter_bits(seed, index):
