@@ -26,25 +26,27 @@ from sw.quantizers import EIGHT_BIT
 from sw.range_norm import check_chunks, range_to_sigma
 from sw.recipe import Recipe
 
-_compiled: dict | None = None  # specialised kernels; None: run them as they are
+_compiles = False
+_compiled: dict[tuple, Callable] = {}  # by kernel and shapes
 
 
 def compile_kernels(enable: bool) -> None:
     """Run the kernels through torch.compile from now on, or as they are.
 
-    A kernel is compiled once per shape, at its first use: seconds each, less from Inductor's cache.
+    For the whole process. A kernel is compiled once per shape, at its first use: seconds each, less
+    from Inductor's cache.
     """
-    global _compiled
-    _compiled = {} if enable else None
+    global _compiles
+    _compiles = enable
 
 
 def _merges_passes() -> bool:
-    return _compiled is not None or torch.compiler.is_compiling()
+    return _compiles or torch.compiler.is_compiling()
 
 
 def _run(kernel: Callable, *arguments):
     """The kernel's result; compiled, from a copy of it that only ever sees these shapes."""
-    if _compiled is None or torch.compiler.is_compiling():
+    if not _compiles or torch.compiler.is_compiling():
         return kernel(*arguments)
     key = kernel, *(_signature(a) for a in arguments)
     function = _compiled.get(key)

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from golden.errors import LockstepError
+from sw.compile import compiled
 from sw.data import Dataset
 from sw.distributed import ALONE, World
 from sw.evaluate import accuracy, device_type, evaluate, logits_of, prepared, reconstructs
@@ -91,7 +92,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
     if world.size > 1:
         network = DistributedDataParallel(model, gradient_as_bucket_view=True)
     if config.compile:
-        network = torch.compile(network)
+        network = compiled(network)
     averaged = average_of(model, config.average_weights) if config.average_weights else None
     if averaged and averaged_state:
         averaged.load_state_dict(averaged_state)
