@@ -128,3 +128,21 @@ def test_float_mode_is_a_plain_convolution():
 def test_unknown_activation():
     with pytest.raises(LockstepError, match="not 'gelu'"):
         QConv2d(3, 4, activation="gelu")
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+def test_strided_pointwise_convolutions_of_few_channels_get_a_plain_layout(quantize):
+    """channels_last crashes torch's kernel there; see QConv2d._laid_out."""
+    seen = []
+    original = F.conv2d
+
+    def conv2d(x, *arguments):
+        seen.append(x.is_contiguous())
+        return original(x, *arguments)
+    x = torch.rand(8, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    config = make_recipe(quantize=quantize)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "conv2d", conv2d)
+        QConv2d(4, 6, 1, stride=2, config=config)(x)
+        QConv2d(4, 6, 1, config=config)(x)
+    assert seen == [True, False]
