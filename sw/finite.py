@@ -36,9 +36,13 @@ def first_not_finite(model: nn.Module, loss_of: Callable[[nn.Module], Tensor]) -
         tensor.register_hook(seen)
 
     def before_forward(module, inputs):
-        for tensor in inputs:
-            if isinstance(tensor, Tensor) and tensor.requires_grad:
-                watch_gradient(tensor, f"the gradient to the input of layer {names[module]}")
+        own = []  # a view for each reader of a tensor, so that gradients are seen one by one
+        for value in inputs:
+            if isinstance(value, Tensor) and value.requires_grad:
+                value = value.view_as(value)
+                watch_gradient(value, f"the gradient to the input of layer {names[module]}")
+            own.append(value)
+        return tuple(own)
 
     for module in model.modules():
         module.register_forward_hook(after_forward)
@@ -53,17 +57,4 @@ def first_not_finite(model: nn.Module, loss_of: Callable[[nn.Module], Tensor]) -
         return "the loss, of finite network outputs"
     with torch.autograd.set_multithreading_enabled(False):  # hooks in the order of the graph
         loss.backward()
-    if not gradients:
-        return None
-    parameters = [text for text in gradients if "to the input" not in text]
-    return gradients[0] if gradients[0] in parameters else _innermost(gradients)
-
-
-def _innermost(gradients: list[str]) -> str:
-    """Of the layers that share the tensor of the first bad gradient, the innermost."""
-    shared = [gradients[0]]
-    for text in gradients[1:]:
-        if not text.startswith(shared[-1] + "."):
-            break
-        shared.append(text)
-    return shared[-1]
+    return gradients[0] if gradients else None
