@@ -159,7 +159,13 @@ def counter_bits(seed, index):
     elements per step; the generator above is the one that hardware shares. Not cryptographic.
     """
     first, second, third = _COUNTER_MULTIPLIERS
-    state = index * first + seed
-    state = (state ^ (state >> 15 & 0x1FFFF)) * second
-    state = (state ^ (state >> 13 & 0x7FFFF)) * third
-    return state >> 24 & 255
+    state = index * first  # in place from here: memory traffic is what this costs
+    state += seed
+    for shift, factor in ((15, second), (13, third)):
+        high = state >> shift
+        high &= (1 << 32 - shift) - 1  # a logical shift
+        state ^= high
+        state *= factor
+    state >>= 24
+    state &= 255
+    return state

@@ -29,7 +29,7 @@ def grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def steps(x: Tensor, scale: Tensor) -> Tensor:
     """x in steps of the scale, rounded half up, not yet clipped."""
-    return torch.floor(x / scale + 0.5)
+    return torch.div(x, scale).add_(0.5).floor_()
 
 
 def clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -68,11 +68,11 @@ def _random(gradient: Tensor, seed: Tensor) -> Tensor:
 
 def _codes16(gradient: Tensor) -> tuple[Tensor, Tensor]:
     scale = (gradient.abs().amax() / GRADIENT16_HIGH).clamp_min(1e-38)
-    return torch.floor(gradient / scale + 0.5).clamp(-GRADIENT16_HIGH, GRADIENT16_HIGH), scale
+    return steps(gradient, scale).clamp_(-GRADIENT16_HIGH, GRADIENT16_HIGH), scale
 
 
 def _codes8(codes16: Tensor, gradient: Tensor, seed: Tensor) -> Tensor:
-    return torch.floor((codes16 + _random(gradient, seed)) * (1 / 256))
+    return torch.add(codes16, _random(gradient, seed)).mul_(1 / 256).floor_()
 
 
 def split(gradient: Tensor, seed: Tensor, want8: bool):
@@ -152,7 +152,7 @@ def norm_output(x, lowest, highest, scale, first, last, mean, span, gamma, beta,
     factor = torch.where(sigma > 0, gamma / (sigma + EPSILON), 0.0)
 
     def output(codes: Tensor) -> Tensor:
-        return activate((codes * scale - mean) * factor + beta, activation)
+        return activate((codes * scale).sub_(mean).mul_(factor).add_(beta), activation)
 
     ends = output(lowest), output(highest)
     low = torch.minimum(*ends).amin(1).mean()
