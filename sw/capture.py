@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from golden import arith
 from golden.range_norm import chunking
+from sw import probe
 from sw.layers import QConv2d, QLinear
 from sw.norms import EPSILON
 from sw.quantizers import affine_parameters
@@ -77,7 +78,7 @@ def capture_norms(model: nn.Module, images: Tensor) -> list[NormBatch]:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     mode = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), probe.recording():  # so that no merged pass skips the hooks
             model.train()(images)
     finally:
         for hook in hooks:
