@@ -22,6 +22,15 @@ from tests.sw.trained import digits, trained_digits
 IMAGES = slice(0, 100)
 
 
+def gain_of_norms(model, program):
+    """Codes behind the steepest channel of an ``exact`` RangeNorm per code in front of it."""
+    def step(name):
+        return program.tensors[name].quantization.scale
+    return max((layer.norm.running_factor()[0].abs().max().item() * step(f"{name}.conv")
+                / step(name) for name, layer in model.named_modules()
+                if f"{name}.conv" in program.tensors), default=1.0)
+
+
 @pytest.mark.parametrize("norm_lowering", ["fold", "exact"])
 def test_program_follows_the_simulation_tensor_by_tensor(norm_lowering):
     model, images = trained_digits(), digits().test_images[IMAGES]
@@ -35,7 +44,9 @@ def test_program_follows_the_simulation_tensor_by_tensor(norm_lowering):
     assert differences[names[0]] == (0.0, 0)
     assert differences[names[1]][0] <= 0.001
     assert max(share for share, _ in differences.values()) <= 0.1
-    assert max(largest for _, largest in differences.values()) <= 4
+    # one code in front of a steep norm is several behind it
+    assert max(largest for _, largest in differences.values()) <= 4 * max(
+        1, gain_of_norms(model, program))
 
 
 def test_integer_answers_are_those_of_the_evaluated_model():
