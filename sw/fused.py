@@ -101,6 +101,7 @@ def supports(recipe: Recipe) -> bool:
     norm, activation = recipe.norm, replace(recipe.activation, clipped="pass")
     return (recipe.quantize and norm.kind == "range" and norm.quantize_input
             and recipe.bifurcated and recipe.gradient_of == "input"
+            and recipe.initialise == "kaiming"
             and activation == replace(EIGHT_BIT.activation, momentum=activation.momentum)
             and recipe.error == EIGHT_BIT.error and recipe.gradient == EIGHT_BIT.gradient
             and not recipe.statistics.enabled and recipe.accumulator.bits is None)
