@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from golden.errors import LockstepError
 
@@ -87,9 +88,14 @@ def joined(device: str, timeout: float) -> Iterator[World]:
             raise LockstepError(f"Process {world.local_rank} of this machine has no CUDA device: "
                                 f"there are {torch.cuda.device_count()}")
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo",
-                            timeout=timedelta(seconds=timeout))
+    limit = timedelta(seconds=timeout)
     try:
+        # torchrun's store outlives a restart and still holds the dead processes' addresses
+        store, rank, size = next(rendezvous("env://", timeout=limit))
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank,
+                                world_size=size, timeout=limit,
+                                store=dist.PrefixStore(f"restart_{restarts}", store))
         yield world
     except RuntimeError as error:
         if not _is_about_peers(error):
@@ -97,11 +103,12 @@ def joined(device: str, timeout: float) -> Iterator[World]:
         raise LockstepError(f"Process {world.rank} of {world.size} lost another process: "
                             f"{str(error).splitlines()[0]}") from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _is_about_peers(error: RuntimeError) -> bool:
     text = str(error)
     return isinstance(error, dist.DistError) or any(
-        word in text for word in ("gloo", "Connection closed by peer", "Connection reset",
+        word in text for word in ("gloo", "Gloo", "Connection closed by peer", "Connection reset",
                                   "Timed out waiting", "NCCL"))
