@@ -57,7 +57,7 @@ def connect(model: nn.Module) -> nn.Module:
         raise LockstepError(f"Model {type(model).__name__} has no weighted layer")
     for layer in (order[0], order[-1]):
         bits = layer.config.ends.bits
-        if bits is not None:
+        if bits is not None and layer.config.weight.enabled:
             weight = replace(layer.config.weight, bits=bits, grid="uniform", range="min_max")
             layer.config = replace(layer.config, weight=weight)
     return model

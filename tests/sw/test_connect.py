@@ -62,6 +62,10 @@ def test_a_ternary_networks_ends_have_a_grid_of_their_own():
     assert (model.classifier.config.weight.grid) == "uniform"
 
 
+def test_float_weights_stay_float_at_the_ends():
+    assert built("twn", **{"weight.bits": None}).stem.config.weight.bits is None
+
+
 def test_a_recipe_with_a_learning_rate_brings_its_regime():
     assert built("niti").regime == [{"epoch": 0, "optimizer": "SGD", "lr": 1.0, "momentum": 0.0,
                                      "weight_decay": 0.0}]
