@@ -40,7 +40,8 @@ def jacob() -> Recipe:
 
     W: 8 bits per tensor, ``gamma w / sigma`` quantized to [-127, 127]. A: running ranges, quantized
     after a delay, true zero. Batch norm folded, corrected by running / batch deviation until the
-    freeze. Gradients in float32.
+    freeze. Gradients in float32. Freeze late, at a small learning rate: with frozen statistics a
+    large one diverges.
     """
     return Recipe(
         name="jacob", weight=TensorRecipe(),
