@@ -35,8 +35,8 @@ def test_all_outputs(tmp_path, capsys):
     assert train.main(arguments(tmp_path, epochs=2)) == 0
     run = tmp_path / "r"
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoint.pt", "config.json", "program", "report.html", "results.csv",
-        "test_inputs.npy", "test_labels.npy"]
+        "best.pt", "checkpoint.pt", "config.json", "program", "report.html", "results.csv",
+        "telemetry.csv", "test_inputs.npy", "test_labels.npy"]
     assert np.load(run / "test_inputs.npy").shape == (360, 1, 8, 8)
     assert torch.load(run / "checkpoint.pt", weights_only=True)["model"] == "resnet_digits"
     results = pandas.read_csv(run / "results.csv")
@@ -45,6 +45,14 @@ def test_all_outputs(tmp_path, capsys):
     page = (run / "report.html").read_text()
     assert "Accuracy" in page
     assert "cdn.bokeh.org" not in page
+    assert "Gradient to the input: cosine similarity" in page
+    assert 'http-equiv="refresh"' not in page  # the run has ended
+    telemetry = pandas.read_csv(run / "telemetry.csv")
+    assert set(telemetry["kind"]) == {"W", "A", "E", "G", "range", "weight"}
+    assert set(telemetry["epoch"]) == {0, 1}
+    errors = telemetry[telemetry["kind"] == "E"]
+    assert errors["relative_error"].between(1e-4, 0.5).all()
+    assert errors["cosine"].between(0.9, 1).all()
     config = json.loads((run / "config.json").read_text())
     assert config["model_config"] == {"width": 4}
     assert config["seed"] == 0
@@ -52,14 +60,19 @@ def test_all_outputs(tmp_path, capsys):
     assert "wrote" in capsys.readouterr().out
 
 
+def without_times(path):
+    return pandas.read_csv(path).drop(columns=["seconds", "images_per_second"])
+
+
 def test_resume_equals_one_long_run(tmp_path):
     train.main(arguments(tmp_path / "whole", epochs=2))
     train.main(arguments(tmp_path / "parts", epochs=1))
     train.main(["--save", "r", "--runs-dir", str(tmp_path / "parts"), "--resume", "--epochs", "2",
                 "--quiet"])
-    whole, parts = contents(tmp_path / "whole" / "r"), contents(tmp_path / "parts" / "r")
-    for name in ("results.csv", "config.json", "program/program.json"):
-        assert whole[Path(name)] == parts[Path(name)]
+    whole, parts = tmp_path / "whole" / "r", tmp_path / "parts" / "r"
+    assert without_times(whole / "results.csv").equals(without_times(parts / "results.csv"))
+    for name in ("program/program.json", "telemetry.csv", "config.json"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
 
 
 def test_an_interruption_keeps_the_previous_outputs_and_can_be_resumed(tmp_path, monkeypatch):
@@ -68,12 +81,17 @@ def test_an_interruption_keeps_the_previous_outputs_and_can_be_resumed(tmp_path,
     with monkeypatch.context() as patch:
         def stop(*_):
             raise KeyboardInterrupt
-        patch.setattr(train, "_write_outputs", stop)
+        patch.setattr(train, "write_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             train.main(arguments(tmp_path, "--seed", "1", epochs=2))
     after = contents(tmp_path / "r")
     assert after.pop(Path(".partial.pt"))
-    assert after == before
+    assert after.pop(Path(".partial-best.pt"))
+    assert b'http-equiv="refresh"' in after[Path("report.html")]  # of the run that goes on
+    assert len(after.pop(Path("results.csv")).splitlines()) == 3
+    live = {Path("report.html"), Path("telemetry.csv"), Path("results.csv")}
+    assert {path: after[path] for path in after.keys() - live} == \
+        {path: before[path] for path in before.keys() - live}
     train.main(["--save", "r", "--runs-dir", str(tmp_path), "--resume", "--quiet"])
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert config["seed"] == 1
@@ -166,8 +184,8 @@ def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
 
 
 @pytest.mark.parametrize(("extra", "message"), [
-    (["--model", "resnt"], "Unknown model 'resnt'; known models: resnet_digits"),
-    (["--dataset", "digit"], "Unknown dataset 'digit'; known datasets: digits"),
+    (["--model", "resnt"], "Unknown model 'resnt'; known models: "),
+    (["--dataset", "digit"], "Unknown dataset 'digit'; known datasets: "),
     (["--model-config", "{'width': "], "--model-config is not a Python literal"),
     (["--model-config", "{[1]: 2}"], "--model-config is not a Python literal"),
     (["--model-config", "[1]"], "--model-config must be a dict"),
@@ -177,6 +195,14 @@ def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
     (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     (["--model-config", "{'quantize': 'no'}"], "Option quantize must be True or False"),
     (["--model", "broken.py:make"], "Model file broken.py does not exist"),
+    (["--label-smoothing", "1"], "Label smoothing must be in [0, 1), not 1.0"),
+    (["--average-weights", "1"], "Average weights must be in (0, 1), not 1.0"),
+    (["--amp"], "--amp is for float networks only"),
+    (["--teacher", "no.pt"], "There is no checkpoint no.pt"),
+    (["-b", "2000"], "Batch size 2000 is larger than the 1437 training images"),
+    (["--recipe", "baner"], "Unknown recipe 'baner'"), (["--weight-bits", "20"], "weight.bits"),
+    (["--set", "weight.bits"], "--set takes FIELD=VALUE, not 'weight.bits'"),
+    (["--set", "norm.kindd=batch"], "norm.kindd"),
     (["--resume"], "There is no checkpoint")])
 def test_bad_input(tmp_path, extra, message):
     with pytest.raises(LockstepError, match=re.escape(message)):
@@ -204,6 +230,65 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         train.main(arguments(tmp_path, "--resume"))
 
 
+def test_recipe_options_reach_the_layers():
+    from flows.training.options import model_options, parse
+
+    options = model_options(parse([
+        "--model-config", "{'depth': 8, 'overrides': {'norm.chunks': 8}}", "--recipe", "jacob",
+        "--weight-bits", "4", "--gradient-bits", "6", "--conv-bits", "5", "--set",
+        "weight.granularity=tensor", "--set", "norm.fold=False", "--sync-norm"]))
+    assert options == {"depth": 8, "recipe": "jacob", "overrides": {
+        "norm.chunks": 8, "weight.bits": 4, "error.bits": 6, "gradient.bits": 6, "conv.bits": 5,
+        "weight.granularity": "tensor", "norm.fold": False, "norm.synchronise": True}}
+
+
+def test_another_recipe_is_not_resumed(tmp_path):
+    train.main(arguments(tmp_path))
+    with pytest.raises(LockstepError, match="trained with recipe 'banner', not 'float'"):
+        train.main(arguments(tmp_path, "--resume", "--recipe", "float"))
+    with pytest.raises(LockstepError, match="trained with overrides"):
+        train.main(arguments(tmp_path, "--resume", "--weight-bits", "4"))
+
+
+def test_evaluation_prints_and_writes_nothing(tmp_path, capsys):
+    train.main(arguments(tmp_path, "--average-weights", "0.5"))
+    before = contents(tmp_path)
+    trained = capsys.readouterr().out
+    assert train.main(["--evaluate", str(tmp_path / "r" / "checkpoint.pt")]) == 0
+    evaluated = capsys.readouterr().out
+    accuracies = [re.findall(r"accuracy (\S+) %", text) for text in (trained, evaluated)]
+    assert len(accuracies[0]) == 2
+    assert accuracies[0] == accuracies[1]
+    assert contents(tmp_path) == before
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path):
+    train.main(arguments(tmp_path))
+    with pytest.raises(LockstepError, match="The teacher has 10 outputs, the model 12"):
+        train.main(arguments(tmp_path / "s", "--teacher", str(tmp_path / "r" / "checkpoint.pt"),
+                             config="{'width': 4, 'classes': 12}"))
+
+
+def test_a_recipe_without_integers_trains_and_says_why(tmp_path, capsys):
+    train.main(arguments(tmp_path, "--recipe", "fp8"))
+    assert "no integer program: Activations of input are fp8_e4m3" in capsys.readouterr().out
+    assert not (tmp_path / "r" / "program").exists()
+
+
+def test_a_run_without_a_terminal_prints_a_line_per_epoch(tmp_path, capsys):
+    options = [option for option in arguments(tmp_path, epochs=2) if option != "--quiet"]
+    train.main(options)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("r: epoch")]
+    assert len(lines) == 2
+    assert all("images/s" in line and "s left" in line for line in lines)
+
+
+def test_divergence_keeps_the_last_good_state(tmp_path):
+    with pytest.raises(LockstepError, match="Training diverged at step .* of epoch"):
+        train.main(arguments(tmp_path, "--lr", "1e38", "--recipe", "float", epochs=3))
+    assert not (tmp_path / "r" / "checkpoint.pt").exists()
+
+
 @pytest.mark.parametrize(("error", "status"), [(LockstepError("two\nlines"), 2),
                                            (KeyboardInterrupt(), 130), (None, 0)])
 def test_exit_status(error, status, capsys):
@@ -221,5 +306,6 @@ def test_as_a_command(tmp_path):
                           capture_output=True, text=True, check=False,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 2
-    assert done.stderr == ("error: Unknown model 'nope'; known models: resnet_digits "
-                           "(or path/to/file.py:function)\n")
+    assert done.stderr == ("error: Unknown model 'nope'; known models: autoencoder, "
+                           "ds_cnn, lenet, mlp, mobilenet_v1, resnet, resnet_digits, vgg (or "
+                           "path/to/file.py:function)\n")
