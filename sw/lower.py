@@ -6,10 +6,10 @@ with ``f = gamma / (scale + eps)``, input scale S1, weight scale S2, output scal
     acc = sum w * (q - Z1) + round((beta - mean * f) / (S1 * S2 * |f|))
     y   = clamp(requantize(acc, S1 * S2 * |f| / S3) + Z3)        w negated where gamma < 0
 
-A channel whose codes are small has them multiplied by the largest power of two that keeps them int8
-and S2 divided by it: the same real weights, a finer step for the bias (``refined_codes``). A channel
-whose factor is 0, or whose bias does not fit int32, becomes weight 0 and the code of its constant.
-ReLU and ReLU6 become clamp bounds.
+A channel whose codes are small has them multiplied by the largest power of two that keeps them
+int8 and S2 divided by it: the same real weights, a finer step for the bias (``refined_codes``). A
+channel whose factor is 0, or whose bias does not fit int32, becomes weight 0 and the code of its
+constant. ReLU and ReLU6 become clamp bounds.
 
 ``exact``: the int8 tensor between convolution and norm stays, as in the training graph.
 
