@@ -54,7 +54,7 @@ def read_csv(path: Path, epochs: int) -> list[dict]:
 
     if not path.is_file():
         return []
-    rows = pandas.read_csv(path, float_precision="round_trip")
+    rows = pandas.read_csv(path)
     return rows[rows["epoch"] < epochs].to_dict("records")
 
 
