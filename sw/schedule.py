@@ -2,8 +2,9 @@
 
 A model's ``regime`` is a list of ``{"epoch": 0, "optimizer": "SGD", "lr": 0.1, ...}``: the
 entries up to an epoch, merged, hold in it. An entry may carry any argument of the optimizer, and
-``warmup_epochs``. ``data_regime`` switches the data in the same way: ``{"epoch": 0, "input_size":
-128, "batch_size": 256}``.
+``warmup_epochs``; one that names another optimizer keeps only lr and weight_decay of those before.
+``data_regime`` switches the data in the same way: ``{"epoch": 0, "input_size": 128, "batch_size":
+256}``.
 """
 
 import itertools
@@ -22,6 +23,7 @@ DEFAULT_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.1, "momentum": 0.9,
                    "weight_decay": 1e-4}]
 STEP_FACTOR = 0.1  # of the step schedule at each milestone
 _NOT_OPTIMIZER_KEYS = ("epoch", "optimizer", "lr", "warmup_epochs")
+_ANY_OPTIMIZER = ("lr", "weight_decay", "warmup_epochs")
 _NEEDS_A_CLOSURE = ("LBFGS",)
 
 
@@ -29,18 +31,24 @@ def _merged(regime: list[dict], epoch: int) -> dict:
     settings: dict = {}
     for entry in regime:
         if entry["epoch"] <= epoch:
+            kind = settings.get("optimizer", "SGD")
+            if entry.get("optimizer", kind) != kind:
+                settings = {key: value for key, value in settings.items() if key in _ANY_OPTIMIZER}
             settings |= entry
     settings.pop("epoch", None)
     return settings
 
 
-def regime_of(model: nn.Module) -> list[dict]:
-    """The model's regime, sorted by epoch; LockstepError if it is not one."""
-    regime = getattr(model, "regime", None) or DEFAULT_REGIME
+def _by_epoch(regime: list[dict], name: str) -> list[dict]:
     if not all(isinstance(entry, dict) and isinstance(entry.get("epoch"), int)
                for entry in regime):
-        raise LockstepError("Every entry of a model's regime must be a dict with an integer epoch")
-    regime = sorted(regime, key=lambda entry: entry["epoch"])
+        raise LockstepError(f"Every entry of a model's {name} must be a dict with an integer epoch")
+    return sorted(regime, key=lambda entry: entry["epoch"])
+
+
+def regime_of(model: nn.Module) -> list[dict]:
+    """The model's regime, sorted by epoch; LockstepError if it is not one."""
+    regime = _by_epoch(getattr(model, "regime", None) or DEFAULT_REGIME, "regime")
     if regime[0]["epoch"] != 0 or "lr" not in regime[0]:
         raise LockstepError("A model's regime must begin at epoch 0 with an lr")
     return regime
@@ -61,8 +69,14 @@ def regime_at(model: nn.Module, config, epoch: int) -> dict:
 
 def data_at(model: nn.Module, config, epoch: int) -> tuple[int, int | None]:
     """(images per step of one process, image size or None for the data set's own) at an epoch."""
-    settings = _merged(getattr(model, "data_regime", None) or [], epoch)
-    return settings.get("batch_size", config.batch_size), settings.get("input_size")
+    settings = _merged(_by_epoch(getattr(model, "data_regime", None) or [], "data_regime"), epoch)
+    batch_size, input_size = settings.get("batch_size", config.batch_size), \
+        settings.get("input_size")
+    for name, value in (("batch_size", batch_size), ("input_size", input_size)):
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise LockstepError(f"{name} of a model's data_regime must be a positive integer, not "
+                                f"{value!r}")
+    return batch_size, input_size
 
 
 def make_optimizer(model: nn.Module, settings: dict) -> torch.optim.Optimizer:
@@ -91,9 +105,9 @@ def make_optimizer(model: nn.Module, settings: dict) -> torch.optim.Optimizer:
 def set_options(optimizer: torch.optim.Optimizer, settings: dict) -> None:
     """Put an epoch's optimizer settings in force, the learning rate excepted."""
     options = {key: value for key, value in settings.items() if key not in _NOT_OPTIMIZER_KEYS}
-    for index, group in enumerate(optimizer.param_groups):
+    for group in optimizer.param_groups:
         group.update(options)
-        if index and "weight_decay" in group:
+        if "weight_decay" in group and all(p.dim() <= 1 for p in group["params"]):
             group["weight_decay"] = 0.0
 
 
@@ -127,7 +141,14 @@ class Plan:
 
 
 def make_plan(model: nn.Module, data, config, world_size: int = 1) -> Plan:
-    """Count the steps of every epoch; LockstepError where a batch is larger than the data."""
+    """Count the steps of every epoch.
+
+    LockstepError, before training begins, where a batch is larger than the data and where an
+    optimizer does not take what the regime gives it later.
+    """
+    for entry in regime_of(model):
+        if entry["epoch"] < config.epochs:
+            make_optimizer(model, regime_at(model, config, entry["epoch"]))
     steps = [data.steps(data_at(model, config, epoch)[0], world_size)
              for epoch in range(config.epochs)]
     return Plan(steps=tuple(steps), starts=(0, *itertools.accumulate(steps)))
