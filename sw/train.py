@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from golden.errors import LockstepError
-from sw.compile import compiled
+from sw.compile import check_narrow, compiled, switch_put_back
 from sw.data import Dataset
 from sw.distributed import ALONE, World
 from sw.evaluate import accuracy, device_type, evaluate, logits_of, prepared, reconstructs
@@ -72,6 +72,7 @@ def _update_average(averaged: AveragedModel, model: nn.Module) -> None:
             mean.copy_(newest)
 
 
+@switch_put_back()
 def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World = ALONE,
           teacher: nn.Module | None = None, start_epoch: int = 0,
           optimizer_state: dict | None = None, averaged_state: dict | None = None,
@@ -86,6 +87,8 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
     then those before the failing step.
     """
     plan = make_plan(model, data, config, world.size)
+    if config.channels_last:
+        check_narrow(model, "--channels-last")
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(config.device, memory_format=layout)
     network: nn.Module = model

@@ -69,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for name, text in (("amp", "bfloat16 autocast; float networks only"),
                        ("compile", "torch.compile the step"),
                        ("channels-last", "memory layout of images and weights")):
-        group.add_argument(f"--{name}", action="store_const", const=True, help=text)
+        group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
     group.add_argument("--sync-norm", action="store_true",
                        help="norm statistics over the batches of all processes")
     group.add_argument("--timeout", type=float, default=600, metavar="SECONDS",

@@ -81,6 +81,7 @@ def prepare(arguments, world) -> Run:
     import torch
 
     from models import build_model
+    from sw.compile import check_compilable, check_narrow
     from sw.data import load_dataset
     from sw.distributed import restarted
     from sw.train import TrainConfig
@@ -109,6 +110,10 @@ def prepare(arguments, world) -> Run:
 
     torch.manual_seed(settings.seed)
     model = build_model(name, model_config)
+    if settings.compile:
+        check_compilable(model)
+    if settings.channels_last:
+        check_narrow(model, "--channels-last")
     if resumed:
         resumed.restore_training(model)
     quantized = is_quantized(model)
