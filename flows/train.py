@@ -89,7 +89,7 @@ def run_training(run: Run, world, arguments) -> None:
     write_outputs(run.directory, checkpoint, program, config, model, run.data, telemetry)
     _print_outcome(run.directory, config, run.quantized)
     if run.data.damaged:
-        print(f"{len(run.data.damaged)} image files could not be decoded, the first is "
+        print(f"left out damaged image files: {len(run.data.damaged)}, the first is "
               f"{run.data.damaged[0]}", file=sys.stderr)
 
 

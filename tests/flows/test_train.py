@@ -262,6 +262,18 @@ def test_evaluation_prints_and_writes_nothing(tmp_path, capsys):
     assert contents(tmp_path) == before
 
 
+def test_a_taught_run_keeps_its_best_epoch(tmp_path):
+    train.main(arguments(tmp_path))
+    teacher = tmp_path / "r" / "checkpoint.pt"
+    train.main(arguments(tmp_path / "s", "--teacher", str(teacher), "--lr", "0.4", epochs=3))
+    run = tmp_path / "s" / "r"
+    accuracies = pandas.read_csv(run / "results.csv")["test_accuracy"]
+    best = torch.load(run / "best.pt", weights_only=True)
+    assert best["epochs_done"] == accuracies.argmax() + 1
+    assert best["history"][-1]["test_accuracy"] == accuracies.max()
+    assert json.loads((run / "config.json").read_text())["teacher"] == str(teacher)
+
+
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     train.main(arguments(tmp_path))
     with pytest.raises(LockstepError, match="The teacher has 10 outputs, the model 12"):
