@@ -73,7 +73,6 @@ class FusedNorm:
     """What RangeBN between its two quantizers does; the fields are those of the recipe.
 
     chunks, constant, quantize_gradient, synchronise: as ``sw.recipe.NormRecipe``.
-    average: activation ranges are the means of the images' extremes (batch_mean), else min_max.
     mask: the gradient of clipped activations is zero. activation: None, "relu" or "relu6".
     owner: the layer, for messages.
     """
@@ -82,7 +81,6 @@ class FusedNorm:
     chunks: int = 16
     constant: str = "code"
     mask: bool = False
-    average: bool = False
     quantize_gradient: bool = True
     synchronise: bool = False
     owner: str = "RangeBN"
@@ -95,8 +93,7 @@ class FusedNorm:
     def of(cls, recipe: Recipe, activation: str | None, owner: str = "RangeBN") -> "FusedNorm":
         norm = recipe.norm
         return cls(activation=activation, chunks=norm.chunks, constant=norm.constant,
-                   mask=recipe.activation.clipped == "mask",
-                   average=recipe.activation.range == "batch_mean", synchronise=norm.synchronise,
+                   mask=recipe.activation.clipped == "mask", synchronise=norm.synchronise,
                    quantize_gradient=norm.quantize_gradient, owner=owner)
 
 
@@ -110,9 +107,7 @@ def supports(recipe: Recipe) -> bool:
     return (recipe.quantize and norm.kind == "range" and norm.quantize_input
             and recipe.bifurcated and recipe.gradient_of == "input"
             and recipe.initialise == "kaiming"
-            and activation.range in ("min_max", "batch_mean")
-            and activation == replace(EIGHT_BIT.activation, momentum=activation.momentum,
-                                      range=activation.range)
+            and activation == replace(EIGHT_BIT.activation, momentum=activation.momentum)
             and recipe.error == EIGHT_BIT.error and recipe.gradient == EIGHT_BIT.gradient
             and not recipe.statistics.enabled and recipe.accumulator.bits is None)
 
@@ -179,14 +174,14 @@ def _forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm):
         images = images if rows.shape[0] % images == 0 else None
     constant = range_to_sigma(length, norm.constant)
     if _is_synchronised(norm):
-        found = _run(kernels.norm_statistics, rows, norm.chunks, images, norm.average)
+        found = _run(kernels.norm_statistics, rows, norm.chunks, images)
         found = *found[:-2], *_average(*found[-2:])
         lowest, highest, _, _, _, _, *rest = found
         made = _run(kernels.norm_output, rows, lowest, highest, *rest, gamma, beta, constant,
-                    norm.activation, norm.average)
+                    norm.activation)
     else:
         results = _run(kernels.norm_forward, rows, gamma, beta, norm.chunks, images, constant,
-                       norm.activation, norm.average)
+                       norm.activation)
         found, made = results[:11], results[11:]
     _, _, at_low, at_high, low, high, scale, first, last, mean, _ = found
     y, sigma, factor, output_low, output_high, *out_grid = made
@@ -292,13 +287,13 @@ class ConvFunction(torch.autograd.Function):
 
 
 class QuantizeFunction(torch.autograd.Function):
-    """forward(x, other or None, activation, mask, average) -> the fields of Quantized."""
+    """forward(x, other or None, activation, mask) -> the fields of Quantized."""
 
     @staticmethod
-    def forward(ctx, x, other, activation, mask, average):
+    def forward(ctx, x, other, activation, mask):
         ctx.activation, ctx.mask, ctx.has_other = activation, mask, other is not None
         rows = _rows(x), None if other is None else _rows(other)
-        y, low, high, *out_grid = _run(kernels.quantize_forward, *rows, activation, average)
+        y, low, high, *out_grid = _run(kernels.quantize_forward, *rows, activation)
         if activation is not None or mask:
             ctx.save_for_backward(x, *([] if other is None else [other]), *out_grid)
         ctx.mark_non_differentiable(low, high)
@@ -312,7 +307,7 @@ class QuantizeFunction(torch.autograd.Function):
                         _rows(other[0]) if other else None, (scale, first, last), ctx.activation,
                         ctx.mask)
             gradient = _maps(rows, gradient.shape)
-        return gradient, gradient if ctx.has_other else None, None, None, None
+        return gradient, gradient if ctx.has_other else None, None, None
 
 
 def norm_activation_quantize(x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm
@@ -337,15 +332,11 @@ def bifurcated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: 
 
 
 def add_activation_quantize(x: Tensor, other: Tensor, activation: str | None = None,
-                            mask: bool = False, average: bool = False) -> Quantized:
-    """A QAdd in training: sum of two tensors of one shape, activation, output quantizer.
-
-    average: the range is the mean of the images' extremes, as in FusedNorm.
-    """
-    return Quantized(*QuantizeFunction.apply(x, other, activation, mask, average))
+                            mask: bool = False) -> Quantized:
+    """A QAdd in training: sum of two tensors of one shape, activation, output quantizer."""
+    return Quantized(*QuantizeFunction.apply(x, other, activation, mask))
 
 
-def activation_quantize(x: Tensor, activation: str | None = None, mask: bool = False,
-                        average: bool = False) -> Quantized:
+def activation_quantize(x: Tensor, activation: str | None = None, mask: bool = False) -> Quantized:
     """Activation and output quantizer of a training step: QInput, or behind a pooling layer."""
-    return Quantized(*QuantizeFunction.apply(x, None, activation, mask, average))
+    return Quantized(*QuantizeFunction.apply(x, None, activation, mask))
