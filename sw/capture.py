@@ -13,6 +13,8 @@ from sw.layers import QConv2d, QLinear
 from sw.norms import EPSILON
 from sw.quantizers import affine_parameters
 from sw.range_norm import range_to_sigma
+from sw.ranges import extremes
+from sw.recipe import TensorRecipe
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,10 +47,10 @@ class NormBatch:
         return {name: getattr(self, name) for name in names}
 
 
-def _grid(x: Tensor) -> tuple[float, int]:
-    """Scale and zero point that a training quantizer chooses for x."""
-    low, high = torch.aminmax(x.detach().flatten(1), dim=1)
-    scale, zero_point = affine_parameters(low.mean().double(), high.mean().double())
+def _grid(x: Tensor, recipe: TensorRecipe) -> tuple[float, int]:
+    """Scale and zero point that a training quantizer of that recipe chooses for x."""
+    low, high = extremes(x.detach(), recipe, 1)
+    scale, zero_point = affine_parameters(low.double(), high.double(), recipe)
     return scale.item(), int(zero_point.item())
 
 
@@ -88,8 +90,8 @@ def capture_norms(model: nn.Module, images: Tensor) -> list[NormBatch]:
     batches = []
     for name, layer in layers:
         before, after = seen[f"{name}.norm"], seen[f"{name}.output"]
-        input_scale, input_zero_point = _grid(before)
-        output_scale, output_zero_point = _grid(after)
+        input_scale, input_zero_point = _grid(before, layer.norm.input.recipe)
+        output_scale, output_zero_point = _grid(after, layer.output.recipe)
         low, high = arith.INT8_MIN, arith.INT8_MAX
         if layer.activation:
             low = output_zero_point

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from golden.errors import LockstepError
 from sw import fused_kernels as kernels
+from sw.gradients import split_rounding
 from sw.quantizers import EIGHT_BIT
 from sw.range_norm import check_chunks, range_to_sigma
 from sw.recipe import Recipe
@@ -73,15 +74,20 @@ class FusedNorm:
     """What RangeBN between its two quantizers does; the fields are those of the recipe.
 
     chunks, constant, quantize_gradient, synchronise: as ``sw.recipe.NormRecipe``.
+    average: activation ranges are the means of the images' extremes (batch_mean), else min_max.
     mask: the gradient of clipped activations is zero. activation: None, "relu" or "relu6".
-    owner: the layer, for messages.
+    stochastic: rounding of the 8-bit gradients, else half up. bifurcated: the gradient to the
+    weight has its 16-bit copy, else the 8-bit one. owner: the layer, for messages.
     """
 
     activation: str | None = None
     chunks: int = 16
     constant: str = "code"
     mask: bool = False
+    average: bool = False
     quantize_gradient: bool = True
+    stochastic: bool = True
+    bifurcated: bool = True
     synchronise: bool = False
     owner: str = "RangeBN"
 
@@ -93,8 +99,10 @@ class FusedNorm:
     def of(cls, recipe: Recipe, activation: str | None, owner: str = "RangeBN") -> "FusedNorm":
         norm = recipe.norm
         return cls(activation=activation, chunks=norm.chunks, constant=norm.constant,
-                   mask=recipe.activation.clipped == "mask", synchronise=norm.synchronise,
-                   quantize_gradient=norm.quantize_gradient, owner=owner)
+                   mask=recipe.activation.clipped == "mask",
+                   average=recipe.activation.range == "batch_mean", synchronise=norm.synchronise,
+                   quantize_gradient=norm.quantize_gradient, owner=owner,
+                   stochastic=split_rounding(recipe) == "stochastic", bifurcated=recipe.bifurcated)
 
 
 @functools.lru_cache
@@ -105,10 +113,10 @@ def supports(recipe: Recipe) -> bool:
     """
     norm, activation = recipe.norm, replace(recipe.activation, clipped="pass")
     return (recipe.quantize and norm.kind == "range" and norm.quantize_input
-            and recipe.bifurcated and recipe.gradient_of == "input"
-            and recipe.initialise == "kaiming"
-            and activation == replace(EIGHT_BIT.activation, momentum=activation.momentum)
-            and recipe.error == EIGHT_BIT.error and recipe.gradient == EIGHT_BIT.gradient
+            and split_rounding(recipe) is not None and recipe.initialise == "kaiming"
+            and activation.range in ("min_max", "batch_mean")
+            and activation == replace(EIGHT_BIT.activation, momentum=activation.momentum,
+                                      range=activation.range)
             and not recipe.statistics.enabled and recipe.accumulator.bits is None)
 
 
@@ -174,14 +182,14 @@ def _forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm):
         images = images if rows.shape[0] % images == 0 else None
     constant = range_to_sigma(length, norm.constant)
     if _is_synchronised(norm):
-        found = _run(kernels.norm_statistics, rows, norm.chunks, images)
+        found = _run(kernels.norm_statistics, rows, norm.chunks, images, norm.average)
         found = *found[:-2], *_average(*found[-2:])
         lowest, highest, _, _, _, _, *rest = found
         made = _run(kernels.norm_output, rows, lowest, highest, *rest, gamma, beta, constant,
-                    norm.activation)
+                    norm.activation, norm.average)
     else:
         results = _run(kernels.norm_forward, rows, gamma, beta, norm.chunks, images, constant,
-                       norm.activation)
+                       norm.activation, norm.average)
         found, made = results[:11], results[11:]
     _, _, at_low, at_high, low, high, scale, first, last, mean, _ = found
     y, sigma, factor, output_low, output_high, *out_grid = made
@@ -195,7 +203,8 @@ def _backward(ctx, saved, gradient: Tensor, copies: str | None):
     """(gradient or g16, None or g8, gradient to gamma, gradient to beta)."""
     rows, beta, scale, first, last, mean, sigma, factor, at_low, at_high, *out_grid = saved
     norm, (constant, number, images), out_grid = ctx.norm, ctx.chunking, tuple(out_grid)
-    gradient, seeds = _rows(gradient), _draw_seeds(gradient)
+    gradient = _rows(gradient)
+    seeds = _draw_seeds(gradient) if norm.stochastic else (None, None)
     if _is_synchronised(norm):
         codes, step, *sums = _run(
             kernels.norm_sums, gradient, rows, scale, first, last, mean, factor, beta, out_grid,
@@ -260,8 +269,10 @@ class ConvNormFunction(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         x, weight, *saved = ctx.saved_tensors
         want_x, want_weight = ctx.needs_input_grad[:2]
-        g16, g8, grad_gamma, grad_beta = _backward(ctx, saved, gradient,
-                                                   "16+8" if want_x else "16")
+        both = want_x or not ctx.norm.bifurcated
+        g16, g8, grad_gamma, grad_beta = _backward(ctx, saved, gradient, "16+8" if both else "16")
+        if not ctx.norm.bifurcated:
+            g16, g8 = g8, g8 if want_x else None
         grad_x, grad_weight, _ = _convolution_gradients(g16, g8, x, weight, ctx.geometry,
                                                         want_weight)
         return grad_x, grad_weight, grad_gamma, grad_beta, None, None
@@ -287,13 +298,13 @@ class ConvFunction(torch.autograd.Function):
 
 
 class QuantizeFunction(torch.autograd.Function):
-    """forward(x, other or None, activation, mask) -> the fields of Quantized."""
+    """forward(x, other or None, activation, mask, average) -> the fields of Quantized."""
 
     @staticmethod
-    def forward(ctx, x, other, activation, mask):
+    def forward(ctx, x, other, activation, mask, average):
         ctx.activation, ctx.mask, ctx.has_other = activation, mask, other is not None
         rows = _rows(x), None if other is None else _rows(other)
-        y, low, high, *out_grid = _run(kernels.quantize_forward, *rows, activation)
+        y, low, high, *out_grid = _run(kernels.quantize_forward, *rows, activation, average)
         if activation is not None or mask:
             ctx.save_for_backward(x, *([] if other is None else [other]), *out_grid)
         ctx.mark_non_differentiable(low, high)
@@ -307,7 +318,7 @@ class QuantizeFunction(torch.autograd.Function):
                         _rows(other[0]) if other else None, (scale, first, last), ctx.activation,
                         ctx.mask)
             gradient = _maps(rows, gradient.shape)
-        return gradient, gradient if ctx.has_other else None, None, None
+        return gradient, gradient if ctx.has_other else None, None, None, None
 
 
 def norm_activation_quantize(x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm
@@ -332,11 +343,15 @@ def bifurcated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: 
 
 
 def add_activation_quantize(x: Tensor, other: Tensor, activation: str | None = None,
-                            mask: bool = False) -> Quantized:
-    """A QAdd in training: sum of two tensors of one shape, activation, output quantizer."""
-    return Quantized(*QuantizeFunction.apply(x, other, activation, mask))
+                            mask: bool = False, average: bool = False) -> Quantized:
+    """A QAdd in training: sum of two tensors of one shape, activation, output quantizer.
+
+    average: the range is the mean of the images' extremes, as in FusedNorm.
+    """
+    return Quantized(*QuantizeFunction.apply(x, other, activation, mask, average))
 
 
-def activation_quantize(x: Tensor, activation: str | None = None, mask: bool = False) -> Quantized:
+def activation_quantize(x: Tensor, activation: str | None = None, mask: bool = False,
+                        average: bool = False) -> Quantized:
     """Activation and output quantizer of a training step: QInput, or behind a pooling layer."""
-    return Quantized(*QuantizeFunction.apply(x, None, activation, mask))
+    return Quantized(*QuantizeFunction.apply(x, None, activation, mask, average))

@@ -27,6 +27,11 @@ def grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return scale, _CODE_LOW - zero_point, _CODE_HIGH - zero_point
 
 
+def batch_range(lowest: Tensor, highest: Tensor, average: bool) -> tuple[Tensor, Tensor]:
+    """The batch's range from the images' extremes (N,): their means (batch_mean) or extremes."""
+    return (lowest.mean(), highest.mean()) if average else (lowest.amin(), highest.amax())
+
+
 def steps(x: Tensor, scale: Tensor) -> Tensor:
     """x in steps of the scale, rounded half up, not yet clipped."""
     return torch.div(x, scale).add_(0.5).floor_()
@@ -61,7 +66,10 @@ def positions(values: Tensor) -> Tensor:
     return index.view(1, -1, 1)
 
 
-def _random(gradient: Tensor, seed: Tensor) -> Tensor:
+def _random(gradient: Tensor, seed: Tensor | None) -> Tensor | int:
+    """Bits in [0, 256) by the counter hash; without a seed the half that rounds to nearest."""
+    if seed is None:
+        return 128
     index = torch.arange(gradient.numel(), dtype=torch.int32, device=gradient.device)
     return counter_bits(seed, index.view(gradient.shape))
 
@@ -120,14 +128,14 @@ def _image_chunk_extremes(codes: Tensor, highest: Tensor, lowest: Tensor, images
     return (high.squeeze(1).t(), low.squeeze(1).t(), first(high, highest), first(low, lowest))
 
 
-def norm_statistics(x: Tensor, chunks: int, images: int | None):
+def norm_statistics(x: Tensor, chunks: int, images: int | None, average: bool):
     """Input quantizer and RangeBN's statistics. x: (N, S, C); images: per chunk, if compiled.
 
     Returns lowest, highest (N, C) in steps, at_low, at_high, the batch's range low, high, the grid
     (three scalars), mean and range (C,).
     """
     lowest, highest = (x.amin(1), x.amax(1)) if images else torch.aminmax(x, dim=1)
-    low, high = lowest.amin(1).mean(), highest.amax(1).mean()
+    low, high = batch_range(lowest.amin(1), highest.amax(1), average)
     scale, first, last = grid(low, high)
     lowest, highest = (clip(steps(v, scale), first, last) for v in (lowest, highest))
     codes = clip(steps(x, scale), first, last)
@@ -143,7 +151,7 @@ def norm_statistics(x: Tensor, chunks: int, images: int | None):
 
 
 def norm_output(x, lowest, highest, scale, first, last, mean, span, gamma, beta, constant,
-                activation):
+                activation, average):
     """RangeBN's affine map, activation and output quantizer.
 
     Returns the output (N, S, C), sigma and factor (C,), the output's range low, high, its grid.
@@ -155,19 +163,19 @@ def norm_output(x, lowest, highest, scale, first, last, mean, span, gamma, beta,
         return activate((codes * scale).sub_(mean).mul_(factor).add_(beta), activation)
 
     ends = output(lowest), output(highest)
-    low = torch.minimum(*ends).amin(1).mean()
-    high = torch.maximum(*ends).amax(1).mean()
+    low, high = batch_range(torch.minimum(*ends).amin(1), torch.maximum(*ends).amax(1), average)
     out_grid = grid(low, high)
     y = output(clip(steps(x, scale), first, last))
     y = clip(steps(y, out_grid[0]), *out_grid[1:]) * out_grid[0]
     return y, sigma, factor, low, high, *out_grid
 
 
-def norm_forward(x, gamma, beta, chunks, images, constant, activation):
+def norm_forward(x, gamma, beta, chunks, images, constant, activation, average):
     """Both phases: the eleven results of ``norm_statistics``, then those of ``norm_output``."""
-    found = norm_statistics(x, chunks, images)
+    found = norm_statistics(x, chunks, images, average)
     lowest, highest, _, _, _, _, *rest = found
-    return *found, *norm_output(x, lowest, highest, *rest, gamma, beta, constant, activation)
+    return *found, *norm_output(x, lowest, highest, *rest, gamma, beta, constant, activation,
+                                average)
 
 
 def norm_sums(gradient, x, scale, first, last, mean, factor, beta, out_grid, seed, activation,
@@ -231,10 +239,10 @@ def norm_backward(gradient, x, scale, first, last, mean, sigma, factor, beta, at
     return g16, g8, *sums[2:], sums[1], *shared, *scales
 
 
-def quantize_forward(x, other, activation):
+def quantize_forward(x, other, activation, average):
     """Sum of one or two tensors, activation, quantizer: (y, low, high, three of the grid)."""
     y = activate(x if other is None else x + other, activation)
-    low, high = y.amin(1).amin(1).mean(), y.amax(1).amax(1).mean()
+    low, high = batch_range(y.amin(1).amin(1), y.amax(1).amax(1), average)
     scale, first, last = grid(low, high)
     return clip(steps(y, scale), first, last) * scale, low, high, scale, first, last
 

@@ -19,7 +19,7 @@ from sw.rounding import round_to_integer
 GRADIENT16_HIGH = 127 * 256  # so that the 8-bit copy, g16 >> 8 rounded up, never exceeds 127
 
 
-def split_gradient(gradient: Tensor, random_bits: Tensor | None = None, *,
+def split_gradient(gradient: Tensor, random_bits: Tensor | int | None = None, *,
                    want8: bool = True, want16: bool = True) -> tuple[Tensor | None, Tensor | None]:
     """Both copies of the bifurcated gradient, dequantized to float32: ``(g16, g8)``.
 
@@ -27,7 +27,8 @@ def split_gradient(gradient: Tensor, random_bits: Tensor | None = None, *,
     ``s = max|g| / (127 * 256)``, then ``g8 = (g16 + r) >> 8`` with r uniform in [0, 256), whose
     expected value is g16 / 256. Scales are per tensor.
 
-    random_bits: integers in [0, 256) of gradient's shape; drawn from torch's generator if None.
+    random_bits: integers in [0, 256) of gradient's shape; drawn from torch's generator if None;
+        128 rounds half up.
     """
     scale = gradient.abs().amax().div(GRADIENT16_HIGH).clamp_min(1e-38)
     codes16 = torch.div(gradient, scale).add_(0.5).floor_()
@@ -70,18 +71,26 @@ def quantize_gradient(gradient: Tensor, recipe: TensorRecipe, owner: str = "grad
     return codes * spread(scale, gradient, recipe, 1)
 
 
-def _is_published_split(recipe: Recipe) -> bool:
-    """True for 16 and 8 bits of one integer tensor, which one pass gives."""
-    error, gradient = recipe.error, recipe.gradient
-    return (recipe.bifurcated and recipe.gradient_of == "input"
-            and error == TensorRecipe(rounding="stochastic") and gradient == TensorRecipe(bits=16))
+def split_rounding(recipe: Recipe) -> str | None:
+    """How the 8-bit error is made from 16 bits of one integer tensor, which one pass gives:
+    ``stochastic`` (published) or ``half_up``; None for recipes that quantize each copy itself."""
+    if recipe.gradient_of != "input" or recipe.gradient != TensorRecipe(bits=16):
+        return None
+    return next((rounding for rounding in ("stochastic", "half_up")
+                 if recipe.error == TensorRecipe(rounding=rounding)), None)
+
+
+def _random_bits(recipe: Recipe) -> int | None:
+    return 128 if split_rounding(recipe) == "half_up" else None
 
 
 def gradient_copies(gradient: Tensor, recipe: Recipe, owner: str, *, want_error: bool = True
                     ) -> tuple[Tensor, Tensor | None]:
     """(copy for the gradient to the weight, copy for the gradient to the input) of (N, C, ...)."""
-    if _is_published_split(recipe):
-        for_weight, error = split_gradient(gradient, want8=want_error)
+    if split_rounding(recipe):
+        for_weight, error = split_gradient(gradient, _random_bits(recipe),
+                                           want8=want_error or not recipe.bifurcated)
+        for_weight = for_weight if recipe.bifurcated else error
     else:
         shared = not recipe.bifurcated
         error = quantize_gradient(gradient, recipe.error, owner) if want_error or shared else None
@@ -187,7 +196,7 @@ class GradientQuantizeFunction(torch.autograd.Function):
 def quantize_error(x: Tensor, recipe: Recipe, owner: str) -> Tensor:
     """x forward; backward the gradient rounded as ``recipe.error`` (the published 8-bit copy)."""
     def quantize(gradient: Tensor) -> Tensor:
-        if _is_published_split(recipe):
-            return split_gradient(gradient, want16=False)[1]
+        if split_rounding(recipe):
+            return split_gradient(gradient, _random_bits(recipe), want16=False)[1]
         return quantize_gradient(gradient, recipe.error, owner)
     return GradientQuantizeFunction.apply(x, quantize)

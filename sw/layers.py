@@ -53,9 +53,10 @@ class QLayer(nn.Module):
     def finish(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Sum with ``other``, if given; activation function; output quantizer."""
         if self.fuses:
-            mask = self.config.activation.clipped == "mask"
-            made = fused.activation_quantize(x, self.activation, mask) if other is None \
-                else fused.add_activation_quantize(x, other, self.activation, mask)
+            options = (self.activation, self.config.activation.clipped == "mask",
+                       self.config.activation.range == "batch_mean")
+            made = fused.activation_quantize(x, *options) if other is None \
+                else fused.add_activation_quantize(x, other, *options)
             self.output.follow(made.low, made.high)
             return made.output
         if other is not None:

@@ -196,7 +196,7 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         recipe = config.tensor("activation")
         if recipe.enabled and recipe.range in ("clamp", "pact") and not bounded:
-            recipe = replace(recipe, bits=max(8, recipe.bits), range="batch_mean", clipped="pass")
+            recipe = replace(recipe, bits=max(8, recipe.bits), range="min_max", clipped="pass")
         self.recipe = recipe
         self.owner = type(self).__name__
         self.scale: Tensor | None = None  # of the latest batch, for the accumulator's simulation

@@ -210,7 +210,7 @@ class Recipe:
     quantize: bool = True
     weight: TensorRecipe = field(default_factory=lambda: TensorRecipe(granularity="channel"))
     activation: TensorRecipe = field(
-        default_factory=lambda: TensorRecipe(symmetric=False, range="batch_mean"))
+        default_factory=lambda: TensorRecipe(symmetric=False))
     error: TensorRecipe = field(default_factory=lambda: TensorRecipe(rounding="stochastic"))
     gradient: TensorRecipe = field(default_factory=lambda: TensorRecipe(bits=16))
     update: TensorRecipe = FLOAT

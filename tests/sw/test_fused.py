@@ -1,5 +1,6 @@
 """sw/fused.py against the modules it replaces: forward to the bit, gradients against float64."""
 
+import contextlib
 import functools
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from golden.errors import LockstepError
-from sw import fused, fused_kernels
+from sw import fused, fused_kernels, probe
 from sw.fused import FusedNorm
 from sw.gradients import split_gradient
+from sw.layers import QConv2d
 from sw.quantizers import ActivationQuantizer
 from sw.range_norm import RangeBatchNorm
 from sw.recipes import make_recipe
@@ -48,12 +50,17 @@ def example(shape, seed=0, channels_last=False, constant_channel=False):
 
 
 def assert_forward_equal(x, gamma, beta, activation, chunks=16, constant="code"):
+    for average in (False, True):
+        _assert_forward_equal(x, gamma, beta, activation, chunks, constant, average)
+
+
+def _assert_forward_equal(x, gamma, beta, activation, chunks, constant, average):
     modules = Composed(gamma, beta, activation, **{
         "norm.chunks": chunks, "norm.constant": constant, "norm.momentum": 1.0,
-        "activation.momentum": 1.0})
+        "activation.momentum": 1.0, "activation.range": "batch_mean" if average else "min_max"})
     expected = modules(x)
-    result = fused.norm_activation_quantize(
-        x, gamma, beta, FusedNorm(activation=activation, chunks=chunks, constant=constant))
+    result = fused.norm_activation_quantize(x, gamma, beta, FusedNorm(
+        activation=activation, chunks=chunks, constant=constant, average=average))
     norm, output = modules.norm, modules.output
     for mine, theirs in ((result.output, expected), (result.mean, norm.running_mean),
                          (result.scale, norm.running_scale), (result.low, norm.input.range_low),
@@ -102,6 +109,7 @@ def gradients(function, *inputs, seed=5):
 def reference_gradients(x, gamma, beta, activation, chunks, mask):
     def composed(x, gamma, beta):
         modules = Composed(gamma.detach(), beta.detach(), activation, **{
+            "activation.range": "min_max",
             "norm.chunks": chunks, "norm.quantize_gradient": False,
             "activation.clipped": "mask" if mask else "pass"})
         del modules.norm.weight, modules.norm.bias
@@ -146,7 +154,7 @@ def test_the_gradient_check_sees_planted_faults(fault, monkeypatch):
     x, gamma, beta = example((16, 4, 6, 6), 1)
     activation = "relu"
     if fault == "activation":
-        monkeypatch.setattr(fused_kernels, "_passes", lambda x, *_: x > 0.01)
+        monkeypatch.setattr(fused_kernels, "_passes", lambda x, *_: x > 0.05)
     else:
         monkeypatch.setattr(fused_kernels, "norm_gradient", faulty)
     norm = FusedNorm(activation=activation, chunks=4, quantize_gradient=False)
@@ -258,14 +266,52 @@ def test_add_is_the_modules(activation, mask, shape):
     assert torch.equal(single.output, quantizer(ACTIVATIONS[activation](a)))
 
 
+@pytest.mark.parametrize("bifurcated", [True, False])
+@pytest.mark.parametrize("activation_range", ["min_max", "batch_mean"])
+def test_a_layer_without_random_bits_is_the_composed_layer(bifurcated, activation_range):
+    """Rounded to nearest, the gradients of both paths are the same codes."""
+    config = make_recipe("banner", overrides={
+        "bifurcated": bifurcated, "error.rounding": "half_up",
+        "activation.range": activation_range})
+    torch.manual_seed(0)
+    layer = QConv2d(3, 8, 3, padding=1, activation="relu", config=config)
+    x = torch.randn(16, 3, 8, 8)
+    direction = torch.randn(16, 8, 8, 8)
+
+    def gradients_of(context):
+        inputs = x.clone().requires_grad_()
+        layer.zero_grad()
+        with context:
+            (layer(inputs) * direction).sum().backward()
+        return [inputs.grad, *(p.grad.clone() for p in layer.parameters())]
+
+    assert layer.fuses
+    fused_ones = gradients_of(contextlib.nullcontext())
+    for mine, theirs in zip(fused_ones, gradients_of(probe.recording()), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+def test_without_bifurcation_the_weights_get_the_coarse_gradient():
+    def weight_gradient(bifurcated):
+        torch.manual_seed(0)
+        layer = QConv2d(3, 8, 3, padding=1, config=make_recipe("banner", overrides={
+            "bifurcated": bifurcated, "error.rounding": "half_up"}))
+        (layer(torch.randn(16, 3, 8, 8)) * torch.randn(16, 8, 8, 8) ** 3).sum().backward()
+        return layer.weight.grad
+    fine, coarse = weight_gradient(True), weight_gradient(False)
+    error = (fine - coarse).norm() / fine.norm()
+    assert 1e-4 < error < 0.1
+
+
 def test_which_recipes_are_supported():
     assert fused.supports(make_recipe("banner"))
     assert fused.supports(make_recipe("banner", overrides={
-        "weight.bits": 4, "norm.chunks": 4, "activation.clipped": "mask"}))
+        "weight.bits": 4, "norm.chunks": 4, "activation.clipped": "mask",
+        "activation.range": "batch_mean", "bifurcated": False, "error.rounding": "half_up"}))
     for overrides in ({"activation.bits": 4}, {"error.bits": 6}, {"gradient.bits": 8},
                       {"norm.kind": "batch"}, {"activation.range": "ema"},
-                      {"norm.quantize_input": False}, {"bifurcated": False},
-                      {"accumulator.bits": 16}, {"error.rounding": "half_up"}):
+                      {"norm.quantize_input": False}, {"accumulator.bits": 16},
+                      {"error.rounding": "floor"}, {"gradient_of": "product"}):
         assert not fused.supports(make_recipe("banner", overrides=overrides)), overrides
     assert not fused.supports(make_recipe("banner", quantize=False))
     for name in ("float", "jacob", "dorefa", "wage"):

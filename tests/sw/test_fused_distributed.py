@@ -22,6 +22,7 @@ def _worker(rank, port, fault, results):
         gamma, beta = example((16, 4, 6, 6), seed=7)[1:]
         weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(rank))
         modules = Composed(gamma, beta, "relu", **{
+            "activation.range": "min_max",
             "norm.chunks": CHUNKS, "norm.quantize_gradient": False, "norm.synchronise": True,
             "norm.momentum": 1.0})
         x.requires_grad_()

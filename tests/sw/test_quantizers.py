@@ -43,12 +43,19 @@ def test_constant_tensor_gives_no_nan():
 
 
 def test_range_is_the_mean_of_the_samples_ranges_and_then_a_moving_average():
-    quantizer = ActivationQuantizer(make_recipe(overrides={"activation.momentum": 0.25}))
+    quantizer = ActivationQuantizer(make_recipe(overrides={
+        "activation.momentum": 0.25, "activation.range": "batch_mean"}))
     quantizer(torch.tensor([[-1.0, 2.0], [-3.0, 4.0]]))
     assert (quantizer.range_low, quantizer.range_high) == (-2.0, 3.0)
     quantizer(torch.tensor([[-2.0, 7.0], [-2.0, 7.0]]))
     assert quantizer.range_low == -2.0
     assert quantizer.range_high == 4.0  # 0.75 * 3 + 0.25 * 7: torch's convention
+
+
+def test_the_default_range_is_that_of_the_batch():
+    quantizer = ActivationQuantizer()
+    quantizer(torch.tensor([[-1.0, 2.0], [-3.0, 4.0]]))
+    assert (quantizer.range_low, quantizer.range_high) == (-3.0, 4.0)
 
 
 def test_evaluation_gives_the_codes_of_golden_arith():
