@@ -50,6 +50,15 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    @torch.no_grad()
+    def share(self, tensors: list[Tensor]) -> None:
+        """Give every process the float tensors of rank 0, in place, in one exchange."""
+        if self.size > 1 and tensors:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            dist.broadcast(flat, 0)
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
+                tensor.copy_(part.view(tensor.shape))
+
     def share_buffers(self, *models: nn.Module) -> None:
         """Give every process the buffers (running statistics and ranges) of rank 0."""
         if self.size > 1:

@@ -5,6 +5,7 @@ Every epoch seeds torch's generators from (seed, epoch, rank), so a resumed run 
 of an uninterrupted one.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from sw.data import Dataset
 from sw.distributed import ALONE, World
 from sw.evaluate import accuracy, device_type, evaluate, logits_of, prepared, reconstructs
 from sw.finite import first_not_finite
-from sw.layers import round_stored_weights
+from sw.layers import WeightedLayer, round_stored_weights
 from sw.schedule import (
     data_at,
     load_optimizer,
@@ -55,6 +56,15 @@ def _objective(model, outputs: Tensor, inputs: Tensor, labels: Tensor, config: T
                         F.log_softmax(teacher_outputs.float() / config.temperature, 1),
                         log_target=True, reduction="batchmean") * config.temperature**2
     return (1 - config.distillation_weight) * loss + config.distillation_weight * softened
+
+
+def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """The seed of an epoch in one process. torch's CPU generator takes the low 32 bits only, so
+    the rank is hashed into these."""
+    if rank == 0:
+        return seed * 1_000_003 + epoch
+    key = f"{seed} {epoch} {rank}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest())
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
@@ -107,6 +117,8 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
     scheduler = make_scheduler(optimizer, model, config, plan, plan.starts[start_epoch])
     if optimizer_state:
         load_optimizer(optimizer, optimizer_state)
+    on_grid = [layer.weight for layer in model.modules() if isinstance(layer, WeightedLayer)
+               and layer.config.tensor("update").enabled]
     results = []
     for epoch in range(start_epoch, config.epochs):
         kind, settings = settings.get("optimizer"), regime_at(model, config, epoch)
@@ -114,7 +126,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
             optimizer = make_optimizer(model, settings)
             scheduler = make_scheduler(optimizer, model, config, plan, plan.starts[epoch])
         set_options(optimizer, settings)
-        torch.manual_seed(config.seed * 1_000_003 + epoch + (world.rank << 40))
+        torch.manual_seed(_epoch_seed(config.seed, epoch, world.rank))
         batch_size, input_size = data_at(model, config, epoch)
         total_loss, total_right, start = 0.0, 0.0, time.perf_counter()
         batches = data.batches(batch_size, seed=config.seed, epoch=epoch, rank=world.rank,
@@ -154,6 +166,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
                 clip_grads_with_norm_(model.parameters(), config.clip_gradient, norm)
             optimizer.step()
             round_stored_weights(model)
+            world.share(on_grid)  # the rounding may draw, and every process draws its own
             lr = scheduler.get_last_lr()[0]
             scheduler.step()
             if averaged:
