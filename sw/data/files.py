@@ -5,6 +5,7 @@ import os
 import struct
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from golden.errors import LockstepError
@@ -14,6 +15,7 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
            Image.DecompressionBombError)
 # Not all that Pillow reads: some, EPS among them, are handed to outside programs.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+_GREY_16 = ("PNG", "PPM")  # whose Pillow mode I holds 16 bits
 
 
 def roots(directory: Path | None, name: str) -> list[Path]:
@@ -31,7 +33,16 @@ def not_found(name: str, directory: Path | None, expected: str) -> LockstepError
 
 
 def decode(source: bytes | str) -> Image.Image:
-    """One picture, encoded or by its path, as RGB; raises one of DAMAGED if it is none."""
+    """One picture, encoded or by its path, as RGB; raises one of DAMAGED if it is none.
+
+    16-bit grey is scaled by 1/257, rounded. Grey of 32 bits or in floating point (TIFF) counts as
+    damaged: the file does not say which number is white.
+    """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     with Image.open(stream, formats=FORMATS) as image:
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _GREY_16):
+            grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+            return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+        if image.mode in ("I", "F"):
+            raise ValueError(f"grey of 32 bits (mode {image.mode}) has no known white")
         return image.convert("RGB")

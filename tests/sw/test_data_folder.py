@@ -7,6 +7,7 @@ from PIL import Image
 
 from golden.errors import LockstepError
 from sw.data import load_dataset
+from sw.data.files import DAMAGED, decode
 from sw.data.folder import centre_view, random_view
 
 SIZE = 16
@@ -166,3 +167,18 @@ def test_wrong_layouts(root):
     (root / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(b"")
     with pytest.raises(LockstepError, match="val has no class folders; put the images of each"):
         load_dataset("imagenet", root)
+
+
+def test_16_bit_grey_is_scaled_and_other_deep_grey_is_damaged(tmp_path):
+    values = np.array([[0, 128, 129, 257 * 100, 257 * 200 + 128, 65535]], dtype=np.uint16)
+    shown = [0, 0, 1, 100, 200, 255]
+    for name, image in (("a.png", Image.fromarray(values)), ("b.tif", Image.fromarray(values)),
+                        ("c.pgm", Image.fromarray(values.astype(np.int32)))):
+        image.save(tmp_path / name)
+        picture = np.asarray(decode(str(tmp_path / name)))
+        assert picture.shape == (1, 6, 3)
+        assert all(picture[0, :, channel].tolist() == shown for channel in range(3))
+    for dtype in (np.int32, np.float32):
+        Image.fromarray(values.astype(dtype)).save(tmp_path / "d.tif")
+        with pytest.raises(DAMAGED, match="grey of 32 bits"):
+            decode(str(tmp_path / "d.tif"))
