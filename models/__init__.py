@@ -14,10 +14,12 @@ as in the published code of arXiv 1805.11046:
                      classification
 
 An outside file is named as ``path/to/file.py:function``; its function takes what it likes.
+The file may import from its own folder.
 """
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,13 +45,22 @@ def _outside_function(name: str) -> Callable[..., nn.Module]:
     path, _, function = name.rpartition(":")
     if not Path(path).is_file():
         raise LockstepError(f"Model file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    # Dataclasses and pickles look their module up by name; one that nothing else can have.
+    spec = importlib.util.spec_from_file_location(f"lockstep model {Path(path).resolve()}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    folder = str(Path(path).resolve().parent)
+    searched = folder in sys.path
+    sys.path.append(folder)  # last: its files do not hide what is installed
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        sys.modules.pop(spec.name, None)
         raise LockstepError(f"Model file {path} cannot be imported: {type(error).__name__}: "
                             f"{error}") from error
+    finally:
+        if not searched and folder in sys.path:
+            sys.path.remove(folder)
     if not callable(getattr(module, function, None)):
         raise LockstepError(f"Model file {path} has no function {function!r}")
     return getattr(module, function)
@@ -71,8 +82,9 @@ def build_model(name: str, model_config: dict | None = None) -> nn.Module:
                             f"(or path/to/file.py:function)")
     model_config = model_config or {}
     accepted = inspect.signature(function).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in accepted.values())
     for key in model_config:
-        if key not in accepted:
+        if key not in accepted and not takes_any:
             raise LockstepError(f"Model {name} has no option {key!r}; its options: "
                                 f"{', '.join(accepted)}")
     try:

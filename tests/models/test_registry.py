@@ -1,5 +1,7 @@
 """The registry of networks and the digits network itself."""
 
+import sys
+
 import pytest
 import torch
 
@@ -96,3 +98,25 @@ def test_outside_file(tmp_path):
         build_model(f"{path}:big")
     with pytest.raises(LockstepError, match="does not exist"):
         build_model(f"{tmp_path}/none.py:small")
+
+
+def test_an_outside_function_may_take_anything(tmp_path):
+    (tmp_path / "mine.py").write_text("from models.resnet_digits import resnet_digits\n"
+                                      "def small(**options):\n"
+                                      "    return resnet_digits(**options)\n")
+    assert build_model(f"{tmp_path}/mine.py:small", {"width": 3}).stem.weight.shape[0] == 3
+    with pytest.raises(LockstepError, match="cannot be built: TypeError: .*'widht'"):
+        build_model(f"{tmp_path}/mine.py:small", {"widht": 3})
+
+
+def test_an_outside_file_of_dataclasses_with_a_neighbour(tmp_path):
+    (tmp_path / "neighbour_of_mine.py").write_text("WIDTH = 3\n")
+    (tmp_path / "mine.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from models.resnet_digits import resnet_digits\n"
+        "from neighbour_of_mine import WIDTH\n"
+        "@dataclass\nclass Sizes:\n    width: int = WIDTH\n"
+        "def small():\n    return resnet_digits(width=Sizes().width)\n")
+    before = list(sys.path)
+    assert build_model(f"{tmp_path}/mine.py:small").stem.weight.shape[0] == 3
+    assert sys.path == before
