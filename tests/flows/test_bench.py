@@ -93,8 +93,8 @@ def test_bad_options(arguments, message, tmp_path):
 
 @pytest.mark.slow
 def test_train_speed_rows(monkeypatch):
-    monkeypatch.setattr("torch.compile", lambda model: model)  # minutes, and not what is tested
+    monkeypatch.setattr("torch.compile", lambda model, **_: model)  # it takes minutes
     rows = {row["name"]: row for row in train_speed.measure_cpu(8, 2, 1, "command")}
     assert rows["train_speed.resnet8.ratio_to_float32"]["value"] > 1
     assert rows["train_speed.resnet8.banner.milliseconds"]["value"] > 0
-    assert rows["train_speed.resnet8.float.peak_memory"]["value"] >= 0
+    assert 5 < rows["train_speed.resnet8.float.peak_memory"]["value"] < 500
