@@ -109,8 +109,10 @@ class TensorRecipe:
         if isinstance(self.clamp, bool) or not isinstance(self.clamp, (int, float)) \
                 or not 0 < self.clamp < float("inf"):
             raise LockstepError(f"Option clamp must be a positive number, not {self.clamp!r}")
-        if not isinstance(self.clamp_decay, (int, float)) or self.clamp_decay < 0:
-            raise LockstepError(f"Option clamp_decay must be 0 or more, not {self.clamp_decay!r}")
+        if isinstance(self.clamp_decay, bool) or not isinstance(self.clamp_decay, (int, float)) \
+                or not 0 <= self.clamp_decay < float("inf"):
+            raise LockstepError(f"Option clamp_decay must be a finite number of 0 or more, not "
+                                f"{self.clamp_decay!r}")
 
     @property
     def enabled(self) -> bool:
@@ -252,6 +254,18 @@ class Recipe:
             if not getattr(self, kind).symmetric:
                 raise LockstepError(f"Option {kind}.symmetric must be True; only activations have "
                                     f"a zero point")
+        for kind in ("weight", "error", "gradient", "update", "statistics"):
+            if getattr(self, kind).delay:
+                raise LockstepError(f"Option {kind}.delay must be 0; only activations have a delay")
+        if self.activation.range == "pact":
+            self._require("activation.range pact", {"activation.symmetric": False,
+                                                    "activation.scale": "float",
+                                                    "activation.granularity": "tensor"})
+        for kind in ("weight", "error", "gradient"):
+            if getattr(self, kind).grid == "dorefa":
+                self._require(f"{kind}.grid dorefa", {f"{kind}.scale": "float"})
+        if self.norm.fold:  # what a machine keeps are the folded weights
+            self._require("norm.fold", {"statistics.bits": None})
         if self.accumulator.bits is not None and (
                 self.activation.granularity != "tensor"
                 or not all(recipe.enabled and recipe.format == "integer"
@@ -267,29 +281,45 @@ class Recipe:
         for kind in ("update", "statistics"):
             _one_of(f"{kind}.format", getattr(self, kind).format, ("integer",))
         for kind in ("conv", "linear"):
-            if getattr(self, kind).bits is not None:
-                try:
-                    replace(self.weight, bits=getattr(self, kind).bits)
-                    replace(self.activation, bits=getattr(self, kind).bits)
-                except LockstepError as error:
-                    raise LockstepError(f"Option {kind}.bits: {error}") from None
+            bits = getattr(self, kind).bits
+            if bits is not None and not (self.weight.enabled or self.activation.enabled):
+                raise LockstepError(f"Option {kind}.bits needs quantized weights or activations; "
+                                    f"set weight.bits or activation.bits")
+            try:
+                _with_bits(self.weight, bits)
+                _with_bits(self.activation, bits)
+            except LockstepError as error:
+                raise LockstepError(f"Option {kind}.bits: {error}") from None
 
     def _allow(self, kind: str, ranges: tuple, granularities: tuple) -> None:
         recipe = getattr(self, kind)
         _one_of(f"{kind}.range", recipe.range, ranges)
         _one_of(f"{kind}.granularity", recipe.granularity, granularities)
 
+    def _require(self, cause: str, values: dict[str, Any]) -> None:
+        """Raise LockstepError for a field without effect, or with a wrong one, beside cause."""
+        for dotted, value in values.items():
+            kind, name = dotted.split(".")
+            found = getattr(getattr(self, kind), name)
+            if found != value:
+                raise LockstepError(f"Option {dotted} must be {value} with {cause}, not {found!r}")
+
     def tensor(self, kind: str) -> TensorRecipe:
         """The record of a kind of tensor, FLOAT where nothing is quantized."""
         return getattr(self, kind) if self.quantize else FLOAT
 
     def for_layer(self, kind: str) -> "Recipe":
-        """The recipe of one layer; kind "conv" or "linear" puts that kind's bits in force."""
+        """The recipe of one layer; kind "conv" or "linear" puts that kind's bits in force for
+        what is quantized at all."""
         bits = getattr(self, kind).bits
         if bits is None:
             return self
-        return replace(self, weight=replace(self.weight, bits=bits),
-                       activation=replace(self.activation, bits=bits))
+        return replace(self, weight=_with_bits(self.weight, bits),
+                       activation=_with_bits(self.activation, bits))
+
+
+def _with_bits(recipe: TensorRecipe, bits: int | None) -> TensorRecipe:
+    return recipe if bits is None or not recipe.enabled else replace(recipe, bits=bits)
 
 
 def _check_field(record: Any, path: list[str], dotted: str) -> None:
@@ -320,6 +350,9 @@ def with_overrides(recipe: Recipe, overrides: dict[str, Any] | None) -> Recipe:
         if not isinstance(dotted, str) or not dotted:
             raise LockstepError(f"Recipe field must be a dotted name, not {dotted!r}")
         path = dotted.split(".")
+        if dotted in ("name", "quantize"):
+            raise LockstepError(f"Recipe field {dotted} cannot be overridden; choose another "
+                                f"recipe or the model's option quantize")
         _check_field(recipe, path, dotted)
         if len(path) == 1:
             changes[dotted] = value

@@ -20,6 +20,9 @@ from sw.recipe import (
     with_overrides,
 )
 
+# A float error whose bits are set rounds as a gradient must, or small ones vanish
+_FLOAT_ERROR = replace(FLOAT, rounding="stochastic")
+
 
 def float32() -> Recipe:
     """No quantization, ordinary batch normalization: the baseline. Gives no integers."""
@@ -49,7 +52,8 @@ def jacob() -> Recipe:
         name="jacob", weight=TensorRecipe(),
         activation=TensorRecipe(symmetric=False, range="ema", delay=200, momentum=0.05,
                                 clipped="mask"),
-        error=FLOAT, gradient=FLOAT, norm=NormRecipe(kind="batch", fold=True, freeze_after=4000))
+        error=_FLOAT_ERROR, gradient=FLOAT,
+        norm=NormRecipe(kind="batch", fold=True, freeze_after=4000))
 
 
 def dorefa() -> Recipe:
@@ -78,16 +82,18 @@ def wage() -> Recipe:
     stored 8-bit weights, stochastically rounded to multiples of 2^-7, which is equation 12.
     Neither norm nor bias. Logits have a range of their own and cross-entropy replaces the paper's
     squared error. Plain SGD of rate eta * 2^-7, eta a power of two, 8 as in the paper.
+
+    The clamp of 0.5 gives every width its sigma: 0.5 / (2^(k-1) - 1), rounded up to a power of two,
+    is 2^(1-k), whose largest code stands for 1 - sigma.
     """
     return Recipe(
         name="wage",
         weight=TensorRecipe(bits=2, range="clamp", clamp=0.5, scale="power_of_two",
                             rounding="half_even"),
-        activation=TensorRecipe(range="clamp", clamp=1 - 2.0**-7, scale="power_of_two",
-                                clipped="mask"),
+        activation=TensorRecipe(range="clamp", clamp=0.5, scale="power_of_two", clipped="mask"),
         error=TensorRecipe(scale="shift"),
         gradient=TensorRecipe(bits=16, scale="shift", normalise=True), gradient_of="product",
-        update=TensorRecipe(range="clamp", clamp=1 - 2.0**-7, rounding="stochastic",
+        update=TensorRecipe(range="clamp", clamp=0.5, rounding="stochastic",
                             scale="power_of_two"),
         norm=NormRecipe(kind="none"), initialise="wage", learning_rate=8 * 2.0**-7)
 
@@ -102,7 +108,7 @@ def pact() -> Recipe:
         name="pact", weight=TensorRecipe(bits=4, grid="dorefa"),
         activation=TensorRecipe(bits=4, symmetric=False, range="pact", clamp=8.0,
                                 clamp_decay=1e-4),
-        error=FLOAT, gradient=FLOAT, norm=NormRecipe(kind="batch"), ends=LayerRecipe(bits=8))
+        error=_FLOAT_ERROR, gradient=FLOAT, norm=NormRecipe(kind="batch"), ends=LayerRecipe(bits=8))
 
 
 def dfp16() -> Recipe:
@@ -142,7 +148,7 @@ def twn() -> Recipe:
     ``activation.bits=None``). Weights of the first and last layer 8 bits.
     """
     return Recipe(name="twn", weight=TensorRecipe(bits=2, grid="ternary"),
-                  activation=TensorRecipe(symmetric=False, range="ema"), error=FLOAT,
+                  activation=TensorRecipe(symmetric=False, range="ema"), error=_FLOAT_ERROR,
                   gradient=FLOAT, norm=NormRecipe(kind="batch"), ends=LayerRecipe(bits=8))
 
 
@@ -156,7 +162,7 @@ def wrpn() -> Recipe:
     return Recipe(
         name="wrpn", weight=TensorRecipe(bits=4, range="clamp", clamp=1.0, clipped="mask"),
         activation=TensorRecipe(bits=4, symmetric=False, range="clamp", clamp=1.0, clipped="mask"),
-        error=FLOAT, gradient=FLOAT, norm=NormRecipe(kind="batch"), ends=LayerRecipe(bits=8))
+        error=_FLOAT_ERROR, gradient=FLOAT, norm=NormRecipe(kind="batch"), ends=LayerRecipe(bits=8))
 
 
 def fp8() -> Recipe:
@@ -192,4 +198,9 @@ def make_recipe(name: str = "banner", *, quantize: bool = True,
     if overrides is not None and not isinstance(overrides, dict):
         raise LockstepError(f"Option overrides must be a dict, not {overrides!r}")
     recipe = with_overrides(RECIPES[name](), overrides)
+    if quantize and not recipe.quantize:
+        for field, value in (overrides or {}).items():
+            if field.endswith(".bits") and value is not None:
+                raise LockstepError(f"Option {field} has no effect in recipe {name}, which "
+                                    f"quantizes nothing; choose another recipe")
     return replace(recipe, quantize=recipe.quantize and quantize)

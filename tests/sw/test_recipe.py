@@ -36,6 +36,46 @@ def test_bits_of_a_kind_of_layer(kind):
     assert recipe.for_layer(other) is recipe
 
 
+def test_bits_of_a_kind_of_layer_quantize_nothing_that_is_off():
+    recipe = make_recipe(overrides={"activation.bits": None, "conv.bits": 4}).for_layer("conv")
+    assert (recipe.weight.bits, recipe.activation.bits) == (4, None)
+    recipe = make_recipe(overrides={"weight.bits": None, "conv.bits": 4}).for_layer("conv")
+    assert (recipe.weight.bits, recipe.activation.bits) == (None, 4)
+
+
+@pytest.mark.parametrize("field", ["weight.bits", "activation.bits", "conv.bits", "linear.bits",
+                                   "error.bits", "gradient.bits", "update.bits"])
+def test_bits_of_a_recipe_that_quantizes_nothing(field):
+    with pytest.raises(LockstepError, match=f"Option {field} has no effect in recipe float, which"):
+        make_recipe("float", overrides={field: 4})
+    make_recipe("float", overrides={"weight.bits": None, "norm.momentum": 0.2})
+    assert not make_recipe("banner", quantize=False, overrides={field: 4}).quantize
+
+
+@pytest.mark.parametrize("name", ["jacob", "pact", "twn", "wrpn"])
+def test_a_float_error_given_bits_is_rounded_at_random(name):
+    recipe = make_recipe(name, overrides={"error.bits": 8, "gradient.bits": 8})
+    assert (recipe.error.rounding, recipe.gradient.rounding) == ("stochastic", "half_up")
+    assert not make_recipe(name).tensor("error").enabled
+
+
+@pytest.mark.parametrize(("name", "overrides", "message"), [
+    ("pact", {"activation.symmetric": True},
+     "Option activation.symmetric must be False with activation.range pact, not True"),
+    ("pact", {"activation.scale": "shift"}, "activation.scale must be float with activation.range"),
+    ("pact", {"activation.granularity": "channel"}, "activation.granularity must be tensor with"),
+    ("jacob", {"statistics.bits": 8}, "Option statistics.bits must be None with norm.fold, not 8"),
+    ("dorefa", {"weight.scale": "shift"}, "Option weight.scale must be float with weight.grid dor"),
+    ("dorefa", {"error.scale": "shift"}, "Option error.scale must be float with error.grid dorefa"),
+    ("banner", {"weight.bits": None, "activation.bits": None, "conv.bits": 4},
+     "Option conv.bits needs quantized weights or activations"),
+    *(("banner", {f"{kind}.delay": 1}, f"Option {kind}.delay must be 0; only activations have")
+      for kind in ("weight", "error", "gradient", "update", "statistics"))])
+def test_fields_that_would_have_no_effect(name, overrides, message):
+    with pytest.raises(LockstepError, match=message):
+        make_recipe(name, overrides=overrides)
+
+
 def test_quantize_false_keeps_the_recipe_but_quantizes_nothing():
     recipe = make_recipe("dorefa", quantize=False)
     assert recipe.norm.kind == "batch"
@@ -67,7 +107,11 @@ def test_quantize_false_keeps_the_recipe_but_quantizes_nothing():
     ({"error.grid": "ternary", "error.bits": 2}, "error.grid must be one of uniform, dorefa, not"),
     ({"update.format": "fp8_e4m3"}, "update.format must be one of integer, not 'fp8_e4m3'"),
     ({"activation.clamp": -1}, "Option activation.clamp must be a positive number, not -1"),
-    ({"activation.clamp_decay": -1}, "Option activation.clamp_decay must be 0 or more, not -1"),
+    ({"activation.clamp_decay": -1}, "activation.clamp_decay must be a finite number of 0 or more"),
+    ({"activation.clamp_decay": float("inf")}, "clamp_decay must be a finite number .* not inf"),
+    ({"activation.clamp_decay": float("nan")}, "clamp_decay must be a finite number .* not nan"),
+    ({"name": [1]}, "Recipe field name cannot be overridden; choose another recipe"),
+    ({"quantize": False}, "Recipe field quantize cannot be overridden"),
     ({"activation.delay": -1}, "Option activation.delay must be an integer from 0"),
     ({"activation.momentum": 2}, r"Option activation.momentum must be in \(0, 1\], not 2"),
     ({"norm.fold": True}, "Option norm.fold needs norm.kind batch, not range"),

@@ -140,6 +140,21 @@ def test_wage_activations():
     assert activations("wage", [0.3, 1.5]) == ([38 / 128, 127 / 128], [1, 0])
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_wage_grids_at_other_widths(bits):
+    """sigma(k) = 2^(1-k), the largest value 1 - sigma: of W, A and U alike."""
+    sigma = 2.0 ** (1 - bits)
+    values, expected = [1.2 * sigma, 3.0], near([sigma, 1 - sigma], 1e-9)
+    overrides = {f"{kind}.bits": bits for kind in ("weight", "activation", "update")}
+    assert weights("wage", values, **overrides)[0] == expected
+    assert activations("wage", values, **overrides)[0] == expected
+    layer = QLinear(2, 1, config=make_recipe(
+        "wage", overrides=overrides | {"update.rounding": "half_up"}))
+    layer.weight.data = torch.tensor([values])
+    round_stored_weights(layer)
+    assert layer.weight.flatten().tolist() == expected
+
+
 def test_wage_errors():
     """Shift(0.3) = 1/4: 1.2 clips to 127 / 128, -0.4 is -51.2 of its 128ths."""
     y = quantize_gradient(torch.tensor([[0.3, -0.1]]), make_recipe("wage").error)
