@@ -17,19 +17,37 @@ from torch import Tensor, nn
 
 from sw.quantizers import EIGHT_BIT, StraightThroughFunction
 from sw.ranges import extremes, spread, symmetric_scale
-from sw.recipe import Recipe
+from sw.recipe import Recipe, TensorRecipe
 from sw.rounding import evaluation_rounding, round_to_integer
 
 EPSILON = 1e-5
 
 
+class SumOverProcessesFunction(torch.autograd.Function):
+    """Sum over the processes forward, and of their gradients backward: each one's values are part
+    of every process's result. (torch.distributed.nn.functional is deprecated.)"""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return SumOverProcessesFunction.apply(gradient)
+
+
+def processes() -> int:
+    """How many processes share a step: 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def average_over_processes(values: Tensor) -> Tensor:
     """Mean over the processes of a group of equal shares, differentiable; itself without one."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if processes() == 1:
         return values
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(values.contiguous()) / dist.get_world_size()
+    return SumOverProcessesFunction.apply(values) / processes()
 
 
 class Norm(nn.Module):
@@ -48,19 +66,25 @@ class Norm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
-    def stored(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """Per-channel values (C,) as a machine stores them, by ``recipe.statistics``."""
+    def stored(self, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(gamma, beta, deviation), (C,) each, as a machine stores them by ``recipe.statistics``.
+
+        A stored deviation is at least one step: it divides.
+        """
         recipe = self.config.tensor("statistics")
         if not recipe.enabled:
-            return values
-        return tuple(self._stored(value, recipe) for value in values)
+            return self.weight, self.bias, deviation
+        lowest = recipe.code_bounds[0]
+        return (self._stored(self.weight, recipe, lowest), self._stored(self.bias, recipe, lowest),
+                self._stored(deviation, recipe, 1))
 
-    def _stored(self, value: Tensor, recipe) -> Tensor:
+    def _stored(self, value: Tensor, recipe: TensorRecipe, lowest: int) -> Tensor:
         with torch.no_grad():
             scale = symmetric_scale(*extremes(value, recipe, 0, self.owner), recipe)
             scale = spread(scale, value, recipe, 0)
             rounding = recipe.rounding if self.training else evaluation_rounding(recipe.rounding)
-            codes = round_to_integer(value / scale, rounding).clamp_(*recipe.code_bounds)
+            codes = round_to_integer(value / scale, rounding)
+            codes = codes.clamp_(lowest, recipe.code_bounds[1])
         return StraightThroughFunction.apply(value, codes * scale)
 
     def apply_factor(self, x: Tensor, mean: Tensor, factor: Tensor, beta: Tensor) -> Tensor:
@@ -94,13 +118,16 @@ class BatchNorm(Norm):
     def batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of a batch (N, C, ...), (C,) each; the running ones follow."""
         axes = [0, *range(2, x.dim())]
+        count = x.numel() // x.shape[1]
         if self.options.synchronise:
-            mean, square = average_over_processes(torch.stack([x.mean(axes), (x * x).mean(axes)]))
-            variance = square - mean * mean
+            mean = average_over_processes(x.mean(axes))
+            # not E[x^2] - mean^2, which cancels where the mean is large
+            centred = x - mean.view((1, -1) + (1,) * (x.dim() - 2))
+            variance = average_over_processes(centred.square().mean(axes))
+            count *= processes()
         else:
             variance, mean = torch.var_mean(x, axes, correction=0)
         with torch.no_grad():
-            count = x.numel() // x.shape[1]
             self.running_mean.lerp_(mean, self.options.momentum)
             self.running_variance.lerp_(variance * (count / max(count - 1, 1)),
                                         self.options.momentum)
@@ -118,12 +145,12 @@ class BatchNorm(Norm):
                                             EPSILON)
         mean, variance = self.batch_statistics(x) if batch \
             else (self.running_mean, self.running_variance)
-        gamma, beta, sigma = self.stored(self.weight, self.bias, torch.sqrt(variance + EPSILON))
+        gamma, beta, sigma = self.stored(torch.sqrt(variance + EPSILON))
         return self.apply_factor(x, mean, gamma / sigma, beta)
 
     def running_factor(self) -> tuple[Tensor, Tensor]:
         sigma = torch.sqrt(self.running_variance.double() + EPSILON)
-        gamma, beta, sigma = self.stored(self.weight, self.bias, sigma)
+        gamma, beta, sigma = self.stored(sigma)
         factor = gamma.double() / sigma
         return factor, beta.double() - self.running_mean.double() * factor
 
@@ -148,11 +175,11 @@ class L1BatchNorm(Norm):
             if self.options.synchronise:
                 scale = average_over_processes(scale)
             self.follow(mean=mean, scale=scale)
-        gamma, beta, scale = self.stored(self.weight, self.bias, scale)
+        gamma, beta, scale = self.stored(scale)
         return self.apply_factor(x, mean, gamma / (scale + EPSILON), beta)
 
     def running_factor(self) -> tuple[Tensor, Tensor]:
-        gamma, beta, scale = self.stored(self.weight, self.bias, self.running_scale)
+        gamma, beta, scale = self.stored(self.running_scale)
         factor = gamma.double() / (scale.double() + EPSILON)
         return factor, beta.double() - self.running_mean.double() * factor
 

@@ -104,8 +104,8 @@ class RangeBatchNorm(Norm):
             if self.exact_evaluation:
                 x = self.input(x)
             mean, scale = self.running_mean, self.running_scale
-        gamma, beta, scale = self.stored(self.weight, self.bias, scale)
-        factor = gamma / (scale + EPSILON)
+        gamma, beta, stored = self.stored(scale)
+        factor = gamma / (stored + EPSILON)
         if self.training:  # a channel without range gives beta, as in golden/range_norm.py
             factor = torch.where(scale > 0, factor, 0.0)
         y = self.apply_factor(x, mean, factor, beta)
@@ -126,7 +126,7 @@ class RangeBatchNorm(Norm):
         return mean, scale
 
     def running_factor(self) -> tuple[Tensor, Tensor]:
-        gamma, beta, scale = self.stored(self.weight, self.bias, self.running_scale)
+        gamma, beta, scale = self.stored(self.running_scale)
         factor = gamma.double() / (scale.double() + EPSILON)
         return factor, beta.double() - self.running_mean.double() * factor
 

@@ -79,13 +79,32 @@ def test_statistics_in_few_bits(kind):
     config = make_recipe(overrides={"norm.kind": kind, "statistics.bits": 4})
     norm = make_norm(2, config)
     norm.weight.data = torch.tensor([1.0, 0.3])
-    gamma, = norm.stored(norm.weight)
+    gamma, _, _ = norm.stored(torch.ones(2))
     assert gamma.tolist() == pytest.approx([1, 2 / 7])  # 0.3 * 7 = 2.1
     gamma.sum().backward()
     assert norm.weight.grad.tolist() == [1, 1]
     norm.weight.grad = None
     norm(torch.randn(64, 2, 2, 2)).square().sum().backward()
     assert torch.isfinite(norm.weight.grad).all()
+
+
+@pytest.mark.parametrize("kind", ["range", "batch", "l1"])
+def test_a_small_deviation_is_stored_as_one_step(kind):
+    """Seven steps to the largest deviation; a channel of a thousandth of it would be 0 of them."""
+    norm = make_norm(2, make_recipe(overrides={
+        "norm.kind": kind, "statistics.bits": 4, "norm.chunks": 1, "norm.momentum": 1.0,
+        "norm.quantize_input": False, "norm.quantize_gradient": False}))
+    _, _, deviation = norm.stored(torch.tensor([7.0, 0.007]))
+    assert deviation.tolist() == [7, 1]
+    x = torch.randn(400, 2) * torch.tensor([7.0, 0.007])
+    x.requires_grad_()
+    y = norm(x)
+    y.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert 0.002 < y[:, 1].std() < 0.02  # 0.007 steps of about 1, where 1.0 is exact
+    assert torch.allclose(norm.eval()(x), y, atol=0.1)
+    factor, _ = norm.running_factor()
+    assert 0.5 < factor[1] < 2
 
 
 def test_statistics_in_groups_name_the_layer():
