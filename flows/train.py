@@ -24,7 +24,7 @@ from flows.training.outputs import (
     write_outputs,
 )
 from flows.training.progress import Progress
-from flows.training.rehearsal import is_quantized
+from flows.training.rehearsal import check_evaluable, is_quantized, sample_size
 from flows.training.setup import Run, choose_device, directory_of, newest_checkpoint, prepare
 from golden.errors import LockstepError
 
@@ -46,7 +46,7 @@ def run_training(run: Run, world, arguments) -> None:
         begin_outputs(run.directory, resumed=run.resumed is not None)
     if world.main and run.obstacle:
         print(f"no integer program: {run.obstacle}", file=sys.stderr)
-    probe = run.data.train_sample(PROBE_IMAGES)
+    probe = run.data.train_sample(sample_size(run.model, PROBE_IMAGES))
     checkpoint = run.resumed
     progress = Progress(run.directory.name, run.settings.epochs,
                         quiet=arguments.quiet or not world.main)
@@ -128,7 +128,8 @@ def evaluate(arguments) -> None:
     checkpoint.restore(model)
     settings = replace(TrainConfig(**checkpoint.train_config),
                        device=choose_device(arguments.device))
-    loss, accuracy = evaluate(model.to(settings.device), data, settings)
+    check_evaluable(model.to(settings.device), data)
+    loss, accuracy = evaluate(model, data, settings)
     print(f"test loss {loss:.4f} ({data.n_test} images of {data.name}, after "
           f"{checkpoint.epochs_done} epochs)")
     if reconstructs(model):

@@ -96,4 +96,8 @@ def build_model(name: str, model_config: dict | None = None) -> nn.Module:
                             f"{error}") from error
     if not isinstance(model, nn.Module):
         raise LockstepError(f"Model {name} is not a torch.nn.Module but {model!r}")
+    transform = getattr(model, "input_transform", None)
+    if transform is not None and not callable(transform):
+        raise LockstepError(f"input_transform of model {name} must be a function of a batch of "
+                            f"images (N, C, H, W), not a {type(transform).__name__}")
     return connect(model)

@@ -18,27 +18,59 @@ def rehearse(model, data, settings, norm_lowering: str | None, teacher, world) -
     would, for a model that does not fit the data set, a teacher with other outputs, and a batch
     larger than the data.
     """
-    import torch
+    from sw.schedule import data_at, make_plan
 
-    from sw.evaluate import prepared, reconstructs
-    from sw.schedule import make_plan
-
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise LockstepError(f"Model {type(model).__name__} has no parameters to train")
     make_plan(model, data, settings, world.size)
     model = copy.deepcopy(model).train().to(settings.device)
-    images = data.train_sample(32)[0].to(settings.device)
-    name = type(model).__name__
+    smallest = min(data_at(model, settings, epoch)[0] for epoch in range(settings.epochs))
+    images = data.train_sample(min(smallest, sample_size(model, 32)))[0].to(settings.device)
+    inputs, outputs = _answers(f"Model {type(model).__name__}", model, images, data)
+    reason = _lowering_obstacle(model.cpu(), norm_lowering) if norm_lowering else None
+    shape = _check_outputs(model, inputs, outputs, data)
+    if teacher is not None:
+        _check_teacher(teacher, images.cpu(), shape, data)
+    return reason
+
+
+def sample_size(model, least: int) -> int:
+    """At least ``least`` images, and so many that every norm has values for all its chunks: a
+    larger batch cannot fail where these do not."""
+    chunks = (module.config.norm.chunks for module in model.modules()
+              if hasattr(getattr(module, "config", None), "norm"))
+    return max([least, *(number + 1 for number in chunks)])
+
+
+def check_evaluable(model, data) -> None:
+    """Raise LockstepError for a network that does not fit the test images of a data set."""
+    device = next(model.parameters()).device
+    images = data.test_sample(2)[0].to(device)
+    inputs, outputs = _answers(f"Model {type(model).__name__}", model.eval(), images, data)
+    _check_outputs(model, inputs, outputs, data)
+
+
+def _answers(who: str, model, images, data) -> tuple:
+    """(inputs, outputs) of the network for images; whatever it raises becomes one line."""
+    import torch
+
+    from sw.evaluate import prepared
+
     try:
         with torch.no_grad():
             inputs = prepared(model, images)
-            outputs = model(inputs)
-    except RuntimeError as error:
-        raise LockstepError(f"Model {name} does not take images of shape "
-                            f"{tuple(images.shape[1:])} of data set {data.name}: "
-                            f"{error}") from error
-    reason = _lowering_obstacle(model.cpu(), norm_lowering) if norm_lowering else None
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise LockstepError(f"Model {name} has no parameters to train")
-    shape = tuple(getattr(outputs, "shape", ()))
+            return inputs, model(inputs)
+    except LockstepError:
+        raise
+    except Exception as error:
+        raise LockstepError(f"{who} does not take images of shape {tuple(images.shape[1:])} of "
+                            f"data set {data.name}: {type(error).__name__}: {error}") from error
+
+
+def _check_outputs(model, inputs, outputs, data) -> tuple[int, ...]:
+    from sw.evaluate import reconstructs
+
+    name, shape = type(model).__name__, tuple(getattr(outputs, "shape", ()))
     if reconstructs(model):
         if not shape or outputs.flatten(1).shape != inputs.flatten(1).shape:
             raise LockstepError(f"Model {name} must return its input of shape "
@@ -46,9 +78,7 @@ def rehearse(model, data, settings, norm_lowering: str | None, teacher, world) -
     elif len(shape) != 2 or shape[1] < data.n_classes:
         raise LockstepError(f"Model {name} must return (N, {data.n_classes}) logits for data set "
                             f"{data.name}, not {shape}")
-    if teacher is not None:
-        _check_teacher(teacher, images.cpu(), shape)
-    return reason
+    return shape
 
 
 def _lowering_obstacle(model, norm_lowering: str) -> str | None:
@@ -64,16 +94,9 @@ def _lowering_obstacle(model, norm_lowering: str) -> str | None:
     return None
 
 
-def _check_teacher(teacher, images, shape: tuple[int, ...]) -> None:
-    import torch
-
-    from sw.evaluate import prepared
-
-    try:
-        with torch.no_grad():
-            taught = tuple(teacher.eval()(prepared(teacher, images)).shape)
-    except RuntimeError as error:
-        raise LockstepError(f"The teacher does not take images of shape "
-                            f"{tuple(images.shape[1:])}: {error}") from error
+def _check_teacher(teacher, images, shape: tuple[int, ...], data) -> None:
+    outputs = _answers("The teacher", teacher.eval(), images, data)[1]
+    taught = tuple(getattr(outputs, "shape", ()))
     if taught != shape:
-        raise LockstepError(f"The teacher has {taught[-1]} outputs, the model {shape[-1]}")
+        outputs = taught[-1] if taught else "no"
+        raise LockstepError(f"The teacher has {outputs} outputs, the model {shape[-1]}")

@@ -1,5 +1,6 @@
 """flows/train.py: its files, its errors, resuming, interruption."""
 
+import copy
 import json
 import os
 import re
@@ -127,6 +128,14 @@ def channels(): return Net(QConv2d(3, 2), nn.Flatten(), QLinear(72, 10))
 def features(): return Net(nn.Flatten(), QLinear(65, 10))
 def maps(): return Net(QConv2d(1, 10))
 def constant(): return Net(nn.Flatten())
+def raising():
+    model = Net(nn.Flatten(), QLinear(64, 10))
+    model.forward = lambda x: x.no_such_method()
+    return model
+def transforming():
+    model = Net(nn.Flatten(), QLinear(64, 10))
+    model.input_transform = {"train": None, "eval": None}
+    return model
 """
 
 
@@ -135,7 +144,9 @@ def constant(): return Net(nn.Flatten())
     ("channels", "does not take images of shape (1, 8, 8) of data set digits"),
     ("features", "does not take images of shape (1, 8, 8) of data set digits"),
     ("maps", "must return (N, 10) logits for data set digits, not (32, 10, 6, 6)"),
-    ("constant", "has no parameters to train")])
+    ("constant", "has no parameters to train"),
+    ("raising", "of data set digits: AttributeError: 'Tensor' object has no attribute 'no_such"),
+    ("transforming", "must be a function of a batch of images (N, C, H, W), not a dict")])
 def test_an_unfit_network_is_refused_before_training(tmp_path, monkeypatch, function, message):
     monkeypatch.setattr("sw.train.train", lambda *args, **kwargs: pytest.fail("trained"))
     (tmp_path / "nets.py").write_text(NETWORKS)
@@ -279,6 +290,56 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
     with pytest.raises(LockstepError, match="The teacher has 10 outputs, the model 12"):
         train.main(arguments(tmp_path / "s", "--teacher", str(tmp_path / "r" / "checkpoint.pt"),
                              config="{'width': 4, 'classes': 12}"))
+
+
+def test_a_teacher_that_raises_is_refused(tmp_path):
+    from flows.training.rehearsal import rehearse
+    from models import build_model
+    from sw.data import load_dataset
+    from sw.distributed import ALONE
+    from sw.train import TrainConfig
+
+    teacher = build_model("resnet_digits", {"width": 4})
+    teacher.forward = lambda x: {}["no such key"]
+    with pytest.raises(LockstepError, match="The teacher does not take .*: KeyError: 'no such"):
+        rehearse(build_model("resnet_digits", {"width": 4}), load_dataset("digits"),
+                 TrainConfig(), None, teacher, ALONE)
+
+
+def test_evaluation_on_images_of_another_shape_is_refused(tmp_path, monkeypatch):
+    from sw.data import load_dataset
+
+    train.main(arguments(tmp_path, config="{'width': 4, 'quantize': False}"))
+    digits, checkpoint = load_dataset("digits"), str(tmp_path / "r" / "checkpoint.pt")
+    images, labels = digits.test_sample(2)
+    coloured = images.expand(-1, 3, -1, -1), labels
+    for changed, message in (
+            ({"test_sample": lambda n: coloured}, "does not take images of shape (3, 8, 8)"),
+            ({"n_classes": 12}, "must return (N, 12) logits for data set digits, not (2, 10)")):
+        other = copy.copy(digits)
+        vars(other).update(changed)
+        monkeypatch.setattr("sw.data.load_dataset", lambda *_, other=other, **__: other)
+        with pytest.raises(LockstepError, match=re.escape(message)):
+            train.main(["--evaluate", checkpoint])
+
+
+@pytest.mark.parametrize(("batch", "chunks", "fits"), [(17, 16, True), (16, 16, False),
+                                                       (80, 79, True), (40, 50, False)])
+def test_norm_chunks_are_judged_by_the_batch(tmp_path, batch, chunks, fits):
+    (tmp_path / "nets.py").write_text(NETWORKS + f"""
+from sw.recipes import make_recipe
+def chunked():
+    config = make_recipe(overrides={{"norm.chunks": {chunks}}})
+    return Net(nn.Flatten(), QLinear(64, 10, norm=True, config=config))
+""")
+    options = ["--model", f"{tmp_path}/nets.py:chunked", "--runs-dir", str(tmp_path / "runs"),
+               "--quiet", "--epochs", "1", "-b", str(batch)]
+    if fits:
+        assert train.main(options) == 0  # the probe of telemetry.csv fits too
+        return
+    with pytest.raises(LockstepError, match="needs at least 2 values per chunk"):
+        train.main(options)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_recipe_without_integers_trains_and_says_why(tmp_path, capsys):
