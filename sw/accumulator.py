@@ -25,12 +25,15 @@ def overflowed(total: Tensor, bits: int, overflow: str) -> Tensor:
 def narrow_sum(layer, x: Tensor, weight: Tensor, quantized: Tensor, bias: Tensor | None) -> Tensor:
     """``layer.product`` in the accumulator of layer.config, float32; the bias is added in it.
 
-    weight: stored, quantized: its fake-quantized values. Raises LockstepError for a layer whose
+    weight: stored, quantized: its fake-quantized values. The sum is exact while the input is not
+    quantized yet (``activation.delay``): it has no integers. Raises LockstepError for a layer whose
     input's step is unknown (``sw.connect.connect`` finds it).
     """
     recipe = layer.config.accumulator
     exact = layer.product(x, quantized, bias)
-    scale = getattr(layer.source[0], "scale", None) if layer.source else None
+    if layer.source and layer.source[0].waits:
+        return exact
+    scale = layer.source[0].scale if layer.source else None
     if scale is None:
         raise LockstepError(f"Layer {layer.owner} has a {recipe.bits}-bit accumulator but its "
                             f"input's scale is unknown; call sw.connect.connect(model) first")

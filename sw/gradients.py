@@ -42,16 +42,20 @@ def split_gradient(gradient: Tensor, random_bits: Tensor | int | None = None, *,
     return (codes16.mul_(scale) if want16 else None), g8
 
 
-def quantize_gradient(gradient: Tensor, recipe: TensorRecipe, owner: str = "gradient") -> Tensor:
-    """One gradient tensor (N, C, ...) on its recipe's grid, float32."""
+def quantize_gradient(gradient: Tensor, recipe: TensorRecipe, owner: str = "gradient",
+                      axis: int = 1) -> Tensor:
+    """One gradient tensor on its recipe's grid, float32.
+
+    axis: of the channels, 1 of (N, C, ...), 0 of the gradient to a weight (O, ...).
+    """
     if not recipe.enabled:
         return gradient
     if recipe.format != "integer":
-        return to_float8(gradient, recipe, 1, owner)
-    low, high = extremes(gradient, recipe, 1, owner)
+        return to_float8(gradient, recipe, axis, owner)
+    low, high = extremes(gradient, recipe, axis, owner)
     if recipe.grid == "dorefa":  # 2m (q(g / 2m + 1/2 + noise) - 1/2): 2^bits levels, no zero
         steps = 2**recipe.bits - 1
-        double = spread(2 * torch.maximum(low.abs(), high.abs()), gradient, recipe, 1)
+        double = spread(2 * torch.maximum(low.abs(), high.abs()), gradient, recipe, axis)
         double = double.clamp_min(SMALLEST_SCALE)
         codes = round_to_integer((gradient / double + 0.5) * steps, recipe.rounding)
         return (codes.clamp_(0, steps) / steps - 0.5) * double
@@ -63,12 +67,12 @@ def quantize_gradient(gradient: Tensor, recipe: TensorRecipe, owner: str = "grad
         scale = symmetric_scale(low, high, recipe) if recipe.range == "clamp" \
             else constrain_scale((torch.maximum(low.abs(), high.abs()) / recipe.code_bounds[1])
                                  .clamp_min(1e-38), recipe)
-    codes = round_to_integer(gradient / spread(scale, gradient, recipe, 1), recipe.rounding)
+    codes = round_to_integer(gradient / spread(scale, gradient, recipe, axis), recipe.rounding)
     if recipe.normalise:  # WAGE does not clip here, and no other scale has anything to clip
         scale = scale / unit if unit is not None else torch.ones_like(scale)
     else:
         codes = codes.clamp_(*recipe.code_bounds)
-    return codes * spread(scale, gradient, recipe, 1)
+    return codes * spread(scale, gradient, recipe, axis)
 
 
 def split_rounding(recipe: Recipe) -> str | None:
@@ -116,7 +120,7 @@ def finish_weight_gradient(gradient: Tensor | None, weight: Tensor, recipe: Reci
     """
     if gradient is None or recipe.gradient_of != "product" or not recipe.gradient.enabled:
         return gradient
-    quantized = quantize_gradient(gradient, recipe.gradient, owner)
+    quantized = quantize_gradient(gradient, recipe.gradient, owner, axis=0)
     if recipe.gradient.normalise and recipe.gradient.scale != "shift":
         step = symmetric_scale(*extremes(weight, recipe.weight, 0, owner), recipe.weight)
         quantized = quantized * spread(step, weight, recipe.weight, 0)

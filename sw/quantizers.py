@@ -207,6 +207,11 @@ class ActivationQuantizer(nn.Module):
         if recipe.enabled and recipe.range == "pact":
             self.bound = nn.Parameter(torch.tensor(float(recipe.clamp)))
 
+    @property
+    def waits(self) -> bool:
+        """True while the recipe's delay leaves the activation in float32."""
+        return bool(self.recipe.delay) and self.batches.item() <= self.recipe.delay
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, ...) float32 -> float32 of the same shape on the grid."""
         recipe = self.recipe
@@ -224,7 +229,7 @@ class ActivationQuantizer(nn.Module):
             else:
                 y = self._quantize(x, low, high, recipe.rounding)
         else:
-            if recipe.delay and self.batches.item() <= recipe.delay:
+            if self.waits:
                 return x  # as training did so far
             # float64, so that the codes of the network's input are those of golden.arith
             y = self._quantize(x.double(), self.range_low.double(), self.range_high.double(),

@@ -266,6 +266,9 @@ class Recipe:
                 self._require(f"{kind}.grid dorefa", {f"{kind}.scale": "float"})
         if self.norm.fold:  # what a machine keeps are the folded weights
             self._require("norm.fold", {"statistics.bits": None})
+        if self.gradient_of == "product" and self.gradient.granularity == "sample":
+            raise LockstepError("Option gradient.granularity cannot be sample with gradient_of "
+                                "product: the gradient to a weight has no samples")
         if self.accumulator.bits is not None and (
                 self.activation.granularity != "tensor"
                 or not all(recipe.enabled and recipe.format == "integer"

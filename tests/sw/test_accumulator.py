@@ -19,9 +19,10 @@ def test_eight_bits(overflow, expected):
     assert overflowed(total, 8, overflow).tolist() == expected
 
 
-def network(bits, overflow="wrap"):
+def network(bits, overflow="wrap", **overrides):
     torch.manual_seed(0)
-    config = make_recipe(overrides={"accumulator.bits": bits, "accumulator.overflow": overflow})
+    config = make_recipe(overrides={"accumulator.bits": bits, "accumulator.overflow": overflow,
+                                    **overrides})
     return connect(nn.Sequential(QInput(config), QLinear(20, 6, config=config)))
 
 
@@ -53,6 +54,21 @@ def test_the_gradient_passes_through_an_overflow():
     x = torch.randn(8, 20)
     model(x).sum().backward()
     assert model[1].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sums_are_exact_while_the_input_is_not_quantized(training):
+    """In evaluation in a process that has not trained, too: the quantizer has no step there."""
+    x = torch.randn(50, 20)
+    narrow = network(10, **{"activation.delay": 1}).train(training)
+    exact = network(None, **{"activation.delay": 1}).train(training)
+    assert torch.equal(narrow(x), exact(x))
+    for model in (narrow, exact):
+        model.train()(x)
+        model(x)
+    assert not narrow[0].output.waits
+    narrow[1].output, exact[1].output = nn.Identity(), nn.Identity()
+    assert (narrow.eval()(x) - exact.eval()(x)).abs().max() > 1  # now it overflows
 
 
 def test_a_layer_that_nobody_connected():

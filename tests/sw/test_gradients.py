@@ -7,6 +7,7 @@ from golden.errors import LockstepError
 from sw import probe
 from sw.gradients import (
     BifurcatedLinearFunction,
+    finish_weight_gradient,
     gradient_copies,
     quantize_error,
     quantize_gradient,
@@ -70,6 +71,19 @@ def test_the_gradient_of_the_product_is_counted_in_steps_of_the_weights():
     y = BifurcatedLinearFunction.apply(x, weight, None, make_recipe("niti"), "layer")
     y.sum().backward()
     assert weight.grad.tolist() == [[4 / 64, -31 / 64]]
+
+
+@pytest.mark.parametrize(("granularity", "expected"), [
+    ("channel", [[1, 0], [8, 0], [0, 2], [4, 4]]), ("group", [[0, 0], [8, 0], [0, 4], [4, 4]])])
+def test_the_gradient_to_a_weight_has_its_scales_per_output_channel(granularity, expected):
+    """2 bits, codes -1, 0, 1: a step is the largest value of the scale's rows."""
+    recipe = make_recipe("dfp16", overrides={
+        "gradient_of": "product", "gradient.bits": 2, "gradient.granularity": granularity,
+        "gradient.group_size": 2})
+    g = torch.tensor([[1.0, 0.1], [8.0, 0.1], [0.1, 2.0], [4.0, 2.0]])
+    assert finish_weight_gradient(g, g, recipe, "layer").tolist() == expected
+    one_input = finish_weight_gradient(g[:, :1], g[:, :1], recipe, "depthwise")  # groups of outputs
+    assert one_input.shape == (4, 1)
 
 
 @pytest.mark.parametrize("name", ["banner", "dorefa", "wage", "niti", "fp8", "dfp16"])
