@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows import cli
-from flows.training.options import parse
+from flows.training.options import model_options, parse
 from flows.training.outputs import (
     begin_outputs,
     integer_accuracy,
@@ -25,7 +25,14 @@ from flows.training.outputs import (
 )
 from flows.training.progress import Progress
 from flows.training.rehearsal import check_evaluable, is_quantized, sample_size
-from flows.training.setup import Run, choose_device, directory_of, newest_checkpoint, prepare
+from flows.training.setup import (
+    Run,
+    agree,
+    choose_device,
+    directory_of,
+    newest_checkpoint,
+    prepare,
+)
 from golden.errors import LockstepError
 
 
@@ -123,6 +130,10 @@ def evaluate(arguments) -> None:
 
     checkpoint = load_checkpoint(arguments.evaluate, model=arguments.model) \
         if arguments.evaluate else newest_checkpoint(directory_of(arguments), arguments.model)
+    trained = checkpoint.model_config
+    asked = {name: trained[name] for name in ("dataset", "classes") if name in trained} \
+        | model_options(arguments, trained)
+    agree(checkpoint, "model_config", asked, "--evaluate takes the network as it was trained")
     data = load_dataset(arguments.dataset or checkpoint.dataset, arguments.datasets_dir)
     model = build_model(checkpoint.model, checkpoint.model_config)
     checkpoint.restore(model)

@@ -8,6 +8,7 @@ entries up to an epoch, merged, hold in it. An entry may carry any argument of t
 """
 
 import itertools
+import math
 import warnings
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ def _merged(regime: list[dict], epoch: int) -> dict:
 
 
 def _by_epoch(regime: list[dict], name: str) -> list[dict]:
-    if not all(isinstance(entry, dict) and isinstance(entry.get("epoch"), int)
-               for entry in regime):
+    if not isinstance(regime, list | tuple) or not all(
+            isinstance(entry, dict) and isinstance(entry.get("epoch"), int) for entry in regime):
         raise LockstepError(f"Every entry of a model's {name} must be a dict with an integer epoch")
     return sorted(regime, key=lambda entry: entry["epoch"])
 
@@ -51,6 +52,11 @@ def regime_of(model: nn.Module) -> list[dict]:
     regime = _by_epoch(getattr(model, "regime", None) or DEFAULT_REGIME, "regime")
     if regime[0]["epoch"] != 0 or "lr" not in regime[0]:
         raise LockstepError("A model's regime must begin at epoch 0 with an lr")
+    for entry in regime:
+        for name in {"lr", "warmup_epochs"} & set(entry):
+            if not isinstance(entry[name], int | float) or not 0 <= entry[name] < math.inf:
+                raise LockstepError(f"{name} of a model's regime must be a number of at least 0, "
+                                    f"not {entry[name]!r}")
     return regime
 
 
@@ -63,6 +69,9 @@ def regime_at(model: nn.Module, config, epoch: int) -> dict:
     regime = regime_of(model)
     settings = _merged(regime, epoch)
     if config.lr is not None:
+        if regime[0]["lr"] == 0:
+            raise LockstepError("A learning rate cannot be given for this model: it scales the "
+                                "regime's first lr, which is 0")
         settings["lr"] = config.lr * settings["lr"] / regime[0]["lr"]
     return settings
 

@@ -52,12 +52,13 @@ class TrainConfig:
 
         check("epochs", lambda value: value >= 1, "at least 1")
         check("batch_size", lambda value: value >= 1, "at least 1")
-        check("seed", lambda value: value >= 0, "at least 0")
+        check("seed", lambda value: 0 <= value < 2**31, "in 0..2147483647")
         check("lr", lambda value: 0 < value < math.inf, "positive")
         check("schedule", lambda value: value in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         check("warmup_epochs", lambda value: 0 <= value <= self.epochs,
               f"in 0..{self.epochs}, the number of epochs")
-        check("milestones", lambda value: all(epoch > 0 for epoch in value), "positive epochs")
+        check("milestones", lambda value: all(0 < epoch < math.inf for epoch in value),
+              "positive epochs")
         check("label_smoothing", lambda value: 0 <= value < 1, "in [0, 1)")
         check("clip_gradient", lambda value: 0 < value < math.inf, "positive")
         check("average_weights", lambda value: 0 < value < 1, "in (0, 1)")

@@ -7,6 +7,7 @@ from dataclasses import fields
 from flows import cli
 from golden.errors import LockstepError
 
+LONGEST_TIMEOUT = 1e8  # seconds; three years
 BIT_OPTIONS = {"weight_bits": ("weight.bits",), "activation_bits": ("activation.bits",),
                "gradient_bits": ("error.bits", "gradient.bits"), "conv_bits": ("conv.bits",),
                "linear_bits": ("linear.bits",)}
@@ -64,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    group.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    group.add_argument("--threads", type=_threads, default=1, help="CPU threads (default 1)")
     group.add_argument("--workers", type=int, help="processes that decode images (default 0)")
     for name, text in (("amp", "bfloat16 autocast; float networks only"),
                        ("compile", "torch.compile the step"),
@@ -72,13 +73,34 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
     group.add_argument("--sync-norm", action="store_true",
                        help="norm statistics over the batches of all processes")
-    group.add_argument("--timeout", type=float, default=600, metavar="SECONDS",
+    group.add_argument("--timeout", type=_seconds, default=600, metavar="SECONDS",
                        help="that a process waits for the others (default 600)")
     return parser.parse_args(argv)
 
 
 def _epochs(text: str) -> tuple[float, ...]:
-    return tuple(float(entry) for entry in text.split(","))
+    try:
+        return tuple(float(entry) for entry in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be epochs with commas between them, such as 10,15, not {text!r}") from None
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 1..4096, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise argparse.ArgumentTypeError(
+            f"must be a positive number of seconds up to {LONGEST_TIMEOUT:.0e}, not {text!r}")
+    return seconds
 
 
 def recipe_options(arguments: argparse.Namespace) -> dict:
@@ -106,13 +128,21 @@ def recipe_options(arguments: argparse.Namespace) -> dict:
 
 def model_options(arguments: argparse.Namespace, given: dict | None = None) -> dict | None:
     """The model's options: --model-config (or ``given``) with recipe and overrides merged in;
-    None if the command line names none of them and nothing is given."""
+    None if the command line names none of them and nothing is given. LockstepError for two
+    recipes, and for bits of a network that is not quantized."""
     added = recipe_options(arguments)
     if arguments.model_config is not None:
         given = cli.literal_dict(arguments.model_config, "--model-config")
+        if "recipe" in given and added.get("recipe", given["recipe"]) != given["recipe"]:
+            raise LockstepError(f"--model-config names recipe {given['recipe']!r}, --recipe "
+                                f"{added['recipe']!r}; give one of them")
     elif given is None and not added:
         return None
     merged = dict(given or {}) | added
+    bits = [f"--{name.replace('_', '-')}" for name in BIT_OPTIONS
+            if getattr(arguments, name) is not None]
+    if bits and merged.get("quantize") is False:
+        raise LockstepError(f"{bits[0]} has no effect on a network with quantize False")
     if "overrides" in added and isinstance((given or {}).get("overrides"), dict):
         merged["overrides"] = given["overrides"] | added["overrides"]
     return merged

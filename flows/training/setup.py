@@ -57,19 +57,25 @@ def newest_checkpoint(directory: Path, model: str | None = None):
                            model=model)
 
 
-def _agree(checkpoint, field: str, asked) -> None:
-    """Raise LockstepError where the command line asks for another run than the checkpoint's."""
+def agree(checkpoint, field: str, asked, reason: str = "--resume continues the same run") -> None:
+    """Raise LockstepError where the command line asks for another network or data set than the
+    checkpoint's; reason: why it must not, the end of the message."""
     trained = getattr(checkpoint, field)
-    if asked == trained:
-        return
     if field == "model_config":
-        for name, default in (("recipe", "banner"), ("overrides", {})):
-            before, now = (options.get(name) or default for options in (trained, asked))
-            if before != now:
-                field, trained, asked = name, before, now
+        defaults = {"recipe": "banner", "overrides": {}}
+        before, now = ({name: default if options.get(name) is None else options[name]
+                        for name, default in defaults.items()} for options in (trained, asked))
+        for name in defaults:
+            if before[name] != now[name]:
+                field, trained, asked = name, before[name], now[name]
                 break
+        else:
+            if trained | before == asked | now:
+                return
+    elif asked == trained:
+        return
     raise LockstepError(f"The checkpoint was trained with {field} {trained!r}, not {asked!r}; "
-                        f"--resume continues the same run")
+                        f"{reason}")
 
 
 def prepare(arguments, world) -> Run:
@@ -95,12 +101,13 @@ def prepare(arguments, world) -> Run:
     name = resumed.model if resumed else arguments.model
     dataset = arguments.dataset or (resumed.dataset if resumed else "digits")
     if resumed:
-        _agree(resumed, "dataset", dataset)
+        agree(resumed, "dataset", dataset)
     data = load_dataset(dataset, arguments.datasets_dir)
     model_config = model_options(arguments, resumed.model_config if resumed else {})
     model_config = fill_in(name, model_config, data)
     if resumed:
-        _agree(resumed, "model_config", model_config)
+        agree(resumed, "model_config", model_config)
+        model_config = resumed.model_config
 
     device = choose_device(arguments.device)
     if device == "cuda" and world.size > 1:

@@ -214,6 +214,16 @@ def test_a_float_run_takes_the_program_of_an_earlier_8_bit_run_away(tmp_path):
     (["--recipe", "baner"], "Unknown recipe 'baner'"), (["--weight-bits", "20"], "weight.bits"),
     (["--set", "weight.bits"], "--set takes FIELD=VALUE, not 'weight.bits'"),
     (["--set", "norm.kindd=batch"], "norm.kindd"),
+    (["--seed", "2147483648"], "Seed must be in 0..2147483647, not 2147483648"),
+    (["--threads", "0"], "argument --threads: must be a whole number in 1..4096, not '0'"),
+    (["--timeout", "0"], "argument --timeout: must be a positive number of seconds"),
+    (["--timeout", "inf"], "argument --timeout: must be a positive number of seconds"),
+    (["--milestones", "1;2"], "argument --milestones: must be epochs with commas between them, "
+                              "such as 10,15, not '1;2'"),
+    (["--model-config", "{'recipe': 'jacob'}", "--recipe", "wage"],
+     "--model-config names recipe 'jacob', --recipe 'wage'; give one of them"),
+    (["--model-config", "{'quantize': False}", "--gradient-bits", "4"],
+     "--gradient-bits has no effect on a network with quantize False"),
     (["--resume"], "There is no checkpoint")])
 def test_bad_input(tmp_path, extra, message):
     with pytest.raises(LockstepError, match=re.escape(message)):
@@ -259,6 +269,7 @@ def test_another_recipe_is_not_resumed(tmp_path):
         train.main(arguments(tmp_path, "--resume", "--recipe", "float"))
     with pytest.raises(LockstepError, match="trained with overrides"):
         train.main(arguments(tmp_path, "--resume", "--weight-bits", "4"))
+    train.main(arguments(tmp_path, "--resume", "--recipe", "banner"))  # the default, named
 
 
 def test_evaluation_prints_and_writes_nothing(tmp_path, capsys):
@@ -271,6 +282,11 @@ def test_evaluation_prints_and_writes_nothing(tmp_path, capsys):
     assert len(accuracies[0]) == 2
     assert accuracies[0] == accuracies[1]
     assert contents(tmp_path) == before
+    for extra, field in ((["--recipe", "float"], "recipe 'banner', not 'float'"),
+                         (["--weight-bits", "4"], "overrides {}, not {'weight.bits': 4}"),
+                         (["--model-config", "{'width': 8}"], "model_config {'width': 4}, not")):
+        with pytest.raises(LockstepError, match=f"trained with {field}.*; --evaluate takes the"):
+            train.main(["--evaluate", str(tmp_path / "r" / "checkpoint.pt"), *extra])
 
 
 def test_a_taught_run_keeps_its_best_epoch(tmp_path):

@@ -146,12 +146,23 @@ def test_a_network_of_biases_alone_is_not_decayed():
     ({"regime": [{"epoch": 0, "lr": 0.1}, {"epoch": 1, "betas": (0.9, 0.9)}]},
      "Optimizer SGD does not take the regime's settings .*betas"),
     ({"regime": [{"epoch": 0, "lr": 0.1, "momentum": -1}]}, "Optimizer SGD .*momentum"),
+    ({"regime": [{"epoch": 0, "lr": "0.1"}]}, "lr of a model's regime must be a number .*'0.1'"),
+    ({"regime": [{"epoch": 0, "lr": 0.1, "warmup_epochs": "2"}]}, "warmup_epochs of a model's"),
+    ({"data_regime": 32}, "Every entry of a model's data_regime must be a dict"),
+    ({"data_regime": [{"epoch": 0, "batch_size": "64"}]}, "must be a positive integer, not '64'"),
     ({"data_regime": [{"input_size": 4}]}, "model's data_regime must be a dict with an integer"),
     ({"data_regime": [{"epoch": 1, "batch_size": 0}]},
      "batch_size of a model's data_regime must be a positive integer, not 0")])
 def test_a_bad_regime_is_refused_before_training(attributes, message):
     with pytest.raises(LockstepError, match=message):
         make_plan(network(**attributes), Data(), TrainConfig(epochs=2, batch_size=10))
+
+
+def test_a_rate_of_0_cannot_be_scaled():
+    model = network(regime=[{"epoch": 0, "lr": 0.0}, {"epoch": 1, "lr": 0.1}])
+    make_plan(model, Data(), TrainConfig(epochs=2, batch_size=10))
+    with pytest.raises(LockstepError, match="scales the regime's first lr, which is 0"):
+        make_plan(model, Data(), TrainConfig(epochs=2, batch_size=10, lr=0.5))
 
 
 def test_an_optimizer_state_of_another_network_is_refused():

@@ -83,7 +83,9 @@ def test_a_resumed_run_gives_the_same_weights(options):
     ({"warmup_epochs": 21.0}, r"in 0..20, the number of epochs, not 21.0"),
     ({"clip_gradient": 0.0}, "positive, not 0.0"), ({"temperature": 0.0}, "positive, not 0.0"),
     ({"schedule": "linear"}, "one of regime, cosine, step, not linear"),
-    ({"label_smoothing": float("nan")}, "not nan")])
+    ({"label_smoothing": float("nan")}, "not nan"),
+    ({"seed": 2**31}, r"Seed must be in 0\.\.2147483647, not 2147483648"),
+    ({"milestones": (1.0, float("inf"))}, "Milestones must be positive epochs")])
 def test_bad_settings(options, message):
     with pytest.raises(LockstepError, match=message):
         TrainConfig(**options)
