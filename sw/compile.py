@@ -12,7 +12,7 @@ from torch import nn
 
 from golden.errors import LockstepError
 from sw import fused
-from sw.layers import QConv2d, QLayer
+from sw.layers import QLayer
 
 _PROBE = "#include <Python.h>\n#include <omp.h>\n"  # what Inductor's files begin with
 _SECONDS = 60
@@ -27,7 +27,8 @@ def check_compilable(network: nn.Module) -> None:
 
 
 def check_narrow(network: nn.Module, option: str) -> None:
-    """Raise LockstepError where an option that changes the memory layout would crash a network."""
+    """Raise LockstepError where an option that changes the memory layout would crash a network:
+    for a model's own nn.Conv2d; ``QConv2d._with_geometry`` avoids the kernel."""
     for name, layer in network.named_modules():
         if _is_narrow(layer):
             raise LockstepError(
@@ -37,10 +38,8 @@ def check_narrow(network: nn.Module, option: str) -> None:
 
 
 def _is_narrow(layer: nn.Module) -> bool:
-    """See ``QConv2d._laid_out``, which a compiled graph and a weight's own layout undo."""
-    weight, stride = getattr(layer, "weight", None), getattr(layer, "stride", 1)
-    return (isinstance(layer, (QConv2d, nn.Conv2d)) and weight.shape[2:].numel() == 1
-            and 1 < weight.shape[1] < 8 and max(stride) > 1)
+    return (isinstance(layer, nn.Conv2d) and layer.weight.shape[2:].numel() == 1
+            and 1 < layer.weight.shape[1] < 8 and max(layer.stride) > 1)
 
 
 def _has_merged_passes(network: nn.Module) -> bool:

@@ -198,23 +198,30 @@ class QConv2d(WeightedLayer):
         nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
         self._build(weight, norm, zero_init)
 
-    def _laid_out(self, x: Tensor) -> Tensor:
-        """x as the convolution may take it: torch 2.13's weight gradient of a strided 1x1
-        convolution on a CPU writes past its buffer for 2 to 6 channels_last channels."""
-        narrow = self.weight.shape[1] < 8 and self.weight.shape[2:].numel() == 1
-        return x.contiguous() if narrow and max(self.stride) > 1 else x
+    def _with_geometry(self, x: Tensor) -> tuple[Tensor, tuple]:
+        """x and the (stride, padding, dilation, groups) to convolve it with.
+
+        A strided 1x1 convolution of few channels takes every stride-th value instead: torch 2.13's
+        weight gradient of it on a CPU writes past its buffer for 2 to 6 channels_last channels.
+        """
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        if self.weight.shape[2:].numel() > 1 or self.weight.shape[1] > 7 or max(self.stride) == 1:
+            return x, geometry
+        (down, right), (above, left) = self.stride, self.padding
+        if above or left:
+            x = F.pad(x, (left, left, above, above))
+        return x[..., ::down, ::right], ((1, 1), (0, 0), self.dilation, self.groups)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        x = self._laid_out(x)
+        x, geometry = self._with_geometry(x)
         if not self.config.quantize:
             return F.conv2d(x, weight, bias, *geometry)
         return BifurcatedConv2dFunction.apply(x, weight, bias, *geometry, self.config, self.owner)
 
     def fused_product(self, x: Tensor, weight: Tensor, norm: fused.FusedNorm) -> fused.Normalized:
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        return fused.conv_norm_activation_quantize(self._laid_out(x), weight, self.norm.weight,
-                                                   self.norm.bias, geometry, norm)
+        x, geometry = self._with_geometry(x)
+        return fused.conv_norm_activation_quantize(x, weight, self.norm.weight, self.norm.bias,
+                                                   geometry, norm)
 
 
 class QLinear(WeightedLayer):

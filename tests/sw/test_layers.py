@@ -130,19 +130,32 @@ def test_unknown_activation():
         QConv2d(3, 4, activation="gelu")
 
 
-@pytest.mark.parametrize("quantize", [True, False])
-def test_strided_pointwise_convolutions_of_few_channels_get_a_plain_layout(quantize):
-    """channels_last crashes torch's kernel there; see QConv2d._laid_out."""
+@pytest.mark.parametrize("options", [
+    {"stride": 2}, {"stride": (1, 3)}, {"stride": 2, "padding": (1, 0)},
+    {"stride": 2, "groups": 2}])
+def test_strided_pointwise_convolutions_of_few_channels_are_slices(options):
+    """torch's own kernel crashes there in channels_last; see QConv2d._with_geometry."""
     seen = []
     original = F.conv2d
 
-    def conv2d(x, *arguments):
-        seen.append(x.is_contiguous())
-        return original(x, *arguments)
-    x = torch.rand(8, 4, 6, 6).contiguous(memory_format=torch.channels_last)
-    config = make_recipe(quantize=quantize)
+    def conv2d(x, weight, bias=None, stride=1, *arguments):
+        seen.append(stride)
+        return original(x, weight, bias, stride, *arguments)
+    x = torch.randn(8, 4, 7, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = QConv2d(4, 6, 1, norm=False, config=make_recipe(quantize=False), **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "conv2d", conv2d)
-        QConv2d(4, 6, 1, stride=2, config=config)(x)
-        QConv2d(4, 6, 1, config=config)(x)
-    assert seen == [True, False]
+        y = layer(x)
+        for quantize in (True, False):
+            config = make_recipe(quantize=quantize)
+            QConv2d(4, 6, 1, config=config, **options)(x)
+        QConv2d(8, 6, 1, config=config, stride=2)(torch.randn(8, 8, 4, 4))
+    assert seen == [(1, 1), (1, 1), (1, 1), (2, 2)]
+    plain = x.detach().contiguous().requires_grad_()
+    expected = original(plain, layer.weight, layer.bias, **options)
+    assert torch.allclose(y, expected, atol=1e-6)
+    gradient = torch.randn_like(y)
+    found = torch.autograd.grad(y, [x, layer.weight], gradient)
+    wanted = torch.autograd.grad(expected, [plain, layer.weight], gradient.contiguous())
+    for mine, other in zip(found, wanted, strict=True):
+        assert torch.allclose(mine, other, atol=1e-4)

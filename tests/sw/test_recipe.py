@@ -65,7 +65,7 @@ def test_a_float_error_given_bits_is_rounded_at_random(name):
     ("pact", {"activation.scale": "shift"}, "activation.scale must be float with activation.range"),
     ("pact", {"activation.granularity": "channel"}, "activation.granularity must be tensor with"),
     ("jacob", {"statistics.bits": 8}, "Option statistics.bits must be None with norm.fold, not 8"),
-    ("dorefa", {"gradient_of": "product"}, "gradient.granularity cannot be sample with gradient_of"),
+    ("dorefa", {"gradient_of": "product"}, "granularity cannot be sample with gradient_of"),
     ("dorefa", {"weight.scale": "shift"}, "Option weight.scale must be float with weight.grid dor"),
     ("dorefa", {"error.scale": "shift"}, "Option error.scale must be float with error.grid dorefa"),
     ("banner", {"weight.bits": None, "activation.bits": None, "conv.bits": 4},
