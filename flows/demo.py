@@ -148,7 +148,8 @@ def main(argv=None):
     summary = demo(arguments)
     print_summary(summary)
     path = Path(arguments.runs_dir) / "demo" / "summary.json"
-    sim.write_file(path, lambda file: file.write_text(json.dumps(summary, indent=2) + "\n"))
+    text = json.dumps(summary, indent=2) + "\n"
+    sim.write_file(path, lambda file: file.write(text.encode()))
     print(f"  wrote {path}")
     return 1 if summary["differences"] else 0
 
