@@ -35,6 +35,9 @@ def _train_speed(arguments: argparse.Namespace, command: str) -> list[dict]:
 SUITES = {"digits": _digits, "accuracy": _accuracy, "train-speed": _train_speed}
 
 
+DEFAULTS = {"networks": "resnet8,resnet20", "threads": 2, "repetitions": 15}
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Command line; options that a suite does not use are refused by it or without meaning."""
     parser = cli.Parser(prog="flows/bench.py",
@@ -45,15 +48,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int,
                         help="epochs per training (digits 20, accuracy 16 and 8)")
     parser.add_argument("--datasets-dir", default="data", help="accuracy: where CIFAR-10 is")
-    parser.add_argument("--networks", default="resnet8,resnet20", help="accuracy: which")
+    parser.add_argument("--networks", help="accuracy: which")
     parser.add_argument("--variants", help="accuracy: comma-separated, default all")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default 2)")
     parser.add_argument("--compile", action="store_true", help="accuracy: torch.compile")
     parser.add_argument("--report-only", action="store_true",
                         help="accuracy: rows of the trainings that are already there")
-    parser.add_argument("--repetitions", type=int, default=15, help="train-speed: of each step")
+    parser.add_argument("--repetitions", type=int, help="train-speed: of each step")
     parser.add_argument("--batch-size", type=int, help="train-speed: images per step")
+    parser.set_defaults(**DEFAULTS)
     return parser.parse_args(argv)
 
 
@@ -68,8 +72,9 @@ def main(argv: list[str] | None = None) -> int:
             raise LockstepError(f"{name.replace('_', ' ').capitalize()} must be at least 1, "
                                 f"not {value}")
     given = [f"--{name.replace('_', '-')} {getattr(arguments, name)}"
-             for name in ("seeds", "epochs", "networks", "variants")
-             if getattr(arguments, name) not in (None, "resnet8,resnet20")]
+             for name in ("seeds", "epochs", "networks", "variants", "threads", "batch_size",
+                          "repetitions")
+             if getattr(arguments, name) != DEFAULTS.get(name)]
     command = " ".join(["python flows/bench.py", arguments.suite, *given,
                         *(["--compile"] if arguments.compile else [])])
     rows = SUITES[arguments.suite](arguments, command)

@@ -8,6 +8,7 @@ Peak memory is that of a fresh process per network (CPU) or of torch's allocator
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import re
 import statistics
@@ -110,13 +111,7 @@ def _peak_memory(kind: str, batch_size: int, threads: int) -> float:
 
 
 def _has_brevitas() -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import brevitas.nn  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("brevitas") is not None
 
 
 def measure_cpu(batch_size: int, repetitions: int, threads: int, command: str) -> list[dict]:

@@ -1,14 +1,13 @@
 """Synchronised statistics of sw/fused.py: two processes compute what the modules compute there."""
 
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from sw import fused
 from sw.fused import FusedNorm
+from tests.processes import two_processes
 from tests.sw.test_fused import Composed, example
 
 CHUNKS = 4
@@ -46,13 +45,8 @@ def _worker(rank, port, fault, results):
 
 
 def run(fault=None):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_worker, args=(port, fault, results), nprocs=2)
-        return [results[rank] for rank in range(2)]
+    results = two_processes(_worker, fault)
+    return [results[rank] for rank in range(2)]
 
 
 @pytest.mark.slow

@@ -1,16 +1,15 @@
 """Synchronised normalization: two processes compute what one does with both batches."""
 
-import socket
 import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from sw import norms
 from sw.norms import make_norm
 from sw.recipes import make_recipe
+from tests.processes import two_processes
 
 
 def norm_of(kind):
@@ -72,13 +71,7 @@ def _worker(rank, port, fault, results):
 
 
 def run(fault=False):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_worker, args=(port, fault, results), nprocs=2)
-        return dict(results)
+    return two_processes(_worker, fault)
 
 
 @pytest.mark.slow

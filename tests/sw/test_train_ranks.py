@@ -1,17 +1,16 @@
 """Two processes of sw/train.py over gloo: what they share and what each draws for itself."""
 
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from models import build_model
 from sw import train as engine
 from sw.data import load_dataset
 from sw.distributed import World
 from sw.train import TrainConfig, _epoch_seed, train
+from tests.processes import two_processes
 
 
 def _worker(rank, port, fault, results):
@@ -41,13 +40,8 @@ def _worker(rank, port, fault, results):
 
 
 def run(fault=False):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_worker, args=(port, fault, results), nprocs=2)
-        return [results[rank] for rank in range(2)]
+    results = two_processes(_worker, fault)
+    return [results[rank] for rank in range(2)]
 
 
 @pytest.mark.slow
