@@ -81,7 +81,7 @@ def compiled(network: nn.Module) -> nn.Module:
 
     Where its layers take the merged passes of ``sw/fused.py``, those kernels are compiled one by
     one, for the whole process until ``switch_put_back`` ends: that is faster than compiling the
-    network (1.3 against 2 times the float32 step of a ResNet-8 on two cores), and other layers run
+    network (1.4 against 2 times the float32 step of a ResNet-8 on two cores), and other layers run
     as they are. Any other network is compiled as a whole. Raises LockstepError as check_compilable.
     """
     check_compilable(network)

@@ -33,8 +33,8 @@ def banner() -> Recipe:
     """Banner, Hubara, Hoffer, Soudry 2018, arXiv 1805.11046: RangeBN and bifurcated gradients.
 
     W: 8 bits per output channel. A: 8 bits, the batch's minimum and maximum; the published code
-    averages the samples' extremes (``activation.range=batch_mean``), which clips about half of the
-    images and costs accuracy. E: 8 bits, ``g8 = (g16 + r) >> 8``, r uniform in [0, 256). G: 16
+    averages the samples' extremes (``activation.range=batch_mean``), which clips what reaches
+    beyond that and costs accuracy. E: 8 bits, ``g8 = (g16 + r) >> 8``, r uniform in [0, 256). G: 16
     bits, nearest. Update in float32.
     """
     return Recipe(name="banner")
