@@ -1,16 +1,25 @@
 """The instruction set: one layout definition for hardware, compiler, C header and documentation.
 
-An instruction is a record of ``N_WORDS`` 32-bit words. Every field lives inside one word, so the
-sequencer fetches a word and writes it straight into the field registers. The operations:
+An instruction is a record of ``N_WORDS`` 32-bit words, fetched in order and handed to one of four
+engines, which run side by side:
 
-``MATMUL``   output-stationary product on the array: tiles of rows x columns accumulators
-``ADD``      residual add: two rescaled int8 tensors of one shape, summed and rescaled
-``MAXPOOL``  running maximum over the taps of a window, whole words at a time
-``HALT``     end of the program
+array    ``MATMUL``: output-stationary product, tiles of rows x columns accumulators
+vector   ``DEPTHWISE`` 3x3, ``WINDOW`` (any depthwise kernel, average pooling), ``LINEAR`` (one
+         pixel), ``ADD`` (residual, two rescales), ``MAXPOOL``
+load     external memory to a scratchpad bank, the parameters or the instructions
+store    a scratchpad bank to external memory
 
-Each array port (``a`` feeds rows, ``b`` feeds columns) has an address walker: a slot walk over
-positions (x inside y), a period walk of three levels (k0 innermost) and the advance from tile to
-tile. Level steps are net: they include going back over the inner levels.
+``SYNC`` holds the fetch until its waits are over; ``HALT`` ends the program once every engine is
+idle. The words up to ``N_COMMON`` mean the same in all of them; what follows depends on the
+engine (`Format`). Counts are counts; steps of an outer level are net, that is they include going
+back over the inner levels.
+
+Synchronisation: every engine counts the instructions that it has completed, results written, since
+the program's start. An instruction begins once ``wait_E`` instructions of each engine E are
+completed. With ``chase`` it follows a producer that still runs: its unit i (a row of tiles, an
+output line, a pixel, a line of a transfer) begins once instruction number ``chase_number`` of engine
+``chase_engine`` is completed or has reported ``chase_first`` + i * ``chase_step`` units of progress
+(output pixels written; words for a load).
 """
 
 from __future__ import annotations
@@ -18,18 +27,48 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["FIELDS", "N_WORDS", "Field", "Feed", "Opcode", "Register", "ErrorCode", "c_header",
-           "decode", "encode", "markdown_table"]
+__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "N_COMMON", "N_WORDS", "Engine", "ErrorCode", "Feed",
+           "Field", "Format", "LocalMemory", "Opcode", "Register", "Window", "c_header", "decode",
+           "encode", "fields_of", "markdown_table"]
 
-VERSION = 1
+VERSION = 2
 MAGIC = 0x4C4F434B  # "LOCK"
 
 
 class Opcode(enum.IntEnum):
     HALT = 0
-    MATMUL = 1
-    ADD = 2
-    MAXPOOL = 3
+    SYNC = 1
+    MATMUL = 2
+    DEPTHWISE = 4
+    WINDOW = 5
+    LINEAR = 6
+    ADD = 7
+    MAXPOOL = 8
+    LOAD = 12
+    STORE = 13
+
+
+class Engine(enum.IntEnum):
+    ARRAY = 0
+    VECTOR = 1
+    LOAD = 2
+    STORE = 3
+
+
+class Format(enum.IntEnum):
+    """How the words behind the common ones are laid out."""
+
+    ARRAY = 0
+    VECTOR = 1
+    TRANSFER = 2
+
+
+ENGINE_OF = {
+    Opcode.MATMUL: Engine.ARRAY, Opcode.DEPTHWISE: Engine.VECTOR, Opcode.WINDOW: Engine.VECTOR,
+    Opcode.LINEAR: Engine.VECTOR, Opcode.ADD: Engine.VECTOR, Opcode.MAXPOOL: Engine.VECTOR,
+    Opcode.LOAD: Engine.LOAD, Opcode.STORE: Engine.STORE,
+}
+FORMAT_OF = {opcode: Format(min(engine, Format.TRANSFER)) for opcode, engine in ENGINE_OF.items()}
 
 
 class Feed(enum.IntEnum):
@@ -39,10 +78,27 @@ class Feed(enum.IntEnum):
     DIRECT = 1  #: a word is one step of the reduction, one byte per lane
 
 
+class LocalMemory(enum.IntEnum):
+    """Where a transfer goes to or comes from on the chip; a store knows banks only."""
+
+    BANK_0 = 0
+    BANK_1 = 1
+    BANK_2 = 2
+    BANK_3 = 3
+    PARAMETERS = 4  #: one channel per 16 bytes: bias, multiplier, shift, unused
+    INSTRUCTIONS = 5
+
+
 class ErrorCode(enum.IntEnum):
     NONE = 0
-    OPCODE = 1
+    OPCODE = 1  #: unknown operation
     START_WHILE_BUSY = 2
+    ADDRESS = 3  #: outside a memory, or outside the region the host allowed
+    FIELD = 4  #: a count of zero where there must be one, or a value outside its range
+    BUS_READ = 5  #: SLVERR or DECERR
+    BUS_WRITE = 6
+    WATCHDOG = 7  #: nothing moved for `WATCHDOG` cycles
+    BANK_CONFLICT = 8  #: both ports of the array read the same bank
 
 
 class Register(enum.IntEnum):
@@ -51,16 +107,33 @@ class Register(enum.IntEnum):
     MAGIC = 0x00
     VERSION = 0x04
     CONFIGURATION = 0x08
-    CONTROL = 0x0C  #: write: bit 0 start, bit 1 stop after one instruction
+    CONTROL = 0x0C  #: write: bit 0 start, bit 1 stop after one instruction, bit 2 abort
     STATUS = 0x10  #: bit 0 busy, bit 1 done, bit 2 error, bits 15:8 error code
     PROGRAM_ADDRESS = 0x14  #: index of the next instruction to run
-    INSTRUCTION_INDEX = 0x18  #: the running, refused or halting instruction; after a stop the next
-    CYCLES_LOW = 0x20
-    CYCLES_HIGH = 0x24
-    ARRAY_BUSY_LOW = 0x28
-    ARRAY_BUSY_HIGH = 0x2C
-    STALL_LOW = 0x30
-    STALL_HIGH = 0x34
+    INSTRUCTION_INDEX = 0x18  #: the refused or halting instruction; after a stop the next one
+    REGION_BASE = 0x1C  #: external addresses from here on ...
+    REGION_LIMIT = 0x20  #: ... and below here are allowed
+    WATCHDOG = 0x24  #: cycles without progress that end a run
+    FEATURES = 0x28  #: bus bits in 15:0, bit 16 packed, bit 17 vector engine
+    COUNTERS = 0x40  #: 64-bit counters, low word first, in the order of `Counter`
+
+
+class Counter(enum.IntEnum):
+    """Performance counters. From ARRAY_BUSY to ARRAY_DONE they add up to CYCLES."""
+
+    CYCLES = 0
+    ARRAY_BUSY = 1  #: a slot of a MATMUL
+    ARRAY_DRAIN = 2  #: waiting for the results of the tile before to be read
+    ARRAY_CHASE = 3  #: waiting for the progress of a producer
+    ARRAY_WAIT_ARRAY = 4  #: waiting for an earlier product's last results
+    ARRAY_WAIT_VECTOR = 5
+    ARRAY_WAIT_LOAD = 6
+    ARRAY_WAIT_STORE = 7
+    ARRAY_FETCH = 8  #: no product has been fetched yet
+    VECTOR_BUSY = 9  #: the vector engine runs an instruction
+    LANES_BUSY = 10  #: the rescaler lanes take an item
+    LOAD_BYTES = 11
+    STORE_BYTES = 12
 
 
 class Window(enum.IntEnum):
@@ -71,6 +144,8 @@ class Window(enum.IntEnum):
     PARAMETERS = 2
     BANK_0 = 4
     BANK_1 = 5
+    BANK_2 = 6
+    BANK_3 = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +168,44 @@ class Field:
         return (1 << self.width - self.signed) - 1
 
 
-def _walker(port: str) -> list[list[tuple]]:
+_COMMON = [
+    [("opcode", 4, False, "operation"),
+     ("gemmlowp", 1, False, "rounding: 0 half up, 1 gemmlowp's two roundings"),
+     ("wide", 1, False, "MATMUL: store raw 32-bit sums as four byte planes"),
+     ("chase", 1, False, "follow a producer that still runs"),
+     ("chase_engine", 2, False, "its engine"),
+     ("slots", 8, False, "MATMUL: cycles per period")],
+    [("wait_array", 16, False, "products that must be complete"),
+     ("wait_vector", 16, False, "vector instructions that must be complete")],
+    [("wait_load", 16, False, "loads that must be complete"),
+     ("wait_store", 16, False, "stores that must be complete")],
+    [("chase_number", 16, False, "which instruction of its engine is followed, from 0"),
+     ("chase_step", 16, False, "progress needed more per unit")],
+    [("chase_first", 24, False, "progress needed before the first unit")],
+    [("zero_point", 8, True, "of the output"), ("low", 8, True, "lower clamp bound"),
+     ("high", 8, True, "upper clamp bound")],
+    [("out_base", 16, False, "first word of the output"), ("out_bank", 2, False, "its bank")],
+    [("out_step", 16, False, "words from one output pixel to the next"),
+     ("parameter_base", 16, False, "first word of the per-channel parameters")],
+    [("n_channels", 16, False, "output channels end here"),
+     ("first_channel", 16, False, "output channels before this one are not written")],
+    [("n_pixels", 24, False, "MATMUL: output pixels")],
+]
+N_COMMON = len(_COMMON)
+
+
+def _walker(port: str, unit: str) -> list[list[tuple]]:
     words = [
-        [("base", 24, False, "first word address"), ("bank", 1, False, "scratchpad bank"),
+        [("base", 24, True, f"first address ({unit})"), ("bank", 2, False, "scratchpad bank"),
          ("feed", 1, False, "0 transposing, 1 direct"),
          ("bounded", 1, False, "positions outside height x width give pad"),
-         ("sub", 4, False, "direct feed: first group of lanes in the word")],
-        [("x_step", 24, True, "address step to the next position"),
+         ("fixed", 1, False, "tiles add tile_step instead of continuing the slot walk")],
+        [("x_step", 24, True, f"address step to the next position ({unit})"),
          ("pad", 8, True, "code supplied outside the bounds")],
-        [("y_step", 24, True, "address step at the end of a line of positions")],
+        [("y_step", 24, True, "net address step to the next line of positions")],
+        [("tile_step", 24, True, "fixed: address step to the next tile")],
         [("x_count", 16, False, "positions in a line"),
-         ("group", 16, False, "periods per restart of the slot walk (1 when transposing)")],
+         ("group", 16, False, "periods per restart of the slot walk")],
         [("ix", 16, True, "first column"), ("iy", 16, True, "first row")],
         [("width", 16, False, "columns of the tensor"),
          ("height", 16, False, "rows of the tensor")],
@@ -117,42 +219,59 @@ def _walker(port: str) -> list[list[tuple]]:
     return [[(f"{port}_{name}", *rest) for name, *rest in word] for word in words]
 
 
-_WORDS = [
-    [("opcode", 4, False, "operation"),
-     ("swap", 1, False, "0: pixels on rows, channels on columns; 1: the other way round"),
-     ("gemmlowp", 1, False, "rounding: 0 half up, 1 gemmlowp's two roundings"),
-     ("wide", 1, False, "store raw 32-bit sums as four byte planes"),
-     ("slots", 8, False, "cycles per period")],
-    [("inner_count", 16, False, "tiles of port a (inner loop)"),
-     ("outer_count", 16, False, "tiles of port b (outer loop)")],
+_ARRAY = [
+    [("inner_count", 16, False, "tiles of port b, channels (inner loop)"),
+     ("outer_count", 16, False, "tiles of port a, pixels (outer loop)")],
     [("period_count", 16, False, "periods per tile"),
-     ("emit_periods", 16, False, "MAXPOOL: periods per output word")],
-    [("out_base", 24, False, "first word of the output"), ("out_bank", 1, False, "its bank"),
-     ("out_byte", 6, False, "byte of the first channel inside its word")],
-    [("out_step", 16, False, "words from one output pixel to the next"),
-     ("n_channels", 16, False, "output channels")],
-    [("n_pixels", 24, False, "output pixels (words for ADD and MAXPOOL)")],
-    [("zero_point", 8, True, "of the output"), ("low", 8, True, "lower clamp bound"),
-     ("high", 8, True, "upper clamp bound")],
-    [("parameter_base", 16, False, "first word of the per-channel parameters")],
-    [("plane_step", 24, False, "wide: words between two byte planes")],
+     ("plane_step", 16, False, "wide: words between two byte planes")],
+    [("out_x_count", 16, False, "output pixels in a line")],
+    [("out_line_step", 24, True, "net words from a line's last pixel to the next line")],
+    *_walker("a", "bytes"),
+    *_walker("b", "words"),
+]
+_VECTOR = [
+    [("x_base", 16, False, "first word of the input"), ("x_bank", 2, False, "its bank"),
+     ("w_bank", 2, False, "bank of the weights"), ("pad", 8, True, "code outside the input")],
+    [("w_base", 16, False, "first word of the weights"),
+     ("n_chunks", 16, False, "words of channels per pixel; LINEAR: words of outputs")],
+    [("width", 16, False, "columns of the input"), ("height", 16, False, "rows of the input")],
+    [("out_width", 16, False, "columns of the output; ADD: pixels"),
+     ("out_height", 16, False, "rows of the output")],
+    [("kernel_width", 8, False, "columns of the window"),
+     ("kernel_height", 8, False, "rows of the window"),
+     ("stride_x", 4, False, "columns from one output to the next"),
+     ("stride_y", 4, False, "rows from one output to the next"),
+     ("left", 4, False, "padding before the first column"),
+     ("top", 4, False, "padding before the first row")],
+    [("line_step", 16, False, "words from one input line to the next"),
+     ("dilation_x", 4, False, "columns between taps"),
+     ("dilation_y", 4, False, "rows between taps"),
+     ("same_weights", 1, False, "WINDOW: one weight word serves every tap")],
+    [("y_base", 16, False, "ADD: first word of the second input"),
+     ("y_bank", 2, False, "its bank")],
+    [("n_inputs", 24, False, "LINEAR: inputs, rounded up to an even number")],
     [("multiplier_0", 31, False, "ADD: of the first input")],
     [("multiplier_1", 31, False, "ADD: of the second input")],
     [("multiplier_2", 31, False, "ADD: of the sum")],
     [("shift_0", 6, False, "ADD: of the first input"),
-     ("shift_1", 6, False, "ADD: of the second input"), ("shift_2", 6, False, "ADD: of the sum")],
-    [("zero_point_0", 8, True, "ADD: of the first input"),
-     ("zero_point_1", 8, True, "ADD: of the second input"),
+     ("shift_1", 6, False, "ADD: of the second input"), ("shift_2", 6, False, "ADD: of the sum"),
      ("left_shift", 5, False, "ADD: bits the inputs are shifted left before rescaling")],
-    *_walker("a"),
-    *_walker("b"),
+    [("zero_point_0", 8, True, "ADD: of the first input"),
+     ("zero_point_1", 8, True, "ADD: of the second input")],
 ]
-N_WORDS = len(_WORDS)
+_TRANSFER = [
+    [("external_base", 32, False, "first byte in external memory, a multiple of the word")],
+    [("external_step", 32, False, "bytes from one line to the next")],
+    [("local_base", 16, False, "first word on the chip"),
+     ("local_memory", 3, False, "which memory (LocalMemory)")],
+    [("n_lines", 16, False, "lines"), ("line_words", 16, False, "words in a line")],
+    [("local_step", 16, False, "words from one line to the next on the chip")],
+]
 
 
-def _lay_out() -> tuple[Field, ...]:
+def _lay_out(words, first) -> tuple[Field, ...]:
     fields = []
-    for index, word in enumerate(_WORDS):
+    for index, word in enumerate(words, first):
         offset = 0
         for name, width, signed, doc in word:
             fields.append(Field(name=name, word=index, offset=offset, width=width, signed=signed,
@@ -162,19 +281,36 @@ def _lay_out() -> tuple[Field, ...]:
     return tuple(fields)
 
 
-FIELDS = _lay_out()
+COMMON_FIELDS = _lay_out(_COMMON, 0)
+FIELDS = {
+    Format.ARRAY: COMMON_FIELDS + _lay_out(_ARRAY, N_COMMON),
+    Format.VECTOR: COMMON_FIELDS + _lay_out(_VECTOR, N_COMMON),
+    Format.TRANSFER: COMMON_FIELDS + _lay_out(_TRANSFER, N_COMMON),
+}
+#: 32-bit words that an instruction of each format has; shorter ones are fetched faster.
+FORMAT_WORDS = {format_: 1 + max(field.word for field in fields)
+                for format_, fields in FIELDS.items()}
+N_WORDS = max(FORMAT_WORDS.values())
 
 
-def encode(**values: int) -> list[int]:
-    """Return the 32-bit words of an instruction; fields not named are 0.
+def fields_of(opcode: int) -> tuple[Field, ...]:
+    """The fields of an instruction; HALT, SYNC and unknown operations have the common ones."""
+    format_ = FORMAT_OF.get(opcode)
+    return COMMON_FIELDS if format_ is None else FIELDS[format_]
+
+
+def encode(opcode: int, **values: int) -> list[int]:
+    """Return the N_WORDS 32-bit words of an instruction; fields not named are 0.
 
     Raises ValueError for an unknown field or a value that does not fit, naming the field.
     """
-    unknown = set(values) - {field.name for field in FIELDS}
+    values["opcode"] = opcode
+    fields = fields_of(opcode)
+    unknown = set(values) - {field.name for field in fields}
     if unknown:
         raise ValueError(f"Unknown instruction field '{min(unknown)}'")
     words = [0] * N_WORDS
-    for field in FIELDS:
+    for field in fields:
         value = int(values.get(field.name, 0))
         if not field.low <= value <= field.high:
             raise ValueError(
@@ -187,7 +323,7 @@ def encode(**values: int) -> list[int]:
 def decode(words: list[int]) -> dict[str, int]:
     """Return the fields of an instruction's words, the inverse of ``encode``."""
     values = {}
-    for field in FIELDS:
+    for field in fields_of(words[0] & 0xF):
         value = words[field.word] >> field.offset & (1 << field.width) - 1
         if field.signed and value > field.high:
             value -= 1 << field.width
@@ -202,22 +338,31 @@ def c_header() -> str:
              f"#define LOCKSTEP_MAGIC 0x{MAGIC:08X}u", f"#define LOCKSTEP_VERSION {VERSION}u",
              f"#define LOCKSTEP_INSTRUCTION_WORDS {N_WORDS}u", ""]
     for kind, prefix in ((Register, "REG"), (Window, "WINDOW"), (Opcode, "OP"), (Feed, "FEED"),
-                         (ErrorCode, "ERROR")):
+                         (LocalMemory, "LOCAL"), (Counter, "COUNTER"), (ErrorCode, "ERROR")):
         lines += [f"#define LOCKSTEP_{prefix}_{item.name} 0x{item.value:X}u" for item in kind]
         lines.append("")
-    for field in FIELDS:
-        name = f"LOCKSTEP_FIELD_{field.name.upper()}"
-        lines.append(f"#define {name}_WORD {field.word}u /* {field.doc} */")
-        lines.append(f"#define {name}_OFFSET {field.offset}u")
-        lines.append(f"#define {name}_WIDTH {field.width}u")
+    groups = [("", COMMON_FIELDS)] + [
+        (f"{format_.name}_", fields[len(COMMON_FIELDS):]) for format_, fields in FIELDS.items()]
+    for prefix, fields in groups:
+        for field in fields:
+            name = f"LOCKSTEP_FIELD_{prefix}{field.name.upper()}"
+            lines.append(f"#define {name}_WORD {field.word}u /* {field.doc} */")
+            lines.append(f"#define {name}_OFFSET {field.offset}u")
+            lines.append(f"#define {name}_WIDTH {field.width}u")
     return "\n".join([*lines, "", "#endif", ""])
 
 
 def markdown_table() -> str:
-    """Return the table of instruction fields for the documentation."""
-    rows = ["| word | bits | field | meaning |", "| --- | --- | --- | --- |"]
-    for field in FIELDS:
-        bits = f"{field.offset + field.width - 1}:{field.offset}"
-        sign = " (signed)" if field.signed else ""
-        rows.append(f"| {field.word} | {bits} | `{field.name}` | {field.doc}{sign} |")
-    return "\n".join(rows) + "\n"
+    """Return the tables of instruction fields for the documentation."""
+    tables = []
+    groups = [("All instructions", COMMON_FIELDS)] + [
+        (f"{format_.name.capitalize()} format", fields[len(COMMON_FIELDS):])
+        for format_, fields in FIELDS.items()]
+    for title, fields in groups:
+        rows = [f"{title}:", "", "| word | bits | field | meaning |", "| --- | --- | --- | --- |"]
+        for field in fields:
+            bits = f"{field.offset + field.width - 1}:{field.offset}"
+            sign = " (signed)" if field.signed else ""
+            rows.append(f"| {field.word} | {bits} | `{field.name}` | {field.doc}{sign} |")
+        tables.append("\n".join(rows))
+    return "\n\n".join(tables) + "\n"

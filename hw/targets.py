@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from math import gcd
 
 from golden.errors import LockstepError
 
-__all__ = ["BANK_ACTIVATIONS", "BANK_WEIGHTS", "TARGETS", "Target", "get_target"]
+__all__ = ["N_BANKS", "TARGETS", "Target", "get_target"]
 
-BANK_WEIGHTS, BANK_ACTIVATIONS = 0, 1
-_LANES_WANTED = 4
+N_BANKS = 4
+_COLUMNS = (4, 8, 16)
+_BUS_BITS = (0, 64, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """One configuration of the accelerator.
 
-    ``rows`` x ``columns`` int8 multiply-accumulate units; ``bank_words`` the depth of the two
-    scratchpad banks (weights, activations) in words of ``word_bytes``; ``parameter_words`` the
-    depth of the per-channel parameter memory (``lanes`` channels a word); ``instruction_words``
-    the depth of the 32-bit instruction memory; ``multiplier`` names the vendor hook of the array.
+    ``rows`` x ``columns`` int8 multiply-accumulate units: output pixels on the rows, output
+    channels on the columns; a scratchpad word has ``columns`` bytes. ``bank_words``: words in each
+    of the scratchpad banks (even numbers). ``parameter_words``: depth of the per-channel parameter
+    memory (``lanes`` channels a word). ``instruction_words``: depth of the 32-bit instruction
+    memory. ``multiplier``: the vendor hook of the array, ``packed`` for two products per
+    multiplier. ``bus_bits``: width of the AXI4 master port, 0 where everything is on the chip.
+    ``watchdog``: cycles without progress that end a run, unless the host sets others.
     """
 
     name: str
     rows: int
     columns: int
-    bank_words: tuple[int, int] = (4096, 4096)
-    parameter_words: int = 512
+    bank_words: tuple[int, int, int, int] = (8192, 8192, 4096, 4096)
+    parameter_words: int = 1024
     instruction_words: int = 2048
     multiplier: str = "portable"
+    packed: bool = False
+    bus_bits: int = 0
+    watchdog: int = 1 << 16
     device: str | None = field(default=None)
 
     def __post_init__(self):
@@ -38,28 +44,34 @@ class Target:
             value = getattr(self, kind)
             if not isinstance(value, int):
                 raise TypeError(f"{kind.capitalize()} must be an integer, not {value!r}")
-            if not 2 <= value <= 16:
-                raise ValueError(f"{kind.capitalize()} must be in 2..16, not {value}")
+        if self.columns not in _COLUMNS:
+            raise ValueError(f"Columns must be one of {_COLUMNS}, not {self.columns}")
+        if not 2 <= self.rows <= self.columns:
+            raise ValueError(f"Rows must be in 2..{self.columns} (columns), not {self.rows}")
+        if self.bus_bits not in _BUS_BITS:
+            raise ValueError(f"Bus bits must be one of {_BUS_BITS}, not {self.bus_bits}")
+        if self.bus_bits > 8 * self.word_bytes:
+            raise ValueError(f"A bus of {self.bus_bits} bits needs words of at least as many, not "
+                             f"{8 * self.word_bytes}")
+        if len(self.bank_words) != N_BANKS or any(
+                words % 2 or not 2 <= words <= 1 << 16 for words in self.bank_words):
+            raise ValueError(f"Bank words must be {N_BANKS} even numbers in 2..65536, not "
+                             f"{self.bank_words}")
 
     @property
     def word_bytes(self) -> int:
-        """Bytes of a scratchpad word: either port can then feed rows or columns."""
-        return max(self.rows, self.columns)
+        """Bytes of a scratchpad word: one per column."""
+        return self.columns
 
     @property
     def lanes(self) -> int:
-        """Results rescaled per cycle: the largest of 4, 2, 1 that divides both array sides."""
-        return gcd(gcd(self.rows, self.columns), _LANES_WANTED)
+        """Results rescaled per cycle."""
+        return 4
 
     @property
     def n_macs(self) -> int:
-        """Multiply-accumulates per cycle at the peak."""
+        """Multiply-accumulates of the array per cycle."""
         return self.rows * self.columns
-
-    @property
-    def host_word_bytes(self) -> int:
-        """Bytes between two scratchpad words in the host's address map (a power of two >= 4)."""
-        return max(4, 1 << (self.word_bytes - 1).bit_length())
 
     @property
     def configuration_id(self) -> int:
@@ -70,22 +82,22 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target(name="sim-4x4", rows=4, columns=4, bank_words=(16384, 16384), parameter_words=1024),
-        Target(name="sim-8x8", rows=8, columns=8, bank_words=(8192, 8192)),
-        Target(
-            name="ecp5-85k",
-            rows=16,
-            columns=8,
-            bank_words=(8192, 4096),
-            multiplier="ecp5",
-            device="LFE5U-85F",
-        ),
+        Target(name="sim-4x4", rows=4, columns=4, bank_words=(16384,) * N_BANKS,
+               parameter_words=2048, instruction_words=8192),
+        Target(name="sim-8x8", rows=8, columns=8, bank_words=(8192,) * N_BANKS,
+               instruction_words=8192),
+        Target(name="sim-8x8-axi", rows=8, columns=8, bank_words=(1024,) * N_BANKS,
+               parameter_words=256, bus_bits=64),
+        Target(name="ecp5-85k", rows=8, columns=16, multiplier="ecp5", device="LFE5U-85F"),
+        Target(name="ecp5-85k-packed", rows=16, columns=16, multiplier="ecp5", packed=True,
+               device="LFE5U-85F"),
+        Target(name="zynq-7020", rows=8, columns=16, bus_bits=128, device="xc7z020"),
     )
 }
 
 
 def get_target(name: str) -> Target:
-    """Return the target called ``name``; ``array-RxC`` names a free shape (2..16 each side)."""
+    """Return the target called ``name``; ``array-RxC`` names a free shape."""
     if name in TARGETS:
         return TARGETS[name]
     shape = re.fullmatch(r"array-(\d+)x(\d+)", name)
@@ -95,7 +107,7 @@ def get_target(name: str) -> Target:
         )
     rows, columns = int(shape[1]), int(shape[2])
     try:
-        return Target(name=name, rows=rows, columns=columns, bank_words=(16384, 16384),
-                      parameter_words=2048)
+        return Target(name=name, rows=rows, columns=columns, bank_words=(16384,) * N_BANKS,
+                      parameter_words=2048, instruction_words=8192)
     except ValueError as error:
         raise LockstepError(f"Target '{name}': {error}") from error
