@@ -1,69 +1,25 @@
 """Output-stationary systolic array of int8 multiply-accumulate units.
 
-Rows carry one operand to the right, columns the other downwards, one processing element a cycle;
-every element keeps its own int32 sum. ``first`` and ``last`` travel with the data along the rows:
-``first`` replaces the sum instead of adding to it, ``last`` copies it to a second register, so
-that reading out overlaps the next tile. A ``pop`` token travels the same way; each one samples
-the top row's results and shifts all columns up by one.
+Output pixels lie on the rows, output channels on the columns. Rows carry their operand to the
+right, columns theirs downwards, one element a cycle; every element keeps its own int32 sum.
+``first`` and ``last`` travel with the data along the rows: ``first`` clears the sum in the cycle
+before its product is added, ``last`` copies the finished sum to a second register, so that
+reading out overlaps the next tile. A ``pop`` token travels the same way; each one samples the top
+row's results and shifts all columns up by one.
+
+The elements are registers of one module: it simulates and compiles faster than one each.
 """
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.multiplier import Multiplier, MultiplierECP5
+from hw.multiplier import MULTIPLIERS
 
-__all__ = ["ACCUMULATOR_WIDTH", "MULTIPLIERS", "MacArray", "ProcessingElement"]
+__all__ = ["ACCUMULATOR_WIDTH", "MacArray"]
 
 ACCUMULATOR_WIDTH = 32
-MULTIPLIERS = {"portable": Multiplier, "ecp5": MultiplierECP5}
-
-
-class ProcessingElement(wiring.Component):
-    """One multiply-accumulate unit with its result register.
-
-    A product of operands that enter with ``first`` or ``last`` reaches the sum
-    ``multiplier.LATENCY`` + 1 cycles later and, after ``last``, ``result`` one cycle after that.
-    ``pop`` acts at once: ``result`` takes ``below``. A result must be popped before the next
-    ``last``; two pops are at least two cycles apart, since the row below shifts a cycle later.
-    """
-
-    def __init__(self, *, multiplier_class=Multiplier, accumulator_width=ACCUMULATOR_WIDTH):
-        self.multiplier_class = multiplier_class
-        super().__init__({
-            "a_in": In(signed(8)), "a_out": Out(signed(8)),
-            "b_in": In(signed(8)), "b_out": Out(signed(8)),
-            "first_in": In(1), "first_out": Out(1),
-            "last_in": In(1), "last_out": Out(1),
-            "pop_in": In(1), "pop_out": Out(1),
-            "below": In(signed(accumulator_width)), "result": Out(signed(accumulator_width)),
-        })
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.multiplier = multiplier = self.multiplier_class(signed(8), signed(8))
-        m.d.comb += [multiplier.a.eq(self.a_in), multiplier.b.eq(self.b_in)]
-        m.d.sync += [
-            self.a_out.eq(self.a_in), self.b_out.eq(self.b_in),
-            self.first_out.eq(self.first_in), self.last_out.eq(self.last_in),
-            self.pop_out.eq(self.pop_in),
-        ]
-        first, last = self.first_in, self.last_in
-        for stage in range(multiplier.LATENCY):
-            next_first, next_last = Signal(name=f"first_{stage}"), Signal(name=f"last_{stage}")
-            m.d.sync += [next_first.eq(first), next_last.eq(last)]
-            first, last = next_first, next_last
-        total = Signal.like(self.result)
-        capture = Signal()
-        m.d.sync += [
-            total.eq(Mux(first, 0, total) + multiplier.p),
-            capture.eq(last),
-        ]
-        with m.If(capture):
-            m.d.sync += self.result.eq(total)
-        with m.Elif(self.pop_in):
-            m.d.sync += self.result.eq(self.below)
-        return m
+_CONTROLS = ("first", "last", "pop")
 
 
 class MacArray(wiring.Component):
@@ -73,10 +29,14 @@ class MacArray(wiring.Component):
     -------
     a : one byte per row, row i lagging row 0 by i cycles (as a Feeder gives them).
     b : one byte per column, likewise.
-    first, last : the byte now entering row 0 is the first / last of a reduction.
-    pop : take the next row of results; not before ``result_latency`` cycles after ``last`` (both
-        counted at row 0), and at least POP_SPACING cycles apart.
-    results, results_valid : the popped row, all columns together, ``pop_latency`` cycles later.
+    first, last : the byte now entering row 0 is the first / last of a reduction (of one step:
+        both). Zeros between them do not matter.
+    pop : take the next row of results. A tile's ``rows`` pops are at least POP_SPACING cycles
+        apart, the first one not before ``result_latency`` cycles after its ``last``, the last
+        one not after ``hold_latency`` cycles after the next tile's ``last`` (all as given here).
+    results, results_valid : the popped row (one pixel, all columns), ``pop_latency`` cycles later.
+
+    After an abort nothing but the pops that were given comes out; the next ``first`` starts anew.
     """
 
     POP_SPACING = 2
@@ -94,9 +54,19 @@ class MacArray(wiring.Component):
         })
 
     @property
+    def product_latency(self):
+        """Cycles from an element's operands to their product beside the accumulator's adder."""
+        return self.multiplier_class.LATENCY + 1
+
+    @property
     def result_latency(self):
-        """Cycles from ``last`` to the first legal ``pop`` (the row below has captured by then)."""
-        return self.multiplier_class.LATENCY + 3
+        """Cycles from ``last`` to the first legal ``pop`` (the row below has its sums by then)."""
+        return self.product_latency + 2
+
+    @property
+    def hold_latency(self):
+        """Cycles from ``last`` to the last legal ``pop`` of the tile before."""
+        return self.product_latency
 
     @property
     def pop_latency(self):
@@ -105,31 +75,67 @@ class MacArray(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        elements = [[ProcessingElement(multiplier_class=self.multiplier_class)
-                     for _ in range(self.columns)] for _ in range(self.rows)]
-        controls = (self.first, self.last, self.pop)
-        for i, row in enumerate(elements):
-            if i:  # controls enter row i as late as its operand
-                delayed = tuple(Signal(name=f"{name}_row{i}") for name in ("first", "last", "pop"))
-                m.d.sync += [late.eq(early) for late, early in zip(delayed, controls)]
-                controls = delayed
-            for j, element in enumerate(row):
-                m.submodules[f"pe_{i}_{j}"] = element
-                left = row[j - 1] if j else None
-                m.d.comb += [
-                    element.a_in.eq(left.a_out if left else self.a[i]),
-                    element.b_in.eq(elements[i - 1][j].b_out if i else self.b[j]),
-                    element.first_in.eq(left.first_out if left else controls[0]),
-                    element.last_in.eq(left.last_out if left else controls[1]),
-                    element.pop_in.eq(left.pop_out if left else controls[2]),
-                    element.below.eq(elements[i + 1][j].result if i + 1 < self.rows else 0),
-                ]
-        for j, element in enumerate(elements[0]):
-            result = element.result
+        controls = self._controls(m)
+        products = self._products(m)
+        below = [0] * self.columns
+        for i in reversed(range(self.rows)):
+            below = [self._accumulate(m, f"{i}_{j}", products[i][j], below[j],
+                                      {name: chain[j:] for name, chain in controls[i].items()})
+                     for j in range(self.columns)]
+        for j, result in enumerate(below):
             for stage in range(self.columns - j):  # undo the skew of the columns
                 late = Signal.like(result, name=f"result_{j}_{stage}", reset_less=True)
                 m.d.sync += late.eq(result)
                 result = late
             m.d.comb += self.results[j].eq(result)
-        m.d.comb += self.results_valid.eq(elements[0][-1].pop_out)
+        m.d.comb += self.results_valid.eq(controls[0]["pop"][self.columns])
         return m
+
+    def _controls(self, m):
+        """Per row the controls by name: bit k of a chain is the control, k cycles later."""
+        lengths = {"first": self.columns + self.product_latency - 1,
+                   "last": self.columns + self.product_latency, "pop": self.columns + 1}
+        chains, entering = [], {name: getattr(self, name) for name in _CONTROLS}
+        for i in range(self.rows):
+            if i:  # a control enters row i as late as its operand
+                entering = {name: chains[-1][name][1] for name in _CONTROLS}
+            row = {}
+            for name in _CONTROLS:
+                late = Signal(lengths[name] - 1, name=f"{name}_{i}", reset_less=name != "pop")
+                m.d.sync += late.eq(Cat(entering[name], late))
+                row[name] = Cat(entering[name], late)
+            chains.append(row)
+        return chains
+
+    def _products(self, m):
+        """Pass the operands on; returns per row and column the registered product."""
+        products, b_row = [], [self.b[j] for j in range(self.columns)]
+        for i in range(self.rows):
+            a, row = self.a[i], []
+            for j in range(self.columns):
+                product = self.multiplier_class.multiply(m, a, b_row[j], name=f"p_{i}_{j}")
+                # From here on in logic cells: the way from a hard multiplier takes a cycle.
+                near = Signal(product.shape(), name=f"near_{i}_{j}", reset_less=True)
+                a_next = Signal(signed(8), name=f"a_{i}_{j}", reset_less=True)
+                b_next = Signal(signed(8), name=f"b_{i}_{j}", reset_less=True)
+                m.d.sync += [near.eq(product), a_next.eq(a), b_next.eq(b_row[j])]
+                a, b_row[j] = a_next, b_next
+                row.append(near)
+            products.append(row)
+        return products
+
+    def _accumulate(self, m, name, product, below, controls):
+        """One element behind its product; returns the result register."""
+        latency = self.product_latency
+        total = Signal(signed(ACCUMULATOR_WIDTH), name=f"total_{name}", reset_less=True)
+        result = Signal(signed(ACCUMULATOR_WIDTH), name=f"result_{name}", reset_less=True)
+        added = Signal(signed(ACCUMULATOR_WIDTH), name=f"added_{name}")
+        m.d.comb += added.eq(total + product)
+        m.d.sync += total.eq(added)
+        with m.If(controls["first"][latency - 1]):  # a cycle early: a reset costs no logic
+            m.d.sync += total.eq(0)
+        with m.If(controls["last"][latency]):
+            m.d.sync += result.eq(added)
+        with m.Elif(controls["pop"][0]):
+            m.d.sync += result.eq(below)
+        return result

@@ -5,62 +5,70 @@ Each lane is a shift register of a word's length whose first byte goes to the ar
 transposing  the word of slot i belongs to lane i, which loads it whole and shifts it out
 direct       byte i of every word belongs to lane i, which inserts it i places from its output
 
-Both give lane i a delay of i cycles, which is the skew of a systolic array; lanes that are given
-nothing supply zeros.
+Both give lane i a delay of i cycles, which is the skew of a systolic array. Cycles that are no
+slot of a period supply zeros, so nothing needs to stop the array.
 """
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["Feeder"]
 
+_BYTE = 8
+
 
 class Feeder(wiring.Component):
     """Feeds ``n_lanes`` rows or columns of the array from words of ``word_bytes``.
 
+    A period is ``slots`` cycles in a row, at least ``n_lanes`` of them when transposing; periods
+    may follow each other at once or after any pause, and the mode may change between them.
+
     Members
     -------
-    word : one scratchpad word, byte 0 lowest.
-    start : the word is the first (lane 0) of a transposing period; the next cycles bring the rest.
-    direct : the word is one step of the reduction for all lanes.
-    sub : with ``direct``, which group of ``n_lanes`` bytes of the word is meant.
+    word : one scratchpad word, byte 0 lowest. Transposing, it is looked at in the first
+        ``n_lanes`` slots of a period only.
+    slot : this cycle is a slot of a period.
+    start : with ``slot``, it is the first one. Transposing, lane i now gives bytes 0, 1, ... of
+        the word of slot i: zeros behind the word if the period is longer, and the next period
+        overrides what a shorter one leaves.
+    direct : the period is direct: the word is one step of the reduction for all lanes.
     lanes : the bytes that enter the array; lane i lags lane 0 by i cycles.
 
-    Lane 0's first byte appears LATENCY cycles after its word.
+    Lane 0's byte for a slot appears LATENCY cycles after it. Raises ValueError for words with
+    fewer bytes than lanes.
     """
 
     LATENCY = 1
 
     def __init__(self, *, n_lanes, word_bytes):
+        if word_bytes < n_lanes:
+            raise ValueError(f"Words need a byte for each of {n_lanes} lanes, not {word_bytes}")
         self.n_lanes = n_lanes
         self.word_bytes = word_bytes
-        self.n_groups = -(-word_bytes // n_lanes)
         super().__init__({
-            "word": In(data.ArrayLayout(signed(8), word_bytes)),
-            "start": In(1),
-            "direct": In(1),
-            "sub": In(range(max(2, self.n_groups))),
-            "lanes": Out(data.ArrayLayout(signed(8), n_lanes)),
+            "word": In(data.ArrayLayout(signed(_BYTE), word_bytes)),
+            "slot": In(1), "start": In(1), "direct": In(1),
+            "lanes": Out(data.ArrayLayout(signed(_BYTE), n_lanes)),
         })
 
     def elaborate(self, platform):
         m = Module()
-        load = self.start
+        word = self.word.as_value()
+        slot, load = self.slot, self.slot & self.start & ~self.direct
         for lane in range(self.n_lanes):
-            taps = [Signal(signed(8), name=f"lane{lane}_byte{k}") for k in range(self.word_bytes)]
-            choices = [self.word[group * self.n_lanes + lane]
-                       if group * self.n_lanes + lane < self.word_bytes else 0
-                       for group in range(self.n_groups)]
-            step = choices[0] if self.n_groups == 1 else Array(choices)[self.sub]
-            for k, tap in enumerate(taps):
-                shifted = taps[k + 1] if k + 1 < self.word_bytes else 0
-                if k == lane:
-                    shifted = Mux(self.direct, step, shifted)
-                m.d.sync += tap.eq(Mux(load, self.word[k], shifted))
-            m.d.comb += self.lanes[lane].eq(taps[0])
+            held = Signal(_BYTE * self.word_bytes, name=f"lane{lane}", reset_less=True)
+            here = slice(_BYTE * lane, _BYTE * (lane + 1))
+            above = Cat(held[_BYTE:], Signal(_BYTE, name=f"lane{lane}_end"))
+            shifted = Cat(above[:here.start], Mux(self.direct, word[here], above[here]),
+                          above[here.stop:])
+            following = Mux(load, word, shifted)
+            m.d.sync += held.eq(following)
+            with m.If(~slot):
+                m.d.sync += held[:_BYTE].eq(0)
+            m.d.comb += self.lanes[lane].eq(held[:_BYTE])
             if lane + 1 < self.n_lanes:
-                following = Signal(name=f"load{lane + 1}")
-                m.d.sync += following.eq(load)
-                load = following
+                controls = slot, load
+                slot, load = (Signal(name=f"{x}{lane + 1}") for x in ("slot", "load"))
+                m.d.sync += [slot.eq(controls[0]), load.eq(controls[1])]
         return m

@@ -1,10 +1,10 @@
 """The vendor hook for multiplications: a product with registered inputs and output."""
 
-from amaranth.hdl import ClockSignal, Const, Instance, Module, Shape, Signal
+from amaranth.hdl import ClockSignal, Const, Instance, Module, Shape, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Multiplier", "MultiplierECP5"]
+__all__ = ["MULTIPLIERS", "Multiplier", "MultiplierECP5"]
 
 
 class Multiplier(wiring.Component):
@@ -19,27 +19,37 @@ class Multiplier(wiring.Component):
     a, b : operands.
     p : product, wide enough for every pair of operands.
 
-    A target with hard multipliers subclasses this and overrides `product`.
+    This portable version leaves the choice of cells to the synthesis tool. A target with hard
+    multipliers subclasses it and overrides `multiply`.
     """
 
     LATENCY = 2
 
     def __init__(self, a_shape, b_shape):
         a_shape, b_shape = Shape.cast(a_shape), Shape.cast(b_shape)
+        self.check(a_shape, b_shape)
         p_shape = (Const(0, a_shape) * Const(0, b_shape)).shape()
         super().__init__({"a": In(a_shape), "b": In(b_shape), "p": Out(p_shape)})
 
-    def product(self, m):
-        """Add to `m` what drives `p` with a * b, LATENCY clocks later."""
-        a = Signal(self.a.shape(), reset_less=True)
-        b = Signal(self.b.shape(), reset_less=True)
-        p = Signal(self.p.shape(), reset_less=True)
-        m.d.sync += [a.eq(self.a), b.eq(self.b), p.eq(a * b)]
-        m.d.comb += self.p.eq(p)
+    @classmethod
+    def check(cls, a_shape, b_shape):
+        """Raise ValueError for operands that the multiplier cannot take."""
+
+    @classmethod
+    def multiply(cls, m, a, b, *, name="product"):
+        """Add to `m` what computes a * b; returns the product, LATENCY clocks later.
+
+        For callers that have many: it makes no module of its own. `name` is unique in `m`.
+        """
+        a_now = Signal(a.shape(), name=f"{name}_a", reset_less=True)
+        b_now = Signal(b.shape(), name=f"{name}_b", reset_less=True)
+        p = Signal((a_now * b_now).shape(), name=name, reset_less=True)
+        m.d.sync += [a_now.eq(a), b_now.eq(b), p.eq(a_now * b_now)]
+        return p
 
     def elaborate(self, platform):
         m = Module()
-        self.product(m)
+        m.d.comb += self.p.eq(self.multiply(m, self.a, self.b))
         return m
 
 
@@ -51,30 +61,38 @@ class MultiplierECP5(Multiplier):
 
     OPERAND_WIDTH = 18
 
-    def __init__(self, a_shape, b_shape):
-        for name, shape in ("a", Shape.cast(a_shape)), ("b", Shape.cast(b_shape)):
+    @classmethod
+    def check(cls, a_shape, b_shape):
+        for name, shape in ("a", a_shape), ("b", b_shape):
             width = shape.width + (not shape.signed)
-            if width > self.OPERAND_WIDTH:
-                raise ValueError(f"Operand {name} must fit {self.OPERAND_WIDTH} signed bits, "
+            if width > cls.OPERAND_WIDTH:
+                raise ValueError(f"Operand {name} must fit {cls.OPERAND_WIDTH} signed bits, "
                                  f"not {width}")
-        super().__init__(a_shape, b_shape)
 
-    def product(self, m):
-        width = self.OPERAND_WIDTH
-        a = Signal(width)
-        b = Signal(width)
-        p = Signal(2 * width)
-        m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
-        ports = {f"i_A{k}": a[k] for k in range(width)}
-        ports |= {f"i_B{k}": b[k] for k in range(width)}
+    @classmethod
+    def multiply(cls, m, a, b, *, name="product"):
+        width = cls.OPERAND_WIDTH
+        cls.check(a.shape(), b.shape())
+        a_wide, b_wide = (Signal(width, name=f"{name}_{x}") for x in "ab")
+        p = Signal(2 * width, name=name)
+        m.d.comb += [a_wide.eq(a), b_wide.eq(b)]
+        ports = {f"i_A{k}": a_wide[k] for k in range(width)}
+        ports |= {f"i_B{k}": b_wide[k] for k in range(width)}
         ports |= {f"o_P{k}": p[k] for k in range(2 * width)}
         registers = {}
         for register in "INPUTA", "INPUTB", "OUTPUT":
             registers |= {f"p_REG_{register}_CLK": "CLK0", f"p_REG_{register}_CE": "CE0",
                           f"p_REG_{register}_RST": "RST0"}
-        m.submodules.mult = Instance(
+        m.submodules[f"{name}_mult"] = Instance(
             "MULT18X18D", **registers, p_REG_PIPELINE_CLK="NONE", p_GSR="DISABLED",
             p_SOURCEB_MODE="B_SHIFT", p_RESETMODE="SYNC",
             i_CLK0=ClockSignal(), i_CE0=Const(1), i_RST0=Const(0),
             i_SIGNEDA=Const(1), i_SIGNEDB=Const(1), i_SOURCEA=Const(0), i_SOURCEB=Const(0),
             **ports)
+        shape = (Value.cast(a) * b).shape()
+        low = p[:shape.width]
+        return low.as_signed() if shape.signed else low
+
+
+#: The vendor hooks by the name that a target gives.
+MULTIPLIERS = {"portable": Multiplier, "ecp5": MultiplierECP5}

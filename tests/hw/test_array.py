@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The array behind its feeders multiplies matrices, whichever way its operands arrive."""
 
 import numpy as np
@@ -9,93 +10,145 @@ from hw.array import MacArray
 from hw.feeder import Feeder
 from hw.isa import Feed
 
-N_TILES, IDLE_AFTER = 3, 60
+BOTH_WAYS = [(a, b) for a in Feed for b in Feed]
 
 
-def slot_word(operand, feed, step, word_bytes):
-    """The word a port is given in slot ``step`` of a tile; operand: int (lanes, depth)."""
-    n_lanes = len(operand)
-    if feed == Feed.DIRECT:
-        return [int(v) for v in operand[:, step]] + [0] * (word_bytes - n_lanes)
-    lane, period = step % word_bytes, step // word_bytes
-    if lane >= n_lanes:
-        return [0] * word_bytes
-    return [int(v) for v in operand[lane, period * word_bytes:(period + 1) * word_bytes]]
+class Bench:
+    """An array behind two feeders, and a schedule that is as tight as their contract allows.
 
-
-def multiply(a, b, feeds):
-    """Product tiles a (T, rows, depth) x b (T, columns, depth), back to back.
-
-    Returns the popped results (T + 1, rows, columns); the last tile was given no words at all.
+    feeds: of ports a and b; slots: cycles per period; spacing: cycles between pops; gap: idle
+    cycles before every period (a stall).
     """
-    (n_tiles, rows, depth), columns = a.shape, b.shape[1]
-    word_bytes = max(rows, columns)
-    m = Module()
-    m.submodules.array = array = MacArray(rows=rows, columns=columns)
-    feeders = [Feeder(n_lanes=n, word_bytes=word_bytes) for n in (rows, columns)]
-    m.submodules.feeder_a, m.submodules.feeder_b = feeders
-    m.d.comb += [array.a.eq(feeders[0].lanes), array.b.eq(feeders[1].lanes)]
-    results = []
 
-    async def testbench(ctx):
-        pops = set()
-        for cycle in range((n_tiles + 1) * depth + IDLE_AFTER):
-            tile, step = divmod(cycle, depth)
-            for feeder, operand, feed in zip(feeders, (a, b), feeds):
-                live = tile < n_tiles
-                word = [0] * word_bytes
-                if live:
-                    word = slot_word(operand[tile], feed, step, word_bytes)
-                ctx.set(feeder.word, word)
-                ctx.set(feeder.start, int(live and feed == Feed.TRANSPOSING
-                                          and step % word_bytes == 0))
-                ctx.set(feeder.direct, int(feed == Feed.DIRECT))
-            tile, step = divmod(cycle - Feeder.LATENCY, depth)
-            live = 0 <= tile <= n_tiles  # the tile after the last one is nothing but zeros
-            ctx.set(array.first, int(live and step == 0))
-            ctx.set(array.last, int(live and step == depth - 1))
-            if live and step == depth - 1:
-                start = cycle + array.result_latency
-                pops |= {start + array.POP_SPACING * row for row in range(rows)}
-            ctx.set(array.pop, int(cycle in pops))
-            await ctx.tick()
-            if ctx.get(array.results_valid):
-                results.append([ctx.get(array.results[j]) for j in range(columns)])
+    def __init__(self, rows, columns, *, feeds=BOTH_WAYS[0], slots=None, spacing=None, gap=0,
+                 **options):
+        self.m = Module()
+        self.m.submodules.array = self.array = MacArray(rows=rows, columns=columns, **options)
+        self.feeders = [Feeder(n_lanes=n, word_bytes=columns) for n in (rows, columns)]
+        self.m.submodules.feeder_a, self.m.submodules.feeder_b = self.feeders
+        self.m.d.comb += [self.array.a.eq(self.feeders[0].lanes),
+                          self.array.b.eq(self.feeders[1].lanes)]
+        self.feeds, self.slots, self.gap = feeds, slots or columns, gap
+        self.spacing = spacing or self.array.POP_SPACING
+        self.rows, self.columns = rows, columns
 
-    sim = Simulator(m)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
-    return np.array(results).reshape(n_tiles + 1, rows, columns)
+    def _word(self, port, operand, step):
+        """The word a port is given in a step of a tile; operand: int (lanes, depth)."""
+        word = np.full(self.columns, -77)  # what must not matter
+        if self.feeds[port] == Feed.DIRECT:
+            word[:len(operand)] = operand[:, step]
+        elif (lane := step % self.slots) < len(operand):
+            bytes_ = operand[lane, step - lane:][:min(self.slots, self.columns)]
+            word[:len(bytes_)] = bytes_
+        return [int(v) for v in word]
+
+    def _schedule(self, tiles):
+        """The cycles of the feeders (tile, step) and those of the pops."""
+        array, cycles, pops = self.array, [], []
+        for number, (a, _) in enumerate(tiles):
+            depth = a.shape[1]
+            earliest = 0
+            if number:  # the tile before is read out in time
+                earliest = pops[-1] - array.hold_latency - Feeder.LATENCY
+            for step in range(depth):
+                if step % self.slots == 0:
+                    cycles += [None] * self.gap
+                if step == (depth - 1) // self.slots * self.slots:
+                    cycles += [None] * (earliest - (depth - 1 - step) - len(cycles))
+                cycles.append((number, step))
+            first_pop = len(cycles) - 1 + Feeder.LATENCY + array.result_latency
+            pops += [first_pop + self.spacing * row for row in range(self.rows)]
+        return cycles, pops
+
+    def products(self, tiles):
+        """Run tiles (a (rows, depth), b (columns, depth)); returns (T, rows, columns)."""
+        cycles, pops = self._schedule(tiles)
+        array, results, valid_at = self.array, [], []
+        pop_set = set(pops)
+
+        async def testbench(ctx):
+            for cycle in range(pops[-1] + array.pop_latency + 4):
+                now = cycles[cycle] if cycle < len(cycles) else None
+                for port, feeder in enumerate(self.feeders):
+                    ctx.set(feeder.slot, int(now is not None))
+                    if now is not None:
+                        tile, step = now
+                        ctx.set(feeder.word, self._word(port, tiles[tile][port], step))
+                        ctx.set(feeder.start, int(step % self.slots == 0))
+                        ctx.set(feeder.direct, int(self.feeds[port] == Feed.DIRECT))
+                late = cycle - Feeder.LATENCY
+                now = cycles[late] if 0 <= late < len(cycles) else None
+                ctx.set(array.first, int(now is not None and now[1] == 0))
+                ctx.set(array.last, int(now is not None
+                                        and now[1] == tiles[now[0]][0].shape[1] - 1))
+                ctx.set(array.pop, int(cycle in pop_set))
+                if ctx.get(array.results_valid):
+                    valid_at.append(cycle)
+                    results.append([ctx.get(array.results[j]) for j in range(self.columns)])
+                await ctx.tick()
+
+        sim = Simulator(self.m)
+        sim.add_clock(1e-8)
+        sim.add_testbench(testbench)
+        sim.run()
+        assert valid_at == [pop + array.pop_latency for pop in pops]
+        return np.array(results).reshape(len(tiles), self.rows, self.columns)
 
 
-def operands(rows, columns, seed=0, n_periods=2):
+def random_tiles(rows, columns, depths, seed=0, low_b=-128):
     rng = np.random.default_rng(seed)
-    depth = max(rows, columns) * n_periods
-    a, b = (rng.integers(-128, 128, (N_TILES, n, depth)) for n in (rows, columns))
-    a[0], b[0] = -128, -128  # the largest products
-    return a, b
+    return [(rng.integers(-128, 128, (rows, depth)), rng.integers(low_b, 128, (columns, depth)))
+            for depth in depths]
 
 
-@pytest.mark.parametrize("feed_b", list(Feed))
-@pytest.mark.parametrize("feed_a", list(Feed))
-@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (3, 5), (5, 3), (4, 4)])
-def test_tiles_back_to_back_equal_numpy(rows, columns, feed_a, feed_b):
-    a, b = operands(rows, columns)
-    results = multiply(a, b, (feed_a, feed_b))
-    assert np.array_equal(results[:-1], a @ b.transpose(0, 2, 1))
-    assert not results[-1].any(), "lanes that are given nothing supply zeros"
+def check(bench, tiles):
+    results = bench.products(tiles)
+    for result, (a, b) in zip(results, tiles, strict=True):
+        assert np.array_equal(result, a @ b.T)
+
+
+@pytest.mark.parametrize("feeds", BOTH_WAYS)
+@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (3, 5), (4, 4)])
+def test_tiles_back_to_back_equal_numpy(rows, columns, feeds):
+    tiles = random_tiles(rows, columns, [3 * columns, 2 * columns, 4 * columns])
+    tiles.append((np.full((rows, columns), -128), np.full((columns, columns), -128)))
+    check(Bench(rows, columns, feeds=feeds), tiles)
+
+
+@pytest.mark.parametrize("feeds", BOTH_WAYS)
+@pytest.mark.parametrize(("slots", "gap"), [(4, 0), (5, 0), (9, 0), (4, 1), (6, 3), (11, 2)])
+def test_periods_shorter_and_longer_than_a_word_with_and_without_stalls(feeds, slots, gap):
+    rows, columns = 3, 8
+    if feeds[1] == Feed.TRANSPOSING:
+        slots += columns - 4  # at least as many as there are lanes
+    tiles = random_tiles(rows, columns, [slots, 3 * slots, 2 * slots])
+    for port, feed in enumerate(feeds):
+        if feed == Feed.TRANSPOSING:
+            for tile in tiles:  # beyond the word there is nothing
+                tile[port][:, np.arange(tile[port].shape[1]) % slots >= columns] = 0
+    check(Bench(rows, columns, feeds=feeds, slots=slots, gap=gap), tiles)
+
+
+@pytest.mark.parametrize("spacing", [2, 3, 4, 7])
+def test_pops_of_any_spacing(spacing):
+    tiles = random_tiles(4, 4, [1, 4, 9, 30, 1, 1], seed=spacing)
+    check(Bench(4, 4, feeds=(Feed.DIRECT, Feed.DIRECT), slots=1, spacing=spacing), tiles)
 
 
 def test_a_long_reduction_of_the_largest_products_is_exact():
     depth = 600
-    a, b = np.full((1, 2, depth), -128), np.full((1, 2, depth), -128)
-    results = multiply(a, b, (Feed.DIRECT, Feed.DIRECT))
-    assert results[0].max() == depth * 128 * 128
+    a, b = np.full((2, depth), -128), np.full((2, depth), -128)
+    result, = Bench(2, 2, feeds=(Feed.DIRECT, Feed.DIRECT)).products([(a, b)])
+    assert (result == depth * 128 * 128).all()
 
 
-def test_a_planted_fault_is_seen():
-    a, b = operands(2, 2)
-    results = multiply(a, b, (Feed.TRANSPOSING, Feed.DIRECT))
-    b[1, 0, 3] += 1
-    assert not np.array_equal(results[:-1], a @ b.transpose(0, 2, 1))
+@pytest.mark.parametrize(("constant", "wrong"), [
+    ("result_latency", -1), ("hold_latency", 1), ("pop_latency", 1), ("POP_SPACING", -1)])
+def test_the_latencies_are_as_small_as_they_can_be(monkeypatch, constant, wrong):
+    tiles = random_tiles(4, 4, [1, 4, 1, 1])
+    feeds = (Feed.DIRECT, Feed.DIRECT)
+    check(Bench(4, 4, feeds=feeds, slots=1), tiles)
+    value = getattr(Bench(4, 4).array, constant) + wrong
+    monkeypatch.setattr(MacArray, constant, value)
+    with pytest.raises(AssertionError):
+        check(Bench(4, 4, feeds=feeds, slots=1), tiles)
