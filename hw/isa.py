@@ -27,7 +27,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "N_COMMON", "N_WORDS", "Engine", "ErrorCode", "Feed",
+__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "FORMAT_WORDS", "N_COMMON", "N_WORDS", "Counter", "Engine", "ErrorCode",
+           "Feed",
            "Field", "Format", "LocalMemory", "Opcode", "Register", "Window", "c_header", "decode",
            "encode", "fields_of", "markdown_table"]
 
@@ -97,7 +98,7 @@ class ErrorCode(enum.IntEnum):
     FIELD = 4  #: a count of zero where there must be one, or a value outside its range
     BUS_READ = 5  #: SLVERR or DECERR
     BUS_WRITE = 6
-    WATCHDOG = 7  #: nothing moved for `WATCHDOG` cycles
+    WATCHDOG = 7  #: no result moved for WATCHDOG cycles, or CYCLE_LIMIT reached
     BANK_CONFLICT = 8  #: both ports of the array read the same bank
 
 
@@ -114,12 +115,13 @@ class Register(enum.IntEnum):
     REGION_BASE = 0x1C  #: external addresses from here on ...
     REGION_LIMIT = 0x20  #: ... and below here are allowed
     WATCHDOG = 0x24  #: cycles without progress that end a run
-    FEATURES = 0x28  #: bus bits in 15:0, bit 16 packed, bit 17 vector engine
+    CYCLE_LIMIT = 0x28  #: cycles after which a run is ended; 0 for no limit
+    FEATURES = 0x2C  #: bus bits in 15:0, bit 16 packed
     COUNTERS = 0x40  #: 64-bit counters, low word first, in the order of `Counter`
 
 
 class Counter(enum.IntEnum):
-    """Performance counters. From ARRAY_BUSY to ARRAY_DONE they add up to CYCLES."""
+    """Performance counters. From ARRAY_BUSY to ARRAY_FETCH they add up to CYCLES."""
 
     CYCLES = 0
     ARRAY_BUSY = 1  #: a slot of a MATMUL
@@ -129,7 +131,7 @@ class Counter(enum.IntEnum):
     ARRAY_WAIT_VECTOR = 5
     ARRAY_WAIT_LOAD = 6
     ARRAY_WAIT_STORE = 7
-    ARRAY_FETCH = 8  #: no product has been fetched yet
+    ARRAY_FETCH = 8  #: no product is there: not fetched yet, being handed over, or none left
     VECTOR_BUSY = 9  #: the vector engine runs an instruction
     LANES_BUSY = 10  #: the rescaler lanes take an item
     LOAD_BYTES = 11

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from amaranth.hdl import Signal, Value
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "delayed"]
 
 
 class Pipeline:
@@ -49,3 +49,12 @@ class Pipeline:
             after[name] = register
         self.now = SimpleNamespace(**after, **(joined or {}))
         return self.now
+
+
+def delayed(m, value, n_cycles, name):
+    """``value`` as it was ``n_cycles`` ago; plain registers in ``m``, named after ``name``."""
+    for stage in range(n_cycles):
+        late = Signal.like(value, name=f"{name}_{stage}")
+        m.d.sync += late.eq(value)
+        value = late
+    return value

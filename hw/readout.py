@@ -1,9 +1,9 @@
 """Readout: empties the array tile by tile, finds each result's channel, pixel and address.
 
-The array gives a row of results per pop. With pixels on rows a row is one pixel and its columns
-are channels: ``lanes`` neighbouring channels leave per cycle. With the orientation swapped a row
-is one channel and its columns are pixels: one result leaves per cycle, each to its own word.
-Raw 32-bit sums (``wide``) leave as four byte planes, one after the other.
+The array gives a row of results per pop: one pixel, its columns being channels. ``lanes``
+neighbouring channels leave per cycle. Raw 32-bit sums (``wide``) leave as four byte planes, one
+after the other. Nothing behind the array ever waits, so the pops of a tile follow each other at a
+distance that is known (`hw.sequencer` counts on it).
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
@@ -11,21 +11,21 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.array import ACCUMULATOR_WIDTH
-from hw.walker import ADDRESS_WIDTH
+from hw.isa import FIELDS, Format
+from hw.pipeline import delayed
+from hw.sequencer import tile_layout
 
-__all__ = ["BYTES_PER_SUM", "Readout", "destination_layout"]
+__all__ = ["BYTES_PER_SUM", "CONFIG_LAYOUT", "Readout"]
 
 BYTES_PER_SUM = ACCUMULATOR_WIDTH // 8
+_CONFIG = ("gemmlowp", "wide", "zero_point", "low", "high", "out_base", "out_bank", "out_step",
+           "parameter_base", "n_channels", "first_channel", "n_pixels", "plane_step",
+           "out_x_count", "out_line_step")
 
-
-def destination_layout(lanes):
-    """Where results go: a word, the byte of lane 0 in it, the lanes that exist, and how.
-
-    ``single``: one value, from lane ``lane``, goes to byte ``byte``; otherwise lane i goes to
-    byte ``byte`` + i.
-    """
-    return data.StructLayout({"address": ADDRESS_WIDTH, "byte": 6, "mask": lanes, "single": 1,
-                              "lane": range(max(2, lanes))})
+#: The instruction fields that the results of a product need.
+CONFIG_LAYOUT = data.StructLayout({
+    field.name: signed(field.width) if field.signed else field.width
+    for field in FIELDS[Format.ARRAY] if field.name in _CONFIG})
 
 
 class Readout(wiring.Component):
@@ -33,165 +33,156 @@ class Readout(wiring.Component):
 
     Members
     -------
-    start : an instruction begins; its fields are constant until the next.
-    last : as given to the array. ``done``: everything of that tile has left the array.
-    pop, results, results_valid : to and from the array.
-    valid, sums, destination, parameter, parameter_lane, plane : one group of sums, where it goes,
-        and which word (and, when swapped, which lane) of the parameter memory belongs to it.
+    config, config_load, config_free : an instruction's fields; taken when the ones before have
+        come into use, kept until its first results arrive.
+    last, tile : as given to the array. pop, results, results_valid : to and from the array.
+    valid, sums, bank, address, group, mask, parameter, plane, progress, instruction_end, and the
+        fields of the instruction that the lanes need : one group of sums (hw.lanes).
     """
 
     def __init__(self, *, target, array):
         self.target = target
         self.result_latency = array.result_latency
-        self.pop_spacing = array.POP_SPACING
+        self.pop_latency = array.pop_latency
         lanes = target.lanes
+        self.groups_max = target.columns // lanes
         super().__init__({
-            "start": In(1), "swap": In(1), "wide": In(1),
-            "inner_count": In(16), "out_base": In(ADDRESS_WIDTH), "out_byte": In(6),
-            "out_step": In(16), "n_pixels": In(24), "n_channels": In(16),
-            "parameter_base": In(16), "plane_step": In(ADDRESS_WIDTH),
-            "last": In(1), "done": Out(1), "pop": Out(1),
+            "config": In(CONFIG_LAYOUT), "config_load": In(1), "config_free": Out(1),
+            "abort": In(1),
+            "last": In(1), "tile": In(tile_layout(target)), "pop": Out(1),
             "results": In(data.ArrayLayout(signed(ACCUMULATOR_WIDTH), target.columns)),
             "results_valid": In(1),
             "valid": Out(1),
             "sums": Out(data.ArrayLayout(signed(ACCUMULATOR_WIDTH), lanes)),
-            "destination": Out(destination_layout(lanes)),
-            "parameter": Out(16), "parameter_lane": Out(range(max(2, lanes))),
-            "plane": Out(range(BYTES_PER_SUM)),
+            "bank": Out(2), "address": Out(16), "group": Out(range(max(2, self.groups_max))),
+            "mask": Out(lanes), "parameter": Out(16), "plane": Out(range(BYTES_PER_SUM)),
+            "progress": Out(16), "instruction_end": Out(1),
+            "wide": Out(1), "gemmlowp": Out(1), "zero_point": Out(signed(8)),
+            "low": Out(signed(8)), "high": Out(signed(8)),
         })
 
     def _pop_rows(self, m):
-        """Pop every row, each as long after the one before as it takes to emit it."""
-        lanes, columns = self.target.lanes, self.target.columns
-        ready = self.last
-        for stage in range(self.result_latency):
-            late = Signal(name=f"last_{stage}")
-            m.d.sync += late.eq(ready)
-            ready = late
-        spacings = [max(self.pop_spacing, columns * beats // lanes)
-                    for beats in (1, BYTES_PER_SUM, lanes, lanes * BYTES_PER_SUM)]
-        spacing = Array(spacings)[Cat(self.wide, self.swap)]
+        """Pop every row, each as long after the one before as it takes to emit it.
+
+        Returns the tile that the arriving row belongs to, and whether it is the tile's first and
+        last row.
+        """
+        tile_shape = self.tile.shape()
+        ready = delayed(m, self.last & ~self.abort, self.result_latency - 1, "last")
+        tile = Signal(tile_shape)
+        arrived = delayed(m, self.tile, self.result_latency - 1, "tile")
         row = Signal(range(self.target.rows))
-        wait = Signal(range(max(spacings)))
+        wait = Signal(range(self.groups_max * BYTES_PER_SUM + 1))
         popping = Signal()
-        m.d.comb += self.pop.eq(popping & (wait == 0))
-        with m.If(ready):
-            m.d.sync += [popping.eq(1), row.eq(0), wait.eq(0)]
-        with m.Elif(popping):
+        row_last = Signal()
+        spacing = Signal.like(wait)
+        m.d.comb += spacing.eq(Mux(tile.wide, tile.groups << 2,
+                                   Mux(tile.groups > 2, tile.groups, 2)))
+        m.d.comb += [self.pop.eq(popping & (wait == 0)),
+                     row_last.eq(row == self.target.rows - 1)]
+        with m.If(popping):
             with m.If(wait + 1 == spacing):
-                m.d.sync += wait.eq(0)
-                with m.If(row == self.target.rows - 1):
+                m.d.sync += [wait.eq(0), row.eq(row + 1)]
+                with m.If(row_last):
                     m.d.sync += popping.eq(0)
-                    m.d.comb += self.done.eq(1)
-                with m.Else():
-                    m.d.sync += row.eq(row + 1)
             with m.Else():
                 m.d.sync += wait.eq(wait + 1)
+        with m.If(ready):
+            m.d.sync += [popping.eq(1), row.eq(0), wait.eq(0), tile.eq(arrived)]
+        with m.If(self.abort):
+            m.d.sync += popping.eq(0)
+        return (delayed(m, tile, self.pop_latency, "popped_tile"),
+                delayed(m, row == 0, self.pop_latency, "popped_first"),
+                delayed(m, row_last, self.pop_latency, "popped_last"))
 
     def elaborate(self, platform):
         m = Module()
-        self._pop_rows(m)
-        lanes, columns, rows = self.target.lanes, self.target.columns, self.target.rows
-        word_bytes = self.target.word_bytes
-        n_groups = columns // lanes
+        target, lanes, columns = self.target, self.target.lanes, self.target.columns
+        popped_tile, popped_first, popped_last = self._pop_rows(m)
+        waiting, c = Signal(CONFIG_LAYOUT), Signal(CONFIG_LAYOUT)
+        waits = Signal()
+        m.d.comb += self.config_free.eq(~waits)
 
-        # A popped row stays here while its groups, lanes and planes leave.
-        held = Signal(self.results.shape())
+        # A popped row stays here while its groups and planes leave.
+        held = Signal(self.results.shape(), reset_less=True)
+        tile = Signal(self.tile.shape())
+        row_last = Signal()
         emitting = Signal()
-        group = Signal(range(max(2, n_groups)))
-        lane = Signal(range(max(2, lanes)))
+        group = Signal(range(max(2, self.groups_max)))
         plane = Signal(range(BYTES_PER_SUM))
-        plane_end = Signal()
-        lane_end = Signal()
-        row_end = Signal()
+        plane_end, row_end, tile_end, pixels_end = (
+            Signal(name=n) for n in ("plane_end", "row_end", "tile_end", "pixels_end"))
         m.d.comb += [
-            plane_end.eq(emitting & (~self.wide | (plane == BYTES_PER_SUM - 1))),
-            lane_end.eq(plane_end & (~self.swap | (lane == lanes - 1))),
-            row_end.eq(lane_end & (group == n_groups - 1)),
+            plane_end.eq(emitting & (~tile.wide | (plane == BYTES_PER_SUM - 1))),
+            row_end.eq(plane_end & (group + 1 == tile.groups)),
+            tile_end.eq(row_end & row_last), pixels_end.eq(tile_end & tile.row_ends),
         ]
         with m.If(emitting):
             m.d.sync += plane.eq(Mux(plane_end, 0, plane + 1))
             with m.If(plane_end):
-                m.d.sync += lane.eq(Mux(lane_end, 0, lane + 1))
-            with m.If(lane_end):
                 m.d.sync += group.eq(Mux(row_end, 0, group + 1))
             with m.If(row_end):
                 m.d.sync += emitting.eq(0)
+
+        # Where the row in hand goes: its pixel, and the channel tile.
+        pixel_layout = data.StructLayout({"index": 24, "address": 16, "x": 16})
+        pixel, tile_pixel, following, first = (
+            Signal(pixel_layout, name=n)
+            for n in ("pixel", "tile_pixel", "following_pixel", "first_pixel"))
+        channel, chunk, parameter = Signal(16), Signal(16), Signal(16)
+        m.d.comb += [following.index.eq(pixel.index + 1), first.address.eq(waiting.out_base)]
+        with m.If(pixel.x + 1 == c.out_x_count):
+            m.d.comb += [following.x.eq(0),
+                         following.address.eq(pixel.address + c.out_line_step)]
+        with m.Else():
+            m.d.comb += [following.x.eq(pixel.x + 1),
+                         following.address.eq(pixel.address + c.out_step)]
+        with m.If(pixels_end):
+            m.d.sync += [pixel.eq(following), tile_pixel.eq(following), channel.eq(0),
+                         chunk.eq(0), parameter.eq(c.parameter_base)]
+        with m.Elif(tile_end):
+            m.d.sync += [pixel.eq(tile_pixel), channel.eq(channel + columns),
+                         chunk.eq(chunk + 1), parameter.eq(parameter + self.groups_max)]
+        with m.Elif(row_end):
+            m.d.sync += pixel.eq(following)
         with m.If(self.results_valid):
-            m.d.sync += [held.eq(self.results), emitting.eq(1)]
+            m.d.sync += [held.eq(self.results), emitting.eq(1), tile.eq(popped_tile),
+                         row_last.eq(popped_last)]
+            with m.If(popped_tile.begins & popped_first):
+                m.d.sync += [c.eq(waiting), waits.eq(0), pixel.eq(first), tile_pixel.eq(first),
+                             channel.eq(0), chunk.eq(0), parameter.eq(waiting.parameter_base),
+                             group.eq(0), plane.eq(0)]
+        with m.If(self.config_load):
+            m.d.sync += [waiting.eq(self.config), waits.eq(1)]
+        with m.If(self.abort):
+            m.d.sync += [waits.eq(0), emitting.eq(0), group.eq(0), plane.eq(0)]
 
-        # Trackers: one follows the rows of the array, the other its columns.
-        pixel_layout = data.StructLayout({"index": 24, "address": ADDRESS_WIDTH})
-        channel_layout = data.StructLayout({"index": 16, "chunk": 16, "byte": 6, "word": 16,
-                                            "lane": range(max(2, lanes))})
-        pixel, pixel_start, pixel_next, pixel_first = (
-            Signal(pixel_layout, name=f"pixel{s}") for s in ("", "_start", "_next", "_first"))
-        channel, channel_start, channel_next, channel_first = (
-            Signal(channel_layout, name=f"channel{s}") for s in ("", "_start", "_next", "_first"))
-        m.d.comb += [
-            pixel_first.address.eq(self.out_base),
-            channel_first.byte.eq(self.out_byte), channel_first.word.eq(self.parameter_base),
-            pixel_next.index.eq(pixel.index + 1),
-            pixel_next.address.eq(pixel.address + self.out_step),
-        ]
-        step = Mux(self.swap, 1, lanes)
-        wraps = channel.byte + step == word_bytes
-        next_word = ~self.swap | (channel.lane == lanes - 1)
-        m.d.comb += [
-            channel_next.index.eq(channel.index + step),
-            channel_next.byte.eq(Mux(wraps, 0, channel.byte + step)),
-            channel_next.chunk.eq(channel.chunk + wraps),
-            channel_next.word.eq(channel.word + next_word),
-            channel_next.lane.eq(Mux(next_word, 0, channel.lane + 1)),
-        ]
-        row = Signal(range(rows))
-        inner = Signal(16)
-        tile_end = Signal()
-        inner_end = Signal()
-        m.d.comb += [tile_end.eq(row_end & (row == rows - 1)),
-                     inner_end.eq(inner + 1 == self.inner_count)]
-        with m.If(row_end):
-            m.d.sync += row.eq(Mux(tile_end, 0, row + 1))
-        with m.If(tile_end):
-            m.d.sync += inner.eq(Mux(inner_end, 0, inner + 1))
-        for swap, by_row, by_column, column_step in (
-                (0, (pixel, pixel_next, pixel_first, pixel_start),
-                 (channel, channel_next, channel_first, channel_start), lane_end),
-                (1, (channel, channel_next, channel_first, channel_start),
-                 (pixel, pixel_next, pixel_first, pixel_start), plane_end)):
-            with m.If(self.swap == swap):
-                here, following, first, _ = by_row
-                with m.If(tile_end & inner_end):
-                    m.d.sync += here.eq(first)
-                with m.Elif(row_end):
-                    m.d.sync += here.eq(following)
-                here, following, _, start = by_column
-                with m.If(tile_end & inner_end):
-                    m.d.sync += [here.eq(following), start.eq(following)]
-                with m.Elif(row_end):
-                    m.d.sync += here.eq(start)
-                with m.Elif(column_step):
-                    m.d.sync += here.eq(following)
-        with m.If(self.start):
-            m.d.sync += [pixel.eq(pixel_first), pixel_start.eq(pixel_first), row.eq(0),
-                         channel.eq(channel_first), channel_start.eq(channel_first), inner.eq(0)]
-
-        # One register between the trackers and what follows.
-        plane_address = Signal(ADDRESS_WIDTH)
-        m.d.sync += plane_address.eq(Mux(plane_end, 0, plane_address + self.plane_step))
-        with m.If(self.start):
-            m.d.sync += plane_address.eq(0)
-        with m.If(~emitting):
-            m.d.sync += plane_address.eq(0)
-        mask = Cat(channel.index + k < self.n_channels for k in range(lanes))
+        # Two stages: choose and add, then compare.
+        plane_address = Signal(16)
+        m.d.sync += plane_address.eq(Mux(plane_end | ~emitting, 0, plane_address + c.plane_step))
+        chosen = Array([Cat(held[g * lanes + k] for k in range(lanes))
+                        for g in range(self.groups_max)])
+        sums = Signal(self.sums.shape(), reset_less=True)
+        in_image, valid, ends = Signal(), Signal(), Signal()
+        lane_channel, address = Signal(16), Signal(16)
+        late = Signal(data.StructLayout({"group": self.group.shape(), "plane": self.plane.shape(),
+                                         "parameter": 16, "progress": 16}))
         m.d.sync += [
-            self.valid.eq(emitting & (pixel.index < self.n_pixels)),
-            self.destination.address.eq(pixel.address + channel.chunk + plane_address),
-            self.destination.byte.eq(channel.byte), self.destination.mask.eq(mask),
-            self.destination.single.eq(self.swap), self.destination.lane.eq(lane),
-            self.parameter.eq(channel.word), self.parameter_lane.eq(channel.lane),
-            self.plane.eq(plane),
+            sums.as_value().eq(chosen[group] if self.groups_max > 1 else chosen[0]),
+            valid.eq(emitting), in_image.eq(pixel.index < c.n_pixels),
+            lane_channel.eq(channel + (group << 2)),
+            address.eq(pixel.address + chunk + plane_address),
+            late.group.eq(group), late.plane.eq(plane), late.parameter.eq(parameter + group),
+            late.progress.eq(Mux(pixels_end, target.rows, 0)), ends.eq(pixels_end & tile.ends),
         ]
-        groups = Array([Cat(held[g * lanes + k] for k in range(lanes)) for g in range(n_groups)])
-        m.d.sync += self.sums.as_value().eq(groups[group] if n_groups > 1 else groups[0])
+        mask = Cat((lane_channel + k < c.n_channels) & (lane_channel + k >= c.first_channel)
+                   for k in range(lanes))
+        m.d.sync += [
+            self.sums.eq(sums), self.valid.eq(valid), self.address.eq(address),
+            self.bank.eq(c.out_bank), self.mask.eq(Mux(in_image, mask, 0)),
+            self.group.eq(late.group), self.plane.eq(late.plane),
+            self.parameter.eq(late.parameter), self.progress.eq(late.progress),
+            self.instruction_end.eq(ends), self.wide.eq(c.wide), self.gemmlowp.eq(c.gemmlowp),
+            self.zero_point.eq(c.zero_point), self.low.eq(c.low), self.high.eq(c.high),
+        ]
         return m

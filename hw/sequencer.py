@@ -1,176 +1,205 @@
-"""Sequencer: fetches instructions, runs their loops, drives walkers, array controls and units.
+"""ArraySequencer: runs the loops of a MATMUL, drives the walkers and the array's controls.
 
-Loops, from the outside: tiles of port b, tiles of port a, periods of the reduction, slots of a
-period. One slot a cycle. The array is never stopped: a tile whose results would overwrite ones
-that have not been read yet waits before its last period, and the feeders supply zeros meanwhile.
+Loops, from the outside: tiles of port a (pixels), tiles of port b (channels), periods of the
+reduction, slots of a period. One slot a cycle. The array is never stopped: what cannot go on yet
+waits at the start of a pixel tile (its input is not there) or before a tile's last period (the
+results of the tile before would be overwritten), and the feeders supply zeros meanwhile. The
+time to read a tile is known beforehand, as its readout never waits.
 """
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import FIELDS, N_WORDS, ErrorCode, Feed, Opcode
+from hw.isa import FORMAT_WORDS, ErrorCode, Feed, Format
+from hw.slot import instruction_fields
 from hw.walker import STEP_LAYOUT
 
-__all__ = ["INSTRUCTION_LAYOUT", "Sequencer"]
+__all__ = ["ArraySequencer", "tile_layout"]
 
-INSTRUCTION_LAYOUT = data.ArrayLayout(32, N_WORDS)
-
-
-def instruction_fields(words):
-    """Return the fields of an instruction held in a Signal(INSTRUCTION_LAYOUT), by name."""
-    fields = {}
-    for field in FIELDS:
-        value = words[field.word][field.offset:field.offset + field.width]
-        fields[field.name] = value.as_signed() if field.signed else value
-    return fields
+_PLANES = 4
+_UNIT_LATENCY = 3  # hw.slot: cycles until unit_ready is right
 
 
-class Sequencer(wiring.Component):
-    """Runs programs from the instruction memory.
+def tile_layout(target):
+    """What the readout must know of a tile: groups of lanes per pixel and its place."""
+    return data.StructLayout({
+        "groups": range(target.columns // target.lanes + 1), "wide": 1,
+        "begins": 1,  # first tile of an instruction
+        "row_ends": 1,  # last channel tile of its pixels
+        "ends": 1,  # last tile of an instruction
+    })
 
-    Arguments
-    ---------
-    target : hw.targets.Target.
-    fetch_latency : cycles from ``fetch_address`` to ``fetch_data``.
-    flush_cycles : cycles from the end of an instruction's last slot, or of its last tile's
-        readout, until every result is in the scratchpad.
+
+class _Countdown:
+    """A counter that knows, registered, whether it stands at its last value."""
+
+    def __init__(self, m, name, width):
+        self.left = Signal(width, name=f"{name}_left")
+        self.last = Signal(name=f"{name}_last")
+        self.top = Signal(width, name=f"{name}_top")
+        self.single = Signal(name=f"{name}_single")
+        self.m = m
+
+    def prepare(self, count):
+        """Statements that set the number of steps, one cycle before ``load``."""
+        return [self.top.eq(count - 1), self.single.eq(count == 1)]
+
+    def load(self):
+        return [self.left.eq(self.top), self.last.eq(self.single)]
+
+    def step(self):
+        """Go on, to the beginning behind the last."""
+        with self.m.If(self.last):
+            self.m.d.sync += self.load()
+        with self.m.Else():
+            self.m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 1)]
+
+
+class ArraySequencer(wiring.Component):
+    """Runs MATMUL instructions.
 
     Members
     -------
-    start, single_step, program_address : begin at instruction ``program_address``.
-    busy, done, error, index : status; ``index`` is the running, refused or
-        halting instruction, or the next one after a single step.
-    words : the running instruction. ``instruction_start`` is up for one cycle before it runs.
-    step_a, step_b : this slot, for the walkers.
-    period_start : this slot is the first of a period.
-    first, last : this slot holds the first / last element of a tile's reduction.
-    tile_read : a tile's results have all been read.
-    running, stalled : for the performance counters.
+    words, start, done, unit_ready, unit_next, error, abort : as of an engine (hw.slot).
+    config_free, config_load : the readout can take, and takes, the instruction's fields.
+    step_a, step_b : this slot, for the walkers. a_load, b_load : the first slot of a transposing
+        period; a_direct, b_direct : a slot of direct feed.
+    first, last : this slot holds the first / last element of a tile's reduction; tile : with last.
+    go, draining, chasing : what happens in this cycle, for the counters.
     """
 
-    def __init__(self, *, target, fetch_latency, flush_cycles):
+    def __init__(self, target):
         self.target = target
-        self.fetch_latency = fetch_latency
-        self.flush_cycles = flush_cycles
         super().__init__({
-            "start": In(1), "single_step": In(1), "program_address": In(16),
-            "busy": Out(1), "done": Out(1), "error": Out(ErrorCode), "index": Out(16),
-            "fetch_address": Out(range(target.instruction_words)), "fetch_data": In(32),
-            "words": Out(INSTRUCTION_LAYOUT), "instruction_start": Out(1),
+            "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.ARRAY])),
+            "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
+            "error": Out(ErrorCode), "abort": In(1),
+            "config_free": In(1), "config_load": Out(1),
             "step_a": Out(STEP_LAYOUT), "step_b": Out(STEP_LAYOUT),
-            "period_start": Out(1), "first": Out(1), "last": Out(1), "tile_read": In(1),
-            "running": Out(1), "stalled": Out(1),
+            "a_load": Out(1), "a_direct": Out(1), "b_load": Out(1), "b_direct": Out(1),
+            "first": Out(1), "last": Out(1), "tile": Out(tile_layout(target)),
+            "go": Out(1), "draining": Out(1), "chasing": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        rows, columns = self.target.rows, self.target.columns
-        f = instruction_fields(self.words)
-        is_matmul, is_add = f["opcode"] == Opcode.MATMUL, f["opcode"] == Opcode.ADD
+        target = self.target
+        rows, columns, lanes = target.rows, target.columns, target.lanes
+        f = instruction_fields(self.words, format_=Format.ARRAY)
+        slots, periods = _Countdown(m, "slot", 8), _Countdown(m, "period", 16)
+        inner, outer = _Countdown(m, "inner", 16), _Countdown(m, "outer", 16)
+        counters = ((slots, f["slots"]), (periods, f["period_count"]), (inner, f["inner_count"]),
+                    (outer, f["outer_count"]))
+        a_direct, b_direct = f["a_feed"] == Feed.DIRECT, f["b_feed"] == Feed.DIRECT
 
-        slot = Signal(8)
-        period = Signal(16)
-        inner = Signal(16)
-        outer = Signal(16)
-        pending = Signal()  # a tile is between its last period and the end of its readout
-        go = Signal()
-        stall = Signal()
-        at = {name: Signal(name=name) for name in
-              ("slot_end", "period_last", "tile_end", "inner_end", "outer_end")}
+        running = Signal()
+        hold = Signal(range(_UNIT_LATENCY + 1))
+        slot_first, period_first, inner_first, tile_first = (
+            Signal(name=f"{n}_first") for n in ("slot", "period", "inner", "tile"))
+        index = Signal(8)
+        a_window, b_window = Signal(), Signal()
+        go, tile_end = Signal(), Signal()
+        with m.If(hold != 0):
+            m.d.sync += hold.eq(hold - 1)
+
+        # The tile before must have been read when this one's last element arrives.
+        groups_max = columns // lanes
+        drain_left = Signal(range(rows * groups_max * _PLANES + 1))
+        drain_over = Signal()
+        channels_left = Signal(signed(17))
+        groups = Signal(range(groups_max + 1))
+        spacing = Signal(range(groups_max * _PLANES + 1))
+        m.d.sync += groups.eq(1 + sum(channels_left > lanes * k for k in range(1, groups_max)))
+        m.d.comb += spacing.eq(Mux(f["wide"], groups << 2, Mux(groups > 2, groups, 2)))
+        drain_next = Signal.like(drain_left)
+        m.d.comb += drain_next.eq(Mux(tile_end, spacing * rows - 1,
+                                      Mux(drain_left == 0, 0, drain_left - 1)))
+        m.d.sync += [drain_left.eq(drain_next), drain_over.eq(drain_next <= slots.top)]
+
+        unit_begins = slot_first & period_first & inner_first
+        must_chase = Signal()
         m.d.comb += [
-            at["slot_end"].eq(slot + 1 == f["slots"]),
-            at["period_last"].eq(period + 1 == f["period_count"]),
-            at["tile_end"].eq(at["slot_end"] & at["period_last"]),
-            at["inner_end"].eq(inner + 1 == f["inner_count"]),
-            at["outer_end"].eq(outer + 1 == f["outer_count"]),
-            stall.eq(is_matmul & pending & (slot == 0) & at["period_last"]),
+            must_chase.eq(unit_begins & ((hold != 0) | ~self.unit_ready)),
+            self.chasing.eq(running & must_chase),
+            self.draining.eq(running & ~must_chase & slot_first & periods.last & ~drain_over),
+            go.eq(running & ~must_chase & ~(slot_first & periods.last & ~drain_over)),
+            tile_end.eq(go & slots.last & periods.last),
+            self.unit_next.eq(go & unit_begins),
+            self.go.eq(go),
         ]
+        with m.If(self.unit_next):
+            m.d.sync += hold.eq(_UNIT_LATENCY)
         with m.If(go):
-            m.d.sync += slot.eq(Mux(at["slot_end"], 0, slot + 1))
-            with m.If(at["slot_end"]):
-                m.d.sync += period.eq(Mux(at["period_last"], 0, period + 1))
-            with m.If(at["tile_end"]):
-                m.d.sync += inner.eq(Mux(at["inner_end"], 0, inner + 1))
-                with m.If(at["inner_end"]):
-                    m.d.sync += outer.eq(outer + 1)
-        with m.If(self.tile_read):
-            m.d.sync += pending.eq(0)
-        with m.Elif(go & is_matmul & (slot == 0) & at["period_last"]):
-            m.d.sync += pending.eq(1)
+            slots.step()
+            m.d.sync += [
+                slot_first.eq(slots.last), index.eq(Mux(slots.last, 0, index + 1)),
+                a_window.eq(slots.last | (index + 1 < rows)),
+                b_window.eq(slots.last | (index + 1 < columns)),
+            ]
+            with m.If(slots.last):
+                periods.step()
+                m.d.sync += period_first.eq(periods.last)
+        with m.If(tile_end):
+            inner.step()
+            m.d.sync += [inner_first.eq(inner.last), tile_first.eq(0),
+                         channels_left.eq(Mux(inner.last, f["n_channels"],
+                                              channels_left - columns))]
+            with m.If(inner.last):
+                outer.step()
+        finished = tile_end & inner.last & outer.last
 
-        active_a = Mux(is_matmul, (f["a_feed"] == Feed.DIRECT) | (slot < rows), slot == 0)
-        active_b = Mux(is_matmul, (f["b_feed"] == Feed.DIRECT) | (slot < columns),
-                       is_add & (slot == 1))
         for step, active, advance, rewind in (
-                (self.step_a, active_a, ~at["inner_end"], at["inner_end"]),
-                (self.step_b, active_b, at["inner_end"], 0)):
+                (self.step_a, a_direct | a_window, inner.last, 0),
+                (self.step_b, b_direct | b_window, 1, inner.last)):
             m.d.comb += [
-                step.restart.eq(self.instruction_start), step.active.eq(go & active),
-                step.period_end.eq(go & at["slot_end"]), step.tile_end.eq(go & at["tile_end"]),
-                step.advance.eq(advance), step.rewind.eq(rewind),
+                step.active.eq(go & active), step.period_end.eq(go & slots.last),
+                step.tile_end.eq(tile_end), step.advance.eq(advance), step.rewind.eq(rewind),
             ]
         m.d.comb += [
-            self.period_start.eq(go & (slot == 0)),
-            self.first.eq(go & is_matmul & (slot == 0) & (period == 0)),
-            self.last.eq(go & is_matmul & at["tile_end"]),
+            self.a_load.eq(go & slot_first & ~a_direct), self.a_direct.eq(go & a_direct),
+            self.b_load.eq(go & slot_first & ~b_direct), self.b_direct.eq(go & b_direct),
+            self.first.eq(go & slot_first & period_first), self.last.eq(tile_end),
+            self.tile.groups.eq(groups), self.tile.wide.eq(f["wide"]),
+            self.tile.begins.eq(tile_first), self.tile.row_ends.eq(inner.last),
+            self.tile.ends.eq(inner.last & outer.last),
         ]
 
-        arriving = Signal(range(N_WORDS + 1))
-        fetch_wait = Signal(range(self.fetch_latency + 1))
-        flush = Signal(range(self.flush_cycles + 1))
-        one_only = Signal()
-        with m.FSM() as fsm:
+        impossible = Signal()
+        m.d.sync += impossible.eq(
+            ~Cat(count != 0 for _, count in counters).all() | (f["slots"] < 2)
+            | (~a_direct & (f["slots"] < rows)) | (~b_direct & (f["slots"] < columns)))
+        with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
-                    m.d.sync += [
-                        self.done.eq(0), self.error.eq(ErrorCode.NONE),
-                        one_only.eq(self.single_step), self.index.eq(self.program_address),
-                        self.fetch_address.eq(self.program_address * N_WORDS),
-                    ]
-                    m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.sync += [arriving.eq(0), fetch_wait.eq(0),
-                             self.fetch_address.eq(self.fetch_address + 1)]
-                m.next = "RECEIVE"
-            with m.State("RECEIVE"):
-                m.d.sync += self.fetch_address.eq(self.fetch_address + 1)
-                with m.If(fetch_wait + 1 != self.fetch_latency):
-                    m.d.sync += fetch_wait.eq(fetch_wait + 1)
-                with m.Else():
-                    m.d.sync += [self.words[arriving].eq(self.fetch_data),
-                                 arriving.eq(arriving + 1)]
-                    with m.If(arriving == N_WORDS - 1):
-                        m.d.sync += self.fetch_address.eq(
-                            self.fetch_address - (self.fetch_latency - 1))
-                        m.next = "DECODE"
-            with m.State("DECODE"):
-                m.d.comb += self.instruction_start.eq(1)
-                m.d.sync += [slot.eq(0), period.eq(0), inner.eq(0), outer.eq(0),
-                             flush.eq(self.flush_cycles)]
-                with m.Switch(f["opcode"]):
-                    with m.Case(Opcode.HALT):
-                        m.d.sync += self.done.eq(1)
-                        m.next = "IDLE"
-                    with m.Case(Opcode.MATMUL, Opcode.ADD, Opcode.MAXPOOL):
-                        m.next = "RUN"
-                    with m.Default():
-                        m.d.sync += [self.error.eq(ErrorCode.OPCODE), self.done.eq(1)]
-                        m.next = "IDLE"
+                    m.d.sync += hold.eq(_UNIT_LATENCY)
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                for counter, count in counters:
+                    m.d.sync += counter.prepare(count)
+                m.d.sync += channels_left.eq(f["n_channels"])
+                m.next = "LOAD"
+            with m.State("LOAD"):
+                for counter, _ in counters:
+                    m.d.sync += counter.load()
+                m.d.sync += [slot_first.eq(1), period_first.eq(1), inner_first.eq(1),
+                             tile_first.eq(1), index.eq(0), a_window.eq(1), b_window.eq(1)]
+                with m.If(impossible):
+                    m.d.comb += self.error.eq(ErrorCode.FIELD)
+                    m.next = "IDLE"
+                with m.Elif(self.config_free):
+                    m.d.comb += [self.config_load.eq(1), self.step_a.restart.eq(1),
+                                 self.step_b.restart.eq(1)]
+                    m.d.sync += running.eq(1)
+                    m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += [go.eq(~stall), self.running.eq(is_matmul & ~stall),
-                             self.stalled.eq(stall)]
-                with m.If(go & at["tile_end"] & at["inner_end"] & at["outer_end"]):
-                    m.next = "FLUSH"
-            with m.State("FLUSH"):
-                with m.If(~pending):
-                    m.d.sync += flush.eq(flush - 1)
-                    with m.If(flush == 0):
-                        m.d.sync += self.index.eq(self.index + 1)
-                        with m.If(one_only):
-                            m.d.sync += self.done.eq(1)
-                            m.next = "IDLE"
-                        with m.Else():
-                            m.next = "FETCH"
-            m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+                with m.If(finished):
+                    m.d.sync += running.eq(0)
+                    m.next = "DONE"
+            with m.State("DONE"):  # the walkers need the fields for two more cycles
+                m.d.comb += self.done.eq(1)
+                m.next = "IDLE"
+            with m.If(self.abort):
+                m.d.sync += running.eq(0)
+                m.next = "IDLE"
         return m

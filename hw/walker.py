@@ -3,27 +3,27 @@
 A *slot* is one cycle. In every slot the walker may name one word; `slots` slots make a period and
 `period_count` periods a tile. Three walks add up to the address:
 
-slot walk    positions x inside lines y; restarts every `group` periods
-period walk  three levels (chunk of channels, kernel column, kernel row), one step per restart
-tile walk    a transposing port continues its slot walk where the tile before ended; a direct port
-             goes on to the next group of lanes
+slot walk    positions x inside lines y; goes back to the tile's start every `group` periods
+period walk  three levels, one step whenever the slot walk goes back
+tile walk    to where the slot walk of the tile ended, or by a fixed step
 
 Positions outside the tensor (padding, and what lies beyond the last tile) are flagged.
 """
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import FIELDS, Feed
+from hw.isa import FIELDS, Format
 
-__all__ = ["AddressWalker", "ADDRESS_WIDTH", "STEP_LAYOUT", "WALKER_LAYOUT"]
+__all__ = ["AddressWalker", "STEP_LAYOUT", "WALKER_LAYOUT", "WALK_WIDTH"]
 
-ADDRESS_WIDTH = 24
+#: Bits of an address while it is walked; it may be negative on the way (padding).
+WALK_WIDTH = 24
 
 WALKER_LAYOUT = data.StructLayout({
     field.name.removeprefix("a_"): signed(field.width) if field.signed else field.width
-    for field in FIELDS if field.name.startswith("a_")})
+    for field in FIELDS[Format.ARRAY] if field.name.startswith("a_")})
 
 #: What the sequencer says about a slot.
 STEP_LAYOUT = data.StructLayout({
@@ -31,7 +31,7 @@ STEP_LAYOUT = data.StructLayout({
     "active": 1,  # this port names a word in this slot
     "period_end": 1,  # last slot of a period
     "tile_end": 1,  # last slot of a tile
-    "advance": 1,  # with tile_end: move on to this port's next tile
+    "advance": 1,  # with tile_end: move on to this port's next tile, else the same again
     "rewind": 1,  # with tile_end: go back to this port's first tile
 })
 
@@ -41,34 +41,33 @@ class AddressWalker(wiring.Component):
 
     Members
     -------
-    fields : the port's instruction fields, constant while an instruction runs.
+    fields : the port's instruction fields, constant while an instruction runs and two cycles more.
     step : what happens in this slot.
-    address, inside, valid, sub : the word named, LATENCY cycles later; `inside` is 0 where the
-        port's pad code has to stand in, `sub` is the group of lanes of a direct feed.
+    address, inside, valid, bank, pad : the word named, LATENCY cycles later; where `inside` is 0
+        the code `pad` has to stand in for all its bytes.
     """
 
     LATENCY = 2
 
-    def __init__(self, *, n_groups):
-        self.n_groups = n_groups
+    def __init__(self):
         super().__init__({
             "fields": In(WALKER_LAYOUT),
             "step": In(STEP_LAYOUT),
-            "address": Out(ADDRESS_WIDTH),
+            "address": Out(signed(WALK_WIDTH)),
             "inside": Out(1),
             "valid": Out(1),
-            "sub": Out(4),
+            "bank": Out(2),
+            "pad": Out(signed(8)),
         })
 
     def elaborate(self, platform):
         m = Module()
         f, step = self.fields, self.step
-        position = data.StructLayout({"address": ADDRESS_WIDTH, "x": 16, "ix": signed(16),
+        position = data.StructLayout({"address": signed(WALK_WIDTH), "x": 16, "ix": signed(16),
                                       "iy": signed(16)})
         start, here, after = (Signal(position, name=n) for n in ("start", "here", "after"))
-        sub = Signal(4)
         group = Signal(16)
-        tap_address = Signal(ADDRESS_WIDTH)
+        tap_address = Signal(signed(WALK_WIDTH))
         tap_dx = Signal(signed(16))
         tap_dy = Signal(signed(16))
         k0 = Signal(16)
@@ -105,36 +104,32 @@ class AddressWalker(wiring.Component):
 
         # Tile walk.
         first = Signal(position)
-        m.d.comb += [first.address.eq(f.base), first.ix.eq(f.ix), first.iy.eq(f.iy)]
         following = Signal(position)
-        m.d.comb += following.eq(after)
-        with m.If(f.feed == Feed.DIRECT):
-            m.d.comb += following.eq(start)
-            with m.If(sub + 1 == self.n_groups):
-                m.d.comb += following.address.eq(start.address + 1)
+        m.d.comb += [first.address.eq(f.base), first.ix.eq(f.ix), first.iy.eq(f.iy),
+                     following.eq(after)]
+        with m.If(f.fixed):
+            m.d.comb += [following.eq(start), following.address.eq(start.address + f.tile_step)]
+        reset_taps = [tap_address.eq(0), tap_dx.eq(0), tap_dy.eq(0), k0.eq(0), k1.eq(0),
+                      group.eq(0)]
         with m.If(step.tile_end):
-            m.d.sync += [tap_address.eq(0), tap_dx.eq(0), tap_dy.eq(0), k0.eq(0), k1.eq(0),
-                         group.eq(0), here.eq(start)]
+            m.d.sync += [*reset_taps, here.eq(start)]
             with m.If(step.rewind):
-                m.d.sync += [start.eq(first), here.eq(first), sub.eq(f.sub)]
+                m.d.sync += [start.eq(first), here.eq(first)]
             with m.Elif(step.advance):
                 m.d.sync += [start.eq(following), here.eq(following)]
-                with m.If(f.feed == Feed.DIRECT):
-                    m.d.sync += sub.eq(Mux(sub + 1 == self.n_groups, 0, sub + 1))
         with m.If(step.restart):
-            m.d.sync += [start.eq(first), here.eq(first), sub.eq(f.sub), group.eq(0),
-                         tap_address.eq(0), tap_dx.eq(0), tap_dy.eq(0), k0.eq(0), k1.eq(0)]
+            m.d.sync += [*reset_taps, start.eq(first), here.eq(first)]
 
         # Two stages: sums, then bounds.
-        address = Signal(ADDRESS_WIDTH)
+        address = Signal(signed(WALK_WIDTH))
         ix = Signal(signed(17))
         iy = Signal(signed(17))
         valid = Signal()
-        late_sub = Signal(4)
         m.d.sync += [
             address.eq(here.address + tap_address), ix.eq(here.ix + tap_dx),
-            iy.eq(here.iy + tap_dy), valid.eq(step.active), late_sub.eq(sub),
-            self.address.eq(address), self.valid.eq(valid), self.sub.eq(late_sub),
+            iy.eq(here.iy + tap_dy), valid.eq(step.active),
+            self.address.eq(address), self.valid.eq(valid), self.bank.eq(f.bank),
+            self.pad.eq(f.pad),
             self.inside.eq(~f.bounded | ((ix >= 0) & (ix < f.width)
                                          & (iy >= 0) & (iy < f.height))),
         ]

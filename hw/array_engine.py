@@ -1,0 +1,132 @@
+"""ArrayEngine: sequencer, walkers, feeders, array and readout; runs MATMUL instructions.
+
+    sequencer -> walker a, walker b -> crossbar -> feeders -> array -> readout -> lanes
+"""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.array import ACCUMULATOR_WIDTH, MacArray
+from hw.crossbar import Crossbar
+from hw.feeder import Feeder
+from hw.isa import FORMAT_WORDS, ErrorCode, Format
+from hw.pipeline import delayed
+from hw.readout import CONFIG_LAYOUT, Readout
+from hw.sequencer import ArraySequencer
+from hw.slot import instruction_fields
+from hw.walker import WALK_WIDTH, WALKER_LAYOUT, AddressWalker
+
+__all__ = ["ArrayEngine"]
+
+#: Cycles from a slot to its word at the feeders: walker, crossbar, one register.
+WORD_LATENCY = AddressWalker.LATENCY + Crossbar.READ_LATENCY + 1
+
+
+class ArrayEngine(wiring.Component):
+    """The engine of products.
+
+    Members
+    -------
+    words, start, done, unit_ready, unit_next, error, abort : as of an engine (hw.slot).
+    a_valid, a_bank, a_address, a_data : crossbar port of the rows, byte addresses; b_... : of the
+        columns, word addresses. Data come Crossbar.READ_LATENCY cycles after.
+    out_of_range : a walker named an address that no memory has.
+    item_... : what the readout emits, for the lanes.
+    go, draining, chasing : what happens in this cycle, for the counters.
+    """
+
+    #: Bits that a crossbar address has: of a byte for port a, of a word for port b.
+    WORD_ADDRESS_WIDTH = 16
+
+    def __init__(self, target):
+        self.target = target
+        word = data.ArrayLayout(signed(8), target.columns)
+        self.array = MacArray(rows=target.rows, columns=target.columns,
+                              multiplier=target.multiplier, packed=target.packed)
+        self.readout = Readout(target=target, array=self.array)
+        self.address_width = {
+            "a": self.WORD_ADDRESS_WIDTH + (target.columns - 1).bit_length(),
+            "b": self.WORD_ADDRESS_WIDTH}
+        self.items = ("valid", "sums", "bank", "address", "group", "mask", "parameter", "plane",
+                      "progress", "instruction_end", "wide", "gemmlowp", "zero_point", "low",
+                      "high")
+        items = {f"item_{name}": self.readout.signature.members[name] for name in self.items}
+        ports = {}
+        for port in "ab":
+            ports |= {f"{port}_valid": Out(1), f"{port}_bank": Out(2),
+                      f"{port}_address": Out(self.address_width[port]), f"{port}_data": In(word)}
+        super().__init__({
+            "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.ARRAY])),
+            "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
+            "error": Out(ErrorCode), "abort": In(1), "out_of_range": Out(1),
+            "go": Out(1), "draining": Out(1), "chasing": Out(1),
+        } | ports | items)
+
+    def elaborate(self, platform):
+        m = Module()
+        f = instruction_fields(self.words, format_=Format.ARRAY)
+        m.submodules.sequencer = sequencer = ArraySequencer(self.target)
+        m.submodules.array = array = self.array
+        m.submodules.readout = readout = self.readout
+        for name in ("words", "start", "unit_ready", "abort"):
+            m.d.comb += getattr(sequencer, name).eq(getattr(self, name))
+        for name in ("done", "unit_next", "error", "go", "draining", "chasing"):
+            m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
+
+        beyond = []
+        for port, lanes, entry in (("a", self.target.rows, array.a),
+                                   ("b", self.target.columns, array.b)):
+            m.submodules[f"walker_{port}"] = walker = AddressWalker()
+            m.d.comb += walker.step.eq(getattr(sequencer, f"step_{port}"))
+            for name, _ in WALKER_LAYOUT:
+                m.d.comb += walker.fields[name].eq(f[f"{port}_{name}"])
+            word = self._fetch(m, port, walker)
+            width = self.address_width[port]
+            beyond.append(walker.valid & walker.inside & walker.address[width:].any())
+            assert width < WALK_WIDTH
+            m.submodules[f"feeder_{port}"] = feeder = Feeder(n_lanes=lanes,
+                                                             word_bytes=self.target.columns)
+            m.d.comb += [
+                feeder.word.eq(word),
+                feeder.start.eq(delayed(m, getattr(sequencer, f"{port}_load"), WORD_LATENCY,
+                                        f"{port}_load")),
+                feeder.direct.eq(delayed(m, getattr(sequencer, f"{port}_direct"), WORD_LATENCY,
+                                         f"{port}_direct")),
+                entry.eq(feeder.lanes),
+            ]
+        m.d.sync += self.out_of_range.eq(beyond[0] | beyond[1])
+
+        entry_latency = WORD_LATENCY + Feeder.LATENCY
+        last = delayed(m, sequencer.last & ~self.abort, entry_latency, "last")
+        m.d.comb += [
+            array.first.eq(delayed(m, sequencer.first, entry_latency, "first")),
+            array.last.eq(last), array.pop.eq(readout.pop),
+            readout.last.eq(last), readout.abort.eq(self.abort),
+            readout.tile.eq(delayed(m, sequencer.tile, entry_latency, "tile")),
+            readout.results.eq(array.results), readout.results_valid.eq(array.results_valid),
+            readout.config_load.eq(sequencer.config_load),
+            sequencer.config_free.eq(readout.config_free),
+        ]
+        for name, _ in CONFIG_LAYOUT:
+            m.d.comb += readout.config[name].eq(f[name])
+        for name in self.items:
+            m.d.comb += getattr(self, f"item_{name}").eq(getattr(readout, name))
+        return m
+
+    def _fetch(self, m, port, walker):
+        """The word of each slot, padding put in, WORD_LATENCY cycles after the slot."""
+        latency = Crossbar.READ_LATENCY
+        m.d.comb += [
+            getattr(self, f"{port}_valid").eq(walker.valid & walker.inside),
+            getattr(self, f"{port}_bank").eq(walker.bank),
+            getattr(self, f"{port}_address").eq(walker.address),
+        ]
+        valid = delayed(m, walker.valid, latency, f"{port}_valid")
+        inside = delayed(m, walker.inside, latency, f"{port}_inside")
+        pad = delayed(m, walker.pad, latency, f"{port}_pad")
+        read = getattr(self, f"{port}_data")
+        word = Signal(read.shape(), name=f"{port}_word", reset_less=True)
+        m.d.sync += word.as_value().eq(Mux(
+            valid, Mux(inside, read.as_value(), pad[:8].replicate(self.target.columns)), 0))
+        return word

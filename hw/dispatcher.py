@@ -1,0 +1,251 @@
+"""Dispatcher: fetches instructions in order, hands them to the engines, ends the run.
+
+An instruction goes to the slot of its engine as soon as that is free, and waits there for what it
+depends on, so engines overtake each other only as far as the program's waits allow. The
+instruction memory is a ring: behind its last whole record the fetch goes on at the first.
+
+Any error ends the run: the engines are told to abort, what is under way is given time to pass,
+and only then is the run done. The next start begins from a clean state.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.isa import ENGINE_OF, FORMAT_WORDS, N_WORDS, Engine, ErrorCode, Format, Opcode
+from hw.slot import COMPLETED_WIDTH, ENGINES, PROGRESS_WIDTH, EngineSlot, instruction_fields
+
+__all__ = ["Dispatcher", "engine_format"]
+
+#: Cycles after an abort in which everything that is under way reaches its end.
+FLUSH_CYCLES = 255
+_SYNC_WORDS = 3
+
+
+def engine_format(engine):
+    """The instruction format of an engine."""
+    return Format(min(engine, Format.TRANSFER))
+
+
+class Dispatcher(wiring.Component):
+    """Runs programs from the instruction memory.
+
+    Arguments
+    ---------
+    target : hw.targets.Target. fetch_latency : cycles from ``fetch_address`` to ``fetch_data``.
+
+    Members
+    -------
+    start, single_step, abort_request, program_address : begin at instruction ``program_address``.
+    cycle_limit, watchdog_limit : cycles; moved : a result or a transfer made progress.
+    busy, done, error, index : status; ``index`` is the refused or halting instruction, or the next
+        one after a single step.
+    begin : the run begins, for counters. abort : engines return to idle.
+    E_words, E_start, E_done, E_unit_ready, E_unit_next : as of EngineSlot, for each engine E.
+    E_error : ErrorCode, 0 for none. E_complete, E_progress : its results are written.
+    E_running, E_waiting, E_blocked : for the counters. E_flushing : it still has bus bursts open.
+    shared_error, shared_error_engine : an error that a shared unit found for an engine.
+    """
+
+    def __init__(self, *, target, fetch_latency):
+        self.target = target
+        self.fetch_latency = fetch_latency
+        self.n_records = target.instruction_words // N_WORDS
+        members = {
+            "start": In(1), "single_step": In(1), "abort_request": In(1),
+            "program_address": In(16), "cycle_limit": In(32), "watchdog_limit": In(32),
+            "moved": In(1), "busy": Out(1), "done": Out(1), "error": Out(ErrorCode),
+            "index": Out(16), "begin": Out(1), "abort": Out(1),
+            "fetch_address": Out(range(target.instruction_words)), "fetch_data": In(32),
+            "shared_error": In(ErrorCode), "shared_error_engine": In(2),
+        }
+        for engine in ENGINES:
+            words = FORMAT_WORDS[engine_format(engine)]
+            members |= {f"{engine.name.lower()}_{name}": way for name, way in {
+                "words": Out(data.ArrayLayout(32, words)), "start": Out(1), "done": In(1),
+                "unit_ready": Out(1), "unit_next": In(1), "error": In(ErrorCode),
+                "complete": In(1), "progress": In(16), "running": Out(1), "waiting": Out(1),
+                "blocked": Out(len(ENGINES)), "flushing": In(1)}.items()}
+        super().__init__(members)
+
+    def _of(self, engine, name):
+        return getattr(self, f"{engine.name.lower()}_{name}")
+
+    def elaborate(self, platform):
+        m = Module()
+        slots = {}
+        issued = {}
+        completed = Signal(data.ArrayLayout(COMPLETED_WIDTH, len(ENGINES)))
+        progress = Signal(data.ArrayLayout(PROGRESS_WIDTH, len(ENGINES)))
+        for engine in ENGINES:
+            name = engine.name.lower()
+            m.submodules[f"slot_{name}"] = slot = slots[engine] = EngineSlot(engine_format(engine))
+            issued[engine] = Signal(COMPLETED_WIDTH, name=f"issued_{name}")
+            m.d.comb += [slot.completed.eq(completed), slot.progress.eq(progress),
+                         slot.done.eq(self._of(engine, "done")),
+                         slot.unit_next.eq(self._of(engine, "unit_next"))]
+            for member in ("words", "start", "unit_ready", "running", "waiting", "blocked"):
+                m.d.comb += self._of(engine, member).eq(getattr(slot, member))
+            with m.If(self._of(engine, "complete")):
+                m.d.sync += [completed[engine].eq(completed[engine] + 1), progress[engine].eq(0)]
+            with m.Elif(self._of(engine, "progress").any()):
+                m.d.sync += progress[engine].eq(progress[engine]
+                                                + self._of(engine, "progress"))
+            with m.If(self.begin):
+                m.d.sync += [completed[engine].eq(0), progress[engine].eq(0),
+                             issued[engine].eq(0)]
+        all_complete = Signal()
+        m.d.sync += all_complete.eq(Cat(issued[e] == completed[e] for e in ENGINES).all())
+        failing, failing_index, failing_code = self._find_errors(m, slots)
+
+        # Fetch: the first word tells engine and length, then the words go into the slot.
+        base = Signal(range(self.target.instruction_words))
+        record = Signal(range(max(2, self.n_records)))
+        count = Signal(range(N_WORDS + self.fetch_latency + 2))
+        length = Signal(range(N_WORDS + 1))
+        opcode = Signal(4)
+        engine_number = Signal(2)
+        known = Signal()
+        one_only = Signal()
+        after = Signal(range(FLUSH_CYCLES + 1))
+        sync_words = Signal(data.ArrayLayout(32, _SYNC_WORDS))
+        arriving = Signal(range(N_WORDS))
+        writing = Signal()
+        committing = Signal()
+        is_engine = Signal()
+        free = Array([slots[e].free for e in ENGINES])[engine_number]
+        for engine, slot in slots.items():
+            mine = is_engine & (engine_number == engine)
+            m.d.comb += [
+                slot.write.eq(writing & mine), slot.write_index.eq(arriving),
+                slot.write_data.eq(self.fetch_data), slot.commit.eq(committing & mine),
+                slot.commit_index.eq(self.index), slot.clear.eq(self.begin | self.abort),
+            ]
+            with m.If(committing & mine):
+                m.d.sync += issued[engine].eq(issued[engine] + 1)
+        with m.If(writing & ~is_engine & (arriving < _SYNC_WORDS)):
+            m.d.sync += sync_words[arriving].eq(self.fetch_data)
+        synced = Signal()
+        waits = instruction_fields(sync_words, _SYNC_WORDS)
+        m.d.sync += synced.eq(Cat(completed[e] >= waits[f"wait_{e.name.lower()}"]
+                                  for e in ENGINES).all())
+
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.comb += self.begin.eq(1)
+                    m.d.sync += [self.done.eq(0), self.error.eq(ErrorCode.NONE),
+                                 one_only.eq(self.single_step),
+                                 self.index.eq(self.program_address),
+                                 record.eq(self.program_address),
+                                 base.eq(self.program_address * N_WORDS)]
+                    m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.d.sync += [self.fetch_address.eq(base), count.eq(0)]
+                with m.If(self.index >= self.n_records):
+                    m.d.sync += [self.error.eq(ErrorCode.ADDRESS), self.done.eq(1)]
+                    m.next = "IDLE"
+                with m.Else():
+                    m.next = "HEAD"
+            with m.State("HEAD"):
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == self.fetch_latency):
+                    m.d.sync += opcode.eq(self.fetch_data[:4])
+                    m.next = "DECODE"
+            with m.State("DECODE"):
+                with m.Switch(opcode):
+                    for engine in ENGINES:
+                        codes = [code for code, its in ENGINE_OF.items() if its == engine]
+                        if engine in (Engine.LOAD, Engine.STORE) and not self.target.bus_bits:
+                            continue  # without external memory these are unknown
+                        with m.Case(*codes):
+                            m.d.sync += [known.eq(1), is_engine.eq(1), engine_number.eq(engine),
+                                         length.eq(FORMAT_WORDS[engine_format(engine)])]
+                    with m.Case(Opcode.SYNC):
+                        m.d.sync += [known.eq(1), is_engine.eq(0), length.eq(_SYNC_WORDS)]
+                    with m.Default():
+                        m.d.sync += [known.eq(0), is_engine.eq(0)]
+                m.next = "CHOOSE"
+            with m.State("CHOOSE"):
+                m.d.sync += [self.fetch_address.eq(base), count.eq(0), arriving.eq(0)]
+                with m.If(~known):
+                    with m.If(opcode != Opcode.HALT):
+                        m.d.sync += self.error.eq(ErrorCode.OPCODE)
+                    m.d.sync += after.eq(3)
+                    m.next = "DRAIN"
+                with m.Elif(free | ~is_engine):
+                    m.next = "STREAM"
+            with m.State("STREAM"):
+                m.d.sync += [self.fetch_address.eq(self.fetch_address + 1), count.eq(count + 1)]
+                with m.If(count >= self.fetch_latency):
+                    m.d.comb += writing.eq(1)
+                    m.d.sync += arriving.eq(arriving + 1)
+                    with m.If(arriving + 1 == length):
+                        m.d.sync += after.eq(3)
+                        m.next = "COMMIT"
+            with m.State("COMMIT"):
+                with m.If(is_engine | (synced & (after == 0))):
+                    m.d.comb += committing.eq(1)
+                    with m.If(record == self.n_records - 1):
+                        m.d.sync += [record.eq(0), base.eq(0)]
+                    with m.Else():
+                        m.d.sync += [record.eq(record + 1), base.eq(base + N_WORDS)]
+                    m.next = "ADVANCE"
+                with m.If(after != 0):
+                    m.d.sync += after.eq(after - 1)
+            with m.State("ADVANCE"):
+                m.d.sync += [self.index.eq(self.index + 1), self.fetch_address.eq(base),
+                             count.eq(0), after.eq(3)]
+                m.next = "HEAD"
+                with m.If(one_only):
+                    m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If(after != 0):
+                    m.d.sync += after.eq(after - 1)
+                with m.Elif(all_complete):
+                    m.d.sync += self.done.eq(1)
+                    m.next = "IDLE"
+            with m.State("ABORT"):
+                m.d.comb += self.abort.eq(1)
+                with m.If(after != 0):
+                    m.d.sync += after.eq(after - 1)
+                with m.Elif(~self.load_flushing & ~self.store_flushing):
+                    m.d.sync += self.done.eq(1)
+                    m.next = "IDLE"
+            busy = ~fsm.ongoing("IDLE")
+            with m.If(failing & busy & ~self.abort):
+                m.d.sync += [self.error.eq(failing_code), self.index.eq(failing_index),
+                             after.eq(FLUSH_CYCLES)]
+                m.next = "ABORT"
+            m.d.comb += self.busy.eq(busy)
+        return m
+
+    def _find_errors(self, m, slots):
+        """One registered error of an engine, a shared unit, the watchdog or the host."""
+        failing, index, code = Signal(), Signal(16), Signal(ErrorCode)
+        quiet, cycles = Signal(32), Signal(32)
+        expired = Signal()
+        began = Signal()
+        m.d.sync += [quiet.eq(quiet + 1), cycles.eq(cycles + 1), began.eq(self.begin)]
+        with m.If(self.moved | ~self.busy | began):
+            m.d.sync += quiet.eq(0)
+        with m.If(~self.busy | began):
+            m.d.sync += cycles.eq(0)
+        m.d.sync += expired.eq(self.busy & ~self.begin & ~began & (
+            (quiet >= self.watchdog_limit)
+            | (self.cycle_limit.any() & (cycles >= self.cycle_limit))))
+        m.d.sync += [failing.eq(0), index.eq(self.index)]
+        with m.If(expired | self.abort_request):
+            m.d.sync += [failing.eq(1), code.eq(ErrorCode.WATCHDOG)]
+            for engine in reversed(ENGINES):  # the array's, if it is the array that is stuck
+                with m.If(slots[engine].running):
+                    m.d.sync += index.eq(slots[engine].index)
+        for engine in reversed(ENGINES):
+            with m.If(self._of(engine, "error") != ErrorCode.NONE):
+                m.d.sync += [failing.eq(1), code.eq(self._of(engine, "error")),
+                             index.eq(slots[engine].index)]
+        with m.If(self.shared_error != ErrorCode.NONE):
+            m.d.sync += [failing.eq(1), code.eq(self.shared_error),
+                         index.eq(Array([slots[e].index for e in ENGINES])[
+                             self.shared_error_engine])]
+        return failing, index, code
