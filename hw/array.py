@@ -15,6 +15,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.multiplier import MULTIPLIERS
+from hw.packed import PackedWeights, packed_latency, packed_products
 
 __all__ = ["ACCUMULATOR_WIDTH", "MacArray"]
 
@@ -24,6 +25,13 @@ _CONTROLS = ("first", "last", "pop")
 
 class MacArray(wiring.Component):
     """``rows`` x ``columns`` processing elements.
+
+    Arguments
+    ---------
+    multiplier : name of the vendor hook, one of hw.multiplier.MULTIPLIERS.
+    packed : two neighbouring columns share a multiplier (hw.packed): half as many of them, the
+        same results, except that bytes of port b must be in [-127, 127]. Raises ValueError for
+        an odd number of columns.
 
     Members
     -------
@@ -41,9 +49,12 @@ class MacArray(wiring.Component):
 
     POP_SPACING = 2
 
-    def __init__(self, *, rows, columns, multiplier="portable"):
+    def __init__(self, *, rows, columns, multiplier="portable", packed=False):
+        if packed and columns % 2:
+            raise ValueError(f"Packed columns come in pairs, not {columns}")
         self.rows = rows
         self.columns = columns
+        self.packed = packed
         self.multiplier_class = MULTIPLIERS[multiplier]
         super().__init__({
             "a": In(data.ArrayLayout(signed(8), rows)),
@@ -56,6 +67,8 @@ class MacArray(wiring.Component):
     @property
     def product_latency(self):
         """Cycles from an element's operands to their product beside the accumulator's adder."""
+        if self.packed:
+            return packed_latency(self.multiplier_class)
         return self.multiplier_class.LATENCY + 1
 
     @property
@@ -76,7 +89,7 @@ class MacArray(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         controls = self._controls(m)
-        products = self._products(m)
+        products = self._packed_products(m) if self.packed else self._products(m)
         below = [0] * self.columns
         for i in reversed(range(self.rows)):
             below = [self._accumulate(m, f"{i}_{j}", products[i][j], below[j],
@@ -121,6 +134,30 @@ class MacArray(wiring.Component):
                 m.d.sync += [near.eq(product), a_next.eq(a), b_next.eq(b_row[j])]
                 a, b_row[j] = a_next, b_next
                 row.append(near)
+            products.append(row)
+        return products
+
+    def _packed_products(self, m):
+        """The same with one multiplier for two columns, both at the later one's time."""
+        def register(value, name):
+            late = Signal(value.shape(), name=name, reset_less=True)
+            m.d.sync += late.eq(value)
+            return late
+
+        weights = []
+        for j in range(0, self.columns, 2):
+            pair = Signal(PackedWeights, name=f"b_top_{j}")
+            m.d.comb += pair.pack(register(self.b[j], f"b_early_{j}"), self.b[j + 1])
+            weights.append(pair)
+        products = []
+        for i in range(self.rows):
+            a, row = self.a[i], []
+            for j in range(0, self.columns, 2):
+                a = register(a, f"a_{i}_{j}")
+                row += packed_products(m, self.multiplier_class, a, weights[j // 2],
+                                       name=f"p_{i}_{j}")
+                weights[j // 2] = register(weights[j // 2], f"b_{i}_{j}")
+                a = register(a, f"a_{i}_{j + 1}")
             products.append(row)
         return products
 

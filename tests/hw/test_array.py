@@ -135,6 +135,37 @@ def test_pops_of_any_spacing(spacing):
     check(Bench(4, 4, feeds=(Feed.DIRECT, Feed.DIRECT), slots=1, spacing=spacing), tiles)
 
 
+WEIGHTS = (-127, -126, -64, -33, -32, -17, -16, -1, 0, 1, 15, 16, 31, 32, 64, 126, 127)
+ACTIVATIONS = (-128, -127, -65, -32, -17, -1, 0, 1, 16, 31, 64, 127)
+
+
+def test_a_packed_array_is_exact_for_all_extremes():
+    rows, columns = 2, 4
+    w0, w1, x = (v.ravel() for v in np.meshgrid(WEIGHTS, WEIGHTS, ACTIVATIONS))
+    depth = 4  # so that a wrong product cannot hide behind another
+    tiles = []
+    for at in range(0, len(x), 4):
+        a, b = np.zeros((rows, depth), int), np.zeros((columns, depth), int)
+        a[0], a[1], b[:2], b[2:] = x[at], -x[at].clip(-127), [[w0[at]], [w1[at]]], w1[at]
+        tiles.append((a, b))
+    check(Bench(rows, columns, feeds=(Feed.DIRECT, Feed.DIRECT), slots=1, packed=True), tiles)
+
+
+@pytest.mark.parametrize("feeds", BOTH_WAYS)
+def test_a_packed_array_equals_a_plain_one_in_time_and_value(feeds):
+    rows, columns = 5, 8
+    tiles = random_tiles(rows, columns, [8, 16, 24], low_b=-127)
+    plain, packed = (Bench(rows, columns, feeds=feeds, packed=packed) for packed in (False, True))
+    assert np.array_equal(packed.products(tiles), plain.products(tiles))
+    assert packed.array.pop_latency == plain.array.pop_latency
+    assert packed.array.result_latency == plain.array.result_latency + 2
+
+
+def test_odd_columns_are_not_packed():
+    with pytest.raises(ValueError, match="come in pairs, not 5"):
+        MacArray(rows=2, columns=5, packed=True)
+
+
 def test_a_long_reduction_of_the_largest_products_is_exact():
     depth = 600
     a, b = np.full((2, depth), -128), np.full((2, depth), -128)
@@ -144,11 +175,12 @@ def test_a_long_reduction_of_the_largest_products_is_exact():
 
 @pytest.mark.parametrize(("constant", "wrong"), [
     ("result_latency", -1), ("hold_latency", 1), ("pop_latency", 1), ("POP_SPACING", -1)])
-def test_the_latencies_are_as_small_as_they_can_be(monkeypatch, constant, wrong):
-    tiles = random_tiles(4, 4, [1, 4, 1, 1])
-    feeds = (Feed.DIRECT, Feed.DIRECT)
-    check(Bench(4, 4, feeds=feeds, slots=1), tiles)
-    value = getattr(Bench(4, 4).array, constant) + wrong
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_latencies_are_as_small_as_they_can_be(monkeypatch, packed, constant, wrong):
+    options = {"feeds": (Feed.DIRECT, Feed.DIRECT), "slots": 1, "packed": packed}
+    tiles = random_tiles(4, 4, [1, 4, 1, 1], low_b=-127)
+    check(Bench(4, 4, **options), tiles)
+    value = getattr(Bench(4, 4, **options).array, constant) + wrong
     monkeypatch.setattr(MacArray, constant, value)
     with pytest.raises(AssertionError):
-        check(Bench(4, 4, feeds=feeds, slots=1), tiles)
+        check(Bench(4, 4, **options), tiles)
