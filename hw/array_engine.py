@@ -74,6 +74,8 @@ class ArrayEngine(wiring.Component):
         for name in ("done", "unit_next", "error", "go", "draining", "chasing"):
             m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
 
+        slot = delayed(m, sequencer.go, WORD_LATENCY, "slot")
+        period_start = delayed(m, sequencer.period_start, WORD_LATENCY, "period_start")
         beyond = []
         for port, lanes, entry in (("a", self.target.rows, array.a),
                                    ("b", self.target.columns, array.b)):
@@ -87,14 +89,10 @@ class ArrayEngine(wiring.Component):
             assert width < WALK_WIDTH
             m.submodules[f"feeder_{port}"] = feeder = Feeder(n_lanes=lanes,
                                                              word_bytes=self.target.columns)
-            m.d.comb += [
-                feeder.word.eq(word),
-                feeder.start.eq(delayed(m, getattr(sequencer, f"{port}_load"), WORD_LATENCY,
-                                        f"{port}_load")),
-                feeder.direct.eq(delayed(m, getattr(sequencer, f"{port}_direct"), WORD_LATENCY,
-                                         f"{port}_direct")),
-                entry.eq(feeder.lanes),
-            ]
+            direct = delayed(m, getattr(sequencer, f"{port}_direct"), WORD_LATENCY,
+                             f"{port}_direct")
+            m.d.comb += [feeder.word.eq(word), feeder.slot.eq(slot), feeder.start.eq(period_start),
+                         feeder.direct.eq(direct), entry.eq(feeder.lanes)]
         m.d.sync += self.out_of_range.eq(beyond[0] | beyond[1])
 
         entry_latency = WORD_LATENCY + Feeder.LATENCY
@@ -122,11 +120,10 @@ class ArrayEngine(wiring.Component):
             getattr(self, f"{port}_bank").eq(walker.bank),
             getattr(self, f"{port}_address").eq(walker.address),
         ]
-        valid = delayed(m, walker.valid, latency, f"{port}_valid")
         inside = delayed(m, walker.inside, latency, f"{port}_inside")
         pad = delayed(m, walker.pad, latency, f"{port}_pad")
         read = getattr(self, f"{port}_data")
         word = Signal(read.shape(), name=f"{port}_word", reset_less=True)
-        m.d.sync += word.as_value().eq(Mux(
-            valid, Mux(inside, read.as_value(), pad[:8].replicate(self.target.columns)), 0))
+        m.d.sync += word.as_value().eq(
+            Mux(inside, read.as_value(), pad[:8].replicate(self.target.columns)))
         return word

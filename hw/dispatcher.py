@@ -130,6 +130,12 @@ class Dispatcher(wiring.Component):
         m.d.sync += synced.eq(Cat(completed[e] >= waits[f"wait_{e.name.lower()}"]
                                   for e in ENGINES).all())
 
+        def give_up():
+            with m.If(failing):
+                m.d.sync += [self.error.eq(failing_code), self.index.eq(failing_index),
+                             self.done.eq(0), after.eq(FLUSH_CYCLES)]
+                m.next = "ABORT"
+
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.start):
@@ -147,11 +153,13 @@ class Dispatcher(wiring.Component):
                     m.next = "IDLE"
                 with m.Else():
                     m.next = "HEAD"
+                give_up()
             with m.State("HEAD"):
                 m.d.sync += count.eq(count + 1)
                 with m.If(count == self.fetch_latency):
                     m.d.sync += opcode.eq(self.fetch_data[:4])
                     m.next = "DECODE"
+                give_up()
             with m.State("DECODE"):
                 with m.Switch(opcode):
                     for engine in ENGINES:
@@ -166,6 +174,7 @@ class Dispatcher(wiring.Component):
                     with m.Default():
                         m.d.sync += [known.eq(0), is_engine.eq(0)]
                 m.next = "CHOOSE"
+                give_up()
             with m.State("CHOOSE"):
                 m.d.sync += [self.fetch_address.eq(base), count.eq(0), arriving.eq(0)]
                 with m.If(~known):
@@ -175,6 +184,7 @@ class Dispatcher(wiring.Component):
                     m.next = "DRAIN"
                 with m.Elif(free | ~is_engine):
                     m.next = "STREAM"
+                give_up()
             with m.State("STREAM"):
                 m.d.sync += [self.fetch_address.eq(self.fetch_address + 1), count.eq(count + 1)]
                 with m.If(count >= self.fetch_latency):
@@ -183,6 +193,7 @@ class Dispatcher(wiring.Component):
                     with m.If(arriving + 1 == length):
                         m.d.sync += after.eq(3)
                         m.next = "COMMIT"
+                give_up()
             with m.State("COMMIT"):
                 with m.If(is_engine | (synced & (after == 0))):
                     m.d.comb += committing.eq(1)
@@ -193,18 +204,21 @@ class Dispatcher(wiring.Component):
                     m.next = "ADVANCE"
                 with m.If(after != 0):
                     m.d.sync += after.eq(after - 1)
+                give_up()
             with m.State("ADVANCE"):
                 m.d.sync += [self.index.eq(self.index + 1), self.fetch_address.eq(base),
                              count.eq(0), after.eq(3)]
                 m.next = "HEAD"
                 with m.If(one_only):
                     m.next = "DRAIN"
+                give_up()
             with m.State("DRAIN"):
                 with m.If(after != 0):
                     m.d.sync += after.eq(after - 1)
                 with m.Elif(all_complete):
                     m.d.sync += self.done.eq(1)
                     m.next = "IDLE"
+                give_up()
             with m.State("ABORT"):
                 m.d.comb += self.abort.eq(1)
                 with m.If(after != 0):
@@ -212,12 +226,7 @@ class Dispatcher(wiring.Component):
                 with m.Elif(~self.load_flushing & ~self.store_flushing):
                     m.d.sync += self.done.eq(1)
                     m.next = "IDLE"
-            busy = ~fsm.ongoing("IDLE")
-            with m.If(failing & busy & ~self.abort):
-                m.d.sync += [self.error.eq(failing_code), self.index.eq(failing_index),
-                             after.eq(FLUSH_CYCLES)]
-                m.next = "ABORT"
-            m.d.comb += self.busy.eq(busy)
+        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return m
 
     def _find_errors(self, m, slots):

@@ -63,8 +63,8 @@ class ArraySequencer(wiring.Component):
     -------
     words, start, done, unit_ready, unit_next, error, abort : as of an engine (hw.slot).
     config_free, config_load : the readout can take, and takes, the instruction's fields.
-    step_a, step_b : this slot, for the walkers. a_load, b_load : the first slot of a transposing
-        period; a_direct, b_direct : a slot of direct feed.
+    step_a, step_b : this slot, for the walkers. period_start : it is the first of its period;
+        a_direct, b_direct : of direct feed.
     first, last : this slot holds the first / last element of a tile's reduction; tile : with last.
     go, draining, chasing : what happens in this cycle, for the counters.
     """
@@ -77,7 +77,7 @@ class ArraySequencer(wiring.Component):
             "error": Out(ErrorCode), "abort": In(1),
             "config_free": In(1), "config_load": Out(1),
             "step_a": Out(STEP_LAYOUT), "step_b": Out(STEP_LAYOUT),
-            "a_load": Out(1), "a_direct": Out(1), "b_load": Out(1), "b_direct": Out(1),
+            "period_start": Out(1), "a_direct": Out(1), "b_direct": Out(1),
             "first": Out(1), "last": Out(1), "tile": Out(tile_layout(target)),
             "go": Out(1), "draining": Out(1), "chasing": Out(1),
         })
@@ -157,8 +157,8 @@ class ArraySequencer(wiring.Component):
                 step.tile_end.eq(tile_end), step.advance.eq(advance), step.rewind.eq(rewind),
             ]
         m.d.comb += [
-            self.a_load.eq(go & slot_first & ~a_direct), self.a_direct.eq(go & a_direct),
-            self.b_load.eq(go & slot_first & ~b_direct), self.b_direct.eq(go & b_direct),
+            self.period_start.eq(go & slot_first),
+            self.a_direct.eq(a_direct), self.b_direct.eq(b_direct),
             self.first.eq(go & slot_first & period_first), self.last.eq(tile_end),
             self.tile.groups.eq(groups), self.tile.wide.eq(f["wide"]),
             self.tile.begins.eq(tile_first), self.tile.row_ends.eq(inner.last),
@@ -169,16 +169,23 @@ class ArraySequencer(wiring.Component):
         m.d.sync += impossible.eq(
             ~Cat(count != 0 for _, count in counters).all() | (f["slots"] < 2)
             | (~a_direct & (f["slots"] < rows)) | (~b_direct & (f["slots"] < columns)))
+        def give_up():
+            with m.If(self.abort):
+                m.d.sync += running.eq(0)
+                m.next = "IDLE"
+
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.d.sync += hold.eq(_UNIT_LATENCY)
                     m.next = "CHECK"
+                give_up()
             with m.State("CHECK"):
                 for counter, count in counters:
                     m.d.sync += counter.prepare(count)
                 m.d.sync += channels_left.eq(f["n_channels"])
                 m.next = "LOAD"
+                give_up()
             with m.State("LOAD"):
                 for counter, _ in counters:
                     m.d.sync += counter.load()
@@ -192,14 +199,14 @@ class ArraySequencer(wiring.Component):
                                  self.step_b.restart.eq(1)]
                     m.d.sync += running.eq(1)
                     m.next = "RUN"
+                give_up()
             with m.State("RUN"):
                 with m.If(finished):
                     m.d.sync += running.eq(0)
                     m.next = "DONE"
+                give_up()
             with m.State("DONE"):  # the walkers need the fields for two more cycles
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
-            with m.If(self.abort):
-                m.d.sync += running.eq(0)
-                m.next = "IDLE"
+                give_up()
         return m

@@ -1,0 +1,124 @@
+"""ControlRegisters: what the host sees of the accelerator, registers and performance counters.
+
+`hw.isa.Register` and `hw.isa.Counter` say what lies where.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.isa import MAGIC, VERSION, Counter, Engine, ErrorCode, Register
+
+__all__ = ["ControlRegisters"]
+
+COUNTER_WIDTH = 64
+_ENGINES = len(Engine)
+
+
+class ControlRegisters(wiring.Component):
+    """Registers and counters.
+
+    Members
+    -------
+    offset, write, write_data : an access of the host to the register window.
+    known, read_data : what lies at ``offset``, two cycles later.
+    start, single_step, abort_request : pulses, and how to start. program_address, region_base,
+        region_limit, cycle_limit, watchdog_limit : what the host has set.
+    busy, done, error, index, begin : of the dispatcher.
+    go, draining, chasing, waiting, blocked : what the array does in this cycle.
+    vector_busy, lanes_busy : likewise. load_bytes, store_bytes : bytes moved in this cycle.
+    """
+
+    def __init__(self, target):
+        self.target = target
+        super().__init__({
+            "offset": In(28), "write": In(1), "write_data": In(32),
+            "known": Out(1), "read_data": Out(32),
+            "start": Out(1), "single_step": Out(1), "abort_request": Out(1),
+            "program_address": Out(16), "region_base": Out(32, init=0),
+            "region_limit": Out(32, init=0xFFFF_FFFF), "cycle_limit": Out(32),
+            "watchdog_limit": Out(32, init=target.watchdog),
+            "busy": In(1), "done": In(1), "error": In(ErrorCode), "index": In(16), "begin": In(1),
+            "go": In(1), "draining": In(1), "chasing": In(1), "waiting": In(1),
+            "blocked": In(_ENGINES), "vector_busy": In(1), "lanes_busy": In(1),
+            "load_bytes": In(8), "store_bytes": In(8),
+        })
+
+    def _count(self, m):
+        """The counters; every cycle of a run belongs to one of the array's."""
+        held = Cat(self.waiting & self.blocked[k] & ~self.blocked[:k].any()
+                   for k in range(_ENGINES))
+        waits = (Counter.ARRAY_WAIT_ARRAY, Counter.ARRAY_WAIT_VECTOR, Counter.ARRAY_WAIT_LOAD,
+                 Counter.ARRAY_WAIT_STORE)
+        moving = self.go | self.draining | self.chasing
+        events = {
+            Counter.CYCLES: 1, Counter.ARRAY_BUSY: self.go, Counter.ARRAY_DRAIN: self.draining,
+            Counter.ARRAY_CHASE: self.chasing,
+            Counter.ARRAY_FETCH: ~moving & ~held.any(),
+            Counter.VECTOR_BUSY: self.vector_busy, Counter.LANES_BUSY: self.lanes_busy,
+            Counter.LOAD_BYTES: self.load_bytes, Counter.STORE_BYTES: self.store_bytes,
+        } | {counter: ~moving & held[k] for k, counter in enumerate(waits)}
+        counts = Signal(data.ArrayLayout(COUNTER_WIDTH, len(Counter)))
+        for counter, event in events.items():
+            amount = Signal(8, name=f"{counter.name.lower()}_amount")
+            m.d.sync += amount.eq(Mux(self.busy, event, 0))
+            m.d.sync += counts[counter].eq(counts[counter] + amount)
+            with m.If(self.begin):
+                m.d.sync += counts[counter].eq(0)
+        return counts
+
+    def elaborate(self, platform):
+        m = Module()
+        counts = self._count(m)
+        refused = Signal()
+        settings = {Register.PROGRAM_ADDRESS: self.program_address,
+                    Register.REGION_BASE: self.region_base,
+                    Register.REGION_LIMIT: self.region_limit,
+                    Register.WATCHDOG: self.watchdog_limit,
+                    Register.CYCLE_LIMIT: self.cycle_limit}
+        m.d.sync += [self.start.eq(0), self.abort_request.eq(0)]
+        # A stopped program goes on behind the instruction that it stopped after.
+        was_busy = Signal()
+        m.d.sync += was_busy.eq(self.busy)
+        with m.If(was_busy & ~self.busy):
+            m.d.sync += self.program_address.eq(self.index)
+        with m.If(self.write):
+            with m.Switch(self.offset):
+                with m.Case(Register.CONTROL):
+                    m.d.sync += self.abort_request.eq(self.write_data[2] & self.busy)
+                    with m.If(self.write_data[0]):
+                        m.d.sync += refused.eq(self.busy)
+                        with m.If(~self.busy):
+                            m.d.sync += [self.start.eq(1),
+                                         self.single_step.eq(self.write_data[1])]
+                for register, setting in settings.items():
+                    with m.Case(register):
+                        m.d.sync += setting.eq(self.write_data)
+        error = Mux(self.error != ErrorCode.NONE, self.error,
+                    Mux(refused, ErrorCode.START_WHILE_BUSY, ErrorCode.NONE))
+        values = {
+            Register.MAGIC: Const(MAGIC, 32), Register.VERSION: Const(VERSION, 32),
+            Register.CONFIGURATION: Const(self.target.configuration_id, 32),
+            Register.CONTROL: Cat(Const(0, 1), self.single_step),
+            Register.STATUS: Cat(self.busy, self.done, error != 0, Const(0, 5), error),
+            Register.INSTRUCTION_INDEX: self.index,
+            Register.FEATURES: Cat(Const(self.target.bus_bits, 16), Const(self.target.packed, 1)),
+        } | settings
+        value, counter_word = Signal(32), Signal(32)
+        is_value, is_counter = Signal(), Signal()
+        chosen = Signal(COUNTER_WIDTH)
+        high = Signal()
+        m.d.sync += [value.eq(0), is_value.eq(0), chosen.eq(0), is_counter.eq(0),
+                     high.eq(self.offset[2])]
+        with m.Switch(self.offset):
+            for register, what in values.items():
+                with m.Case(register):
+                    m.d.sync += [value.eq(what), is_value.eq(1)]
+        for counter in Counter:
+            with m.If(self.offset[3:] == (Register.COUNTERS >> 3) + counter):
+                m.d.sync += [chosen.eq(counts[counter]),
+                             is_counter.eq(self.offset[:2] == 0)]
+        m.d.comb += counter_word.eq(chosen.word_select(high, 32))
+        m.d.sync += [self.known.eq(is_value | is_counter),
+                     self.read_data.eq(Mux(is_counter, counter_word, value))]
+        return m
