@@ -1,14 +1,14 @@
-"""Stream primitives: register slice, skid buffer, FIFO, and backpressure around a pipeline.
+"""Stream primitives: register slice, skid buffer, FIFOs, and backpressure around a pipeline.
 
 Data moves on `amaranth.lib.stream`: an item passes in every clock with valid and ready. None of
 these units passes `ready` through combinationally, except RegisterSlice.
 """
 
 from amaranth.hdl import Module, Shape, Signal
-from amaranth.lib import fifo, stream, wiring
+from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Elastic", "RegisterSlice", "SkidBuffer", "StreamFIFO", "payload_shape"]
+__all__ = ["Elastic", "RegisterSlice", "SkidBuffer", "SmallFIFO", "StreamFIFO", "payload_shape"]
 
 
 def payload_shape(port):
@@ -96,6 +96,55 @@ class StreamFIFO(wiring.Component):
             self.o.valid.eq(queue.r_rdy), queue.r_en.eq(self.o.ready),
             self.level.eq(queue.level)]
         m.d.comb += [queue.w_data.eq(self.i.payload), self.o.payload.eq(queue.r_data)]
+        return m
+
+
+class SmallFIFO(wiring.Component):
+    """A FIFO in distributed memory; `i.ready`, `o.valid` and `o.payload` are registers.
+
+    Full rate, LATENCY 2, holds `depth` items and one more in the output register.
+
+    Arguments
+    ---------
+    depth : items, a power of two, 16 of which fit into one memory cell per 4 bits on ECP5.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+    o : Out(stream.Signature(shape))
+
+    Raises ValueError for another depth.
+    """
+
+    LATENCY = 2
+
+    def __init__(self, shape, depth):
+        if depth < 2 or depth & (depth - 1):
+            raise ValueError(f"FIFO depth must be a power of two from 2, not {depth}")
+        self.shape = shape
+        self.depth = depth
+        super().__init__({
+            "i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        m = Module()
+        # A read port without a clock: synthesis takes distributed memory, not block RAM.
+        width = Shape.cast(self.shape).width
+        m.submodules.memory = cells = memory.Memory(shape=width, depth=self.depth, init=[])
+        write, read = cells.write_port(), cells.read_port(domain="comb")
+        level = Signal(range(self.depth + 1))
+        next_level = Signal.like(level)
+        push, pop, move = Signal(), Signal(), Signal()
+        held = Signal(self.shape, reset_less=True)
+        m.d.comb += [
+            push.eq(self.i.valid & self.i.ready), move.eq(~self.o.valid | self.o.ready),
+            pop.eq(move & (level != 0)), next_level.eq(level + push - pop),
+            write.en.eq(push), write.data.eq(self.i.payload), self.o.payload.eq(held)]
+        m.d.sync += [
+            level.eq(next_level), self.i.ready.eq(next_level != self.depth),
+            write.addr.eq(write.addr + push), read.addr.eq(read.addr + pop)]
+        with m.If(move):
+            m.d.sync += [self.o.valid.eq(level != 0), held.eq(read.data)]
         return m
 
 

@@ -10,7 +10,14 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from hw.pipeline import Pipeline
-from hw.stream import Elastic, RegisterSlice, SkidBuffer, StreamFIFO, payload_shape
+from hw.stream import (
+    Elastic,
+    RegisterSlice,
+    SkidBuffer,
+    SmallFIFO,
+    StreamFIFO,
+    payload_shape,
+)
 from tests.hw.simulate import WatchdogError, simulate
 
 PAIR = data.StructLayout({"a": 8, "b": 4})
@@ -39,6 +46,8 @@ BUFFERS = {
     "register slice": lambda: RegisterSlice(8),
     "skid buffer": lambda: SkidBuffer(8),
     "fifo": lambda: StreamFIFO(8, 5),
+    "small fifo": lambda: SmallFIFO(8, 4),
+    "smallest fifo": lambda: SmallFIFO(8, 2),
     "elastic": lambda: Elastic(Increment()),
 }
 
@@ -58,7 +67,7 @@ def test_keeps_every_item_in_order(name, stalls):
 
 def test_struct_payloads():
     items = [{"a": k, "b": k % 16} for k in range(40)]
-    for dut in SkidBuffer(PAIR), RegisterSlice(PAIR), StreamFIFO(PAIR, 3):
+    for dut in SkidBuffer(PAIR), RegisterSlice(PAIR), StreamFIFO(PAIR, 3), SmallFIFO(PAIR, 16):
         assert simulate(dut, items, n_outputs=40, stalls=0.5, seed=5) == items
 
 
@@ -107,6 +116,12 @@ def test_payload_shape_sees_through_flipped_interfaces():
 def test_a_fifo_of_one_item_is_rejected():
     with pytest.raises(ValueError, match="FIFO depth must be at least 2, not 1"):
         StreamFIFO(8, 1)
+
+
+@pytest.mark.parametrize("depth", [1, 12])
+def test_a_small_fifo_needs_a_power_of_two(depth):
+    with pytest.raises(ValueError, match=f"FIFO depth must be a power of two from 2, not {depth}"):
+        SmallFIFO(8, depth)
 
 
 def test_the_watchdog_ends_a_stuck_simulation():

@@ -1,0 +1,70 @@
+"""AXI4 master signatures (AMBA AXI, ARM IHI 0022): what the transfer engines use of the bus.
+
+All transfers have one ID, so responses come in the order of the addresses; all bursts are INCR of
+whole bus words. `connect_master` joins the read half and the write half into one port.
+"""
+
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["BURST_INCR", "CACHE", "OKAY", "BusSignature", "ReadSignature", "WriteSignature",
+           "connect_master"]
+
+OKAY = 0b00
+BURST_INCR = 0b01
+CACHE = 0b0011  #: normal memory, bufferable: interconnects may merge and split the bursts
+BOUNDARY = 4096  #: bytes; no burst crosses a multiple of it
+
+
+def _address(channel):
+    return {f"{channel}id": Out(1), f"{channel}addr": Out(32), f"{channel}len": Out(8),
+            f"{channel}size": Out(3), f"{channel}burst": Out(2), f"{channel}cache": Out(4),
+            f"{channel}prot": Out(3), f"{channel}valid": Out(1), f"{channel}ready": In(1)}
+
+
+def _read(bus_bits):
+    return _address("ar") | {
+        "rid": In(1), "rdata": In(bus_bits), "rresp": In(2), "rlast": In(1), "rvalid": In(1),
+        "rready": Out(1)}
+
+
+def _write(bus_bits):
+    return _address("aw") | {
+        "wdata": Out(bus_bits), "wstrb": Out(bus_bits // 8), "wlast": Out(1), "wvalid": Out(1),
+        "wready": In(1), "bid": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1)}
+
+
+class ReadSignature(wiring.Signature):
+    """The master's view of the channels AR and R."""
+
+    def __init__(self, bus_bits):
+        super().__init__(_read(bus_bits))
+
+
+class WriteSignature(wiring.Signature):
+    """The master's view of the channels AW, W and B."""
+
+    def __init__(self, bus_bits):
+        super().__init__(_write(bus_bits))
+
+
+class BusSignature(wiring.Signature):
+    """The master's view of all five channels."""
+
+    def __init__(self, bus_bits):
+        super().__init__(_read(bus_bits) | _write(bus_bits))
+
+
+def constant_controls(m, bus, channel, bus_bits):
+    """Give the address channel ``channel`` ("ar" or "aw") the controls that never change."""
+    size = (bus_bits // 8).bit_length() - 1
+    for name, value in (("size", size), ("burst", BURST_INCR), ("cache", CACHE)):
+        m.d.comb += getattr(bus, channel + name).eq(value)
+
+
+def connect_master(m, bus, *halves):
+    """Connect the buses of a LoadEngine and a StoreEngine to one port of BusSignature."""
+    for half in halves:
+        for name, member in half.signature.members.items():
+            outer, inner = getattr(bus, name), getattr(half, name)
+            m.d.comb += outer.eq(inner) if member.flow == Out else inner.eq(outer)
