@@ -3,19 +3,19 @@
     sequencer -> walker a, walker b -> crossbar -> feeders -> array -> readout -> lanes
 """
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.array import ACCUMULATOR_WIDTH, MacArray
-from hw.crossbar import Crossbar
+from hw.array import MacArray
+from hw.crossbar import ArrayRead, Crossbar
 from hw.feeder import Feeder
 from hw.isa import FORMAT_WORDS, ErrorCode, Format
 from hw.pipeline import delayed
 from hw.readout import CONFIG_LAYOUT, Readout
 from hw.sequencer import ArraySequencer
 from hw.slot import instruction_fields
-from hw.walker import WALK_WIDTH, WALKER_LAYOUT, AddressWalker
+from hw.walker import WALKER_LAYOUT, AddressWalker
 
 __all__ = ["ArrayEngine"]
 
@@ -29,39 +29,27 @@ class ArrayEngine(wiring.Component):
     Members
     -------
     words, start, done, unit_ready, unit_next, error, abort : as of an engine (hw.slot).
-    a_valid, a_bank, a_address, a_data : crossbar port of the rows, byte addresses; b_... : of the
-        columns, word addresses. Data come Crossbar.READ_LATENCY cycles after.
-    out_of_range : a walker named an address that no memory has.
+    a, b : crossbar ports of the rows, byte addresses, and of the columns, word addresses.
     item_... : what the readout emits, for the lanes.
     go, draining, chasing : what happens in this cycle, for the counters.
     """
 
-    #: Bits that a crossbar address has: of a byte for port a, of a word for port b.
-    WORD_ADDRESS_WIDTH = 16
-
     def __init__(self, target):
         self.target = target
-        word = data.ArrayLayout(signed(8), target.columns)
         self.array = MacArray(rows=target.rows, columns=target.columns,
                               multiplier=target.multiplier, packed=target.packed)
         self.readout = Readout(target=target, array=self.array)
-        self.address_width = {
-            "a": self.WORD_ADDRESS_WIDTH + (target.columns - 1).bit_length(),
-            "b": self.WORD_ADDRESS_WIDTH}
         self.items = ("valid", "sums", "bank", "address", "group", "mask", "parameter", "plane",
                       "progress", "instruction_end", "wide", "gemmlowp", "zero_point", "low",
                       "high")
         items = {f"item_{name}": self.readout.signature.members[name] for name in self.items}
-        ports = {}
-        for port in "ab":
-            ports |= {f"{port}_valid": Out(1), f"{port}_bank": Out(2),
-                      f"{port}_address": Out(self.address_width[port]), f"{port}_data": In(word)}
         super().__init__({
             "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.ARRAY])),
             "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
-            "error": Out(ErrorCode), "abort": In(1), "out_of_range": Out(1),
+            "error": Out(ErrorCode), "abort": In(1),
+            "a": Out(ArrayRead(target.word_bytes)), "b": Out(ArrayRead(target.word_bytes)),
             "go": Out(1), "draining": Out(1), "chasing": Out(1),
-        } | ports | items)
+        } | items)
 
     def elaborate(self, platform):
         m = Module()
@@ -76,7 +64,6 @@ class ArrayEngine(wiring.Component):
 
         slot = delayed(m, sequencer.go, WORD_LATENCY, "slot")
         period_start = delayed(m, sequencer.period_start, WORD_LATENCY, "period_start")
-        beyond = []
         for port, lanes, entry in (("a", self.target.rows, array.a),
                                    ("b", self.target.columns, array.b)):
             m.submodules[f"walker_{port}"] = walker = AddressWalker()
@@ -84,16 +71,12 @@ class ArrayEngine(wiring.Component):
             for name, _ in WALKER_LAYOUT:
                 m.d.comb += walker.fields[name].eq(f[f"{port}_{name}"])
             word = self._fetch(m, port, walker)
-            width = self.address_width[port]
-            beyond.append(walker.valid & walker.inside & walker.address[width:].any())
-            assert width < WALK_WIDTH
             m.submodules[f"feeder_{port}"] = feeder = Feeder(n_lanes=lanes,
                                                              word_bytes=self.target.columns)
             direct = delayed(m, getattr(sequencer, f"{port}_direct"), WORD_LATENCY,
                              f"{port}_direct")
             m.d.comb += [feeder.word.eq(word), feeder.slot.eq(slot), feeder.start.eq(period_start),
                          feeder.direct.eq(direct), entry.eq(feeder.lanes)]
-        m.d.sync += self.out_of_range.eq(beyond[0] | beyond[1])
 
         entry_latency = WORD_LATENCY + Feeder.LATENCY
         last = delayed(m, sequencer.last & ~self.abort, entry_latency, "last")
@@ -115,15 +98,12 @@ class ArrayEngine(wiring.Component):
     def _fetch(self, m, port, walker):
         """The word of each slot, padding put in, WORD_LATENCY cycles after the slot."""
         latency = Crossbar.READ_LATENCY
-        m.d.comb += [
-            getattr(self, f"{port}_valid").eq(walker.valid & walker.inside),
-            getattr(self, f"{port}_bank").eq(walker.bank),
-            getattr(self, f"{port}_address").eq(walker.address),
-        ]
+        bus = getattr(self, port)
+        m.d.comb += [bus.valid.eq(walker.valid & walker.inside), bus.bank.eq(walker.bank),
+                     bus.address.eq(walker.address)]
         inside = delayed(m, walker.inside, latency, f"{port}_inside")
         pad = delayed(m, walker.pad, latency, f"{port}_pad")
-        read = getattr(self, f"{port}_data")
-        word = Signal(read.shape(), name=f"{port}_word", reset_less=True)
+        word = Signal(bus.data.shape(), name=f"{port}_word", reset_less=True)
         m.d.sync += word.as_value().eq(
-            Mux(inside, read.as_value(), pad[:8].replicate(self.target.columns)))
+            Mux(inside, bus.data.as_value(), pad[:8].replicate(self.target.columns)))
         return word
