@@ -1,13 +1,22 @@
-"""On-chip memories: scratchpad banks, per-channel parameters, instructions."""
+"""On-chip memories: scratchpad banks, per-channel parameters, instructions.
+
+Every memory reads in two clocks: block RAM, then a register with nothing between the two.
+"""
 
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["PARAMETER_LAYOUT", "Bank", "ParameterMemory", "WordMemory", "word_layout"]
+__all__ = ["FIELDS_PER_CHANNEL", "PARAMETER_LAYOUT", "Bank", "ParameterMemory", "WordMemory",
+           "word_layout"]
 
 #: What the rescaler needs of one output channel.
 PARAMETER_LAYOUT = data.StructLayout({"bias": signed(32), "multiplier": 31, "shift": 6})
+#: 32-bit words that a channel takes in the write port's addresses; the last one is not used.
+FIELDS_PER_CHANNEL = 4
+
+# Synthesis need not make a read give the old value of a word that is being written.
+_FREE_COLLISIONS = {"no_rw_check": 1}
 
 
 def word_layout(word_bytes):
@@ -15,40 +24,67 @@ def word_layout(word_bytes):
     return data.ArrayLayout(signed(8), word_bytes)
 
 
-class Bank(wiring.Component):
-    """One read and one write port; bytes are written one by one.
+def exact_bits(count):
+    """Bits of an index below ``count``: none where there is only one."""
+    return (count - 1).bit_length()
 
-    ``read_data`` follows ``read_address`` by LATENCY cycles: the memory's own output register is
-    used, with nothing between it and the block RAM.
+
+def _address(rows):
+    """The shape of an address; at least one bit, since a port of none is no port."""
+    return max(1, exact_bits(len(rows)))
+
+
+class Bank(wiring.Component):
+    """``depth`` words as two memories, even words and odd words, so that a pair can be read.
+
+    Arguments: ``depth`` an even number of words; ``word_bytes``.
+
+    Members
+    -------
+    read_rows : word 2 * row of the even and word 2 * row + 1 of the odd memory are read.
+    read_data : both words, LATENCY cycles later.
+    write_row, write_data : one word, for either memory.
+    write_enable : one bit per byte, for the even and for the odd memory.
+
+    What a read gives of a word that is being written in the same cycle is left open.
     """
 
     LATENCY = 2
 
     def __init__(self, *, depth, word_bytes):
+        if depth % 2 or depth < 2:
+            raise ValueError(f"Depth must be even and at least 2, not {depth}")
         self.depth = depth
         self.word_bytes = word_bytes
+        rows = range(depth // 2)
         super().__init__({
-            "read_address": In(range(depth)), "read_data": Out(word_layout(word_bytes)),
-            "write_address": In(range(depth)), "write_data": In(word_layout(word_bytes)),
-            "write_enable": In(word_bytes),
+            "read_rows": In(data.ArrayLayout(_address(rows), 2)),
+            "read_data": Out(data.ArrayLayout(word_layout(word_bytes), 2)),
+            "write_row": In(_address(rows)), "write_data": In(word_layout(word_bytes)),
+            "write_enable": In(data.ArrayLayout(word_bytes, 2)),
         })
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = cells = memory.Memory(
-            shape=data.ArrayLayout(8, self.word_bytes), depth=self.depth, init=[])
-        read, write = cells.read_port(), cells.write_port(granularity=1)
-        m.d.comb += [
-            read.addr.eq(self.read_address), read.en.eq(1),
-            write.addr.eq(self.write_address), write.en.eq(self.write_enable),
-            write.data.eq(self.write_data.as_value()),
-        ]
-        m.d.sync += self.read_data.eq(read.data.as_value())
+        for parity, name in enumerate(("even", "odd")):
+            m.submodules[name] = cells = memory.Memory(
+                shape=data.ArrayLayout(8, self.word_bytes), depth=self.depth // 2, init=[],
+                attrs=_FREE_COLLISIONS)
+            write = cells.write_port(granularity=1)
+            read = cells.read_port()
+            register = Signal(8 * self.word_bytes, name=f"{name}_data", reset_less=True)
+            m.d.comb += [
+                read.addr.eq(self.read_rows[parity]), read.en.eq(1),
+                write.addr.eq(self.write_row), write.en.eq(self.write_enable[parity]),
+                write.data.eq(self.write_data.as_value()),
+                self.read_data[parity].eq(register),
+            ]
+            m.d.sync += register.eq(read.data.as_value())
         return m
 
 
 class WordMemory(wiring.Component):
-    """A memory of plain words with one read and one write port; LATENCY as of Bank."""
+    """A memory of plain words with one read and one write port."""
 
     LATENCY = 2
 
@@ -62,7 +98,8 @@ class WordMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = cells = memory.Memory(shape=self.width, depth=self.depth, init=[])
+        m.submodules.memory = cells = memory.Memory(
+            shape=self.width, depth=self.depth, init=[], attrs=_FREE_COLLISIONS)
         read, write = cells.read_port(), cells.write_port()
         m.d.comb += [
             read.addr.eq(self.read_address), read.en.eq(1),
@@ -74,37 +111,52 @@ class WordMemory(wiring.Component):
 
 
 class ParameterMemory(wiring.Component):
-    """Bias, multiplier and shift of ``lanes`` channels a word, written field by field.
+    """Bias, multiplier and shift of ``lanes`` channels a word, written in 32-bit words.
 
-    ``write_lane`` and ``write_field`` (0 bias, 1 multiplier, 2 shift) select what ``write_data``
-    replaces.
+    Members
+    -------
+    read_address : a word; read_data : its channels, LATENCY cycles later.
+    write_valid, write_address, write_data : 32-bit word ``channel * FIELDS_PER_CHANNEL + field``,
+        field 0 bias, 1 multiplier, 2 shift, 3 ignored. A channel's three fields are written in
+        this order, and change together with the last one, WRITE_LATENCY cycles later: kept apart
+        they would need a third more block RAM.
     """
 
     LATENCY = 2
+    WRITE_LATENCY = 2
 
     def __init__(self, *, depth, lanes):
         self.depth = depth
         self.lanes = lanes
+        self._lane_bits = exact_bits(lanes)
         super().__init__({
-            "read_address": In(range(depth)),
+            "read_address": In(_address(range(depth))),
             "read_data": Out(data.ArrayLayout(PARAMETER_LAYOUT, lanes)),
-            "write_address": In(range(depth)), "write_lane": In(range(max(2, lanes))),
-            "write_field": In(2), "write_data": In(32), "write_enable": In(1),
+            "write_valid": In(1), "write_address": In(range(depth * lanes * FIELDS_PER_CHANNEL)),
+            "write_data": In(32),
         })
 
     def elaborate(self, platform):
         m = Module()
+        field_bits = exact_bits(FIELDS_PER_CHANNEL)
+        field = self.write_address[:field_bits]
+        channel = Signal(PARAMETER_LAYOUT, reset_less=True)
+        for index, (name, _) in enumerate(PARAMETER_LAYOUT):
+            with m.If(self.write_valid & (field == index)):
+                m.d.sync += channel[name].eq(self.write_data)
+        completed = self.write_valid & (field == len(dict(PARAMETER_LAYOUT)) - 1)
+        address = Signal(_address(range(self.depth)), reset_less=True)
+        m.d.sync += address.eq(self.write_address[field_bits + self._lane_bits:])
         for lane in range(self.lanes):
-            for index, (name, field) in enumerate(PARAMETER_LAYOUT):
-                cells = WordMemory(depth=self.depth, width=field.width)
-                m.submodules[f"{name}_{lane}"] = cells
-                selected = Signal(name=f"write_{name}_{lane}")
-                m.d.comb += [
-                    selected.eq((self.write_lane == lane) & (self.write_field == index)),
-                    cells.read_address.eq(self.read_address),
-                    self.read_data[lane][name].eq(cells.read_data),
-                    cells.write_address.eq(self.write_address),
-                    cells.write_data.eq(self.write_data),
-                    cells.write_enable.eq(self.write_enable & selected),
-                ]
+            cells = WordMemory(depth=self.depth, width=PARAMETER_LAYOUT.size)
+            m.submodules[f"lane_{lane}"] = cells
+            enable = Signal(name=f"enable_{lane}")
+            m.d.sync += enable.eq(
+                completed & (self.write_address[field_bits:][:self._lane_bits] == lane))
+            m.d.comb += [
+                cells.read_address.eq(self.read_address),
+                self.read_data[lane].as_value().eq(cells.read_data),
+                cells.write_address.eq(address), cells.write_data.eq(channel),
+                cells.write_enable.eq(enable),
+            ]
         return m

@@ -1,0 +1,335 @@
+"""Crossbar: connects the engines to the scratchpad banks.
+
+A bank reads one row (an even word and the odd one behind it) and writes one word per cycle.
+Different banks serve different ports in the same cycle; where several ports want the same bank,
+the first of ``a, b, v, w, s, h`` reads and the first of ``r, m, l, h`` writes. The array's ports
+``a`` and ``b`` and the lanes' port ``r`` never wait; the others have a small buffer in which a
+request stays until its bank is free. Port ``h`` reads only in cycles in which ``s`` has nothing to
+read, whatever the bank.
+
+One stage each: request, choice of the bank's port, RAM, its output register, order of the two
+words (the addressed one first), choice of the port's bank, and for ``a`` two more that rotate the
+bytes to an unaligned address.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.scratchpad import Bank, exact_bits, word_layout
+from hw.stream import SkidBuffer
+from hw.targets import N_BANKS
+
+__all__ = ["ARRAY_ADDRESS_WIDTH", "WORD_ADDRESS_WIDTH", "ArrayRead", "Crossbar", "Read", "Write",
+           "WaitingWrite"]
+
+#: Bits of the addresses that the array's walkers give; high ones are checked, not dropped.
+ARRAY_ADDRESS_WIDTH = 24
+#: Bits of all other addresses, which count words.
+WORD_ADDRESS_WIDTH = 16
+
+_PROGRESS_WIDTH = 16
+_WAITING_WRITES = ("m", "l", "h_write")
+_PORTS = ("a", "b", "v", "w", "s", "h", "r", *_WAITING_WRITES)
+
+
+class ArrayRead(wiring.Signature):
+    """A read port that never waits: ``data`` is there Crossbar.READ_LATENCY cycles later.
+
+    ``address`` counts bytes where ``data`` may begin at any byte, otherwise words.
+    """
+
+    def __init__(self, word_bytes):
+        super().__init__({
+            "valid": Out(1), "bank": Out(range(N_BANKS)), "address": Out(ARRAY_ADDRESS_WIDTH),
+            "data": In(word_layout(word_bytes))})
+
+
+class Read(wiring.Signature):
+    """A read port that may wait; responses come in order, any number of cycles later."""
+
+    def __init__(self, shape):
+        super().__init__({
+            "valid": Out(1), "ready": In(1), "bank": Out(range(N_BANKS)),
+            "address": Out(WORD_ADDRESS_WIDTH), "response_valid": In(1), "data": In(shape)})
+
+
+class Write(wiring.Signature):
+    """A write port that never waits; ``enable`` has one bit per byte."""
+
+    def __init__(self, word_bytes):
+        super().__init__({
+            "valid": Out(1), "bank": Out(range(N_BANKS)), "address": Out(WORD_ADDRESS_WIDTH),
+            "data": Out(word_layout(word_bytes)), "enable": Out(word_bytes)})
+
+
+class WaitingWrite(wiring.Signature):
+    """A write port that may wait.
+
+    ``ready`` says that the write is accepted, not that it is done. ``written`` is 1 for one cycle
+    per accepted write, in order, when a read that enters in this cycle or later sees it;
+    ``written_progress`` and ``written_end`` are then what came with it as ``progress`` and
+    ``instruction_end``, otherwise 0.
+    """
+
+    def __init__(self, word_bytes):
+        super().__init__({
+            **Write(word_bytes).members, "ready": In(1),
+            "progress": Out(_PROGRESS_WIDTH), "instruction_end": Out(1),
+            "written": In(1), "written_progress": In(_PROGRESS_WIDTH), "written_end": In(1)})
+
+
+class Crossbar(wiring.Component):
+    """The banks of a target behind their ports.
+
+    Members
+    -------
+    a : ArrayRead, byte addresses: `columns` bytes from any byte on, over the end of the word.
+    b : ArrayRead, word addresses.
+    v, s, h : Read, one word. w : Read, the pair of words at an even address.
+    r : Write. m, l, h_write : WaitingWrite.
+    conflict : ``a`` and ``b`` wanted the same bank in the same cycle; ``b`` got anything.
+    address_error : a request lay beyond the end of its bank. Such a write is dropped, such a read
+        gives anything; the last word read by ``a`` may reach over the end.
+    address_errors : which port's request did, one cycle earlier.
+
+    A read that enters WRITE_TO_READ cycles after a write to ``r``, or later, sees it; for the
+    other writes see WaitingWrite. A read of ``v`` or ``w`` takes at least WAITING_READ_LATENCY
+    cycles, one of ``s`` or ``h`` one more. conflict and address_error come two cycles after the
+    request.
+    """
+
+    READ_LATENCY = 8
+    WAITING_READ_LATENCY = 6
+    WRITE_TO_READ = 1
+
+    def __init__(self, target):
+        self.target = target
+        word = target.word_bytes
+        one = word_layout(word)
+        super().__init__({
+            "a": In(ArrayRead(word)), "b": In(ArrayRead(word)),
+            "v": In(Read(one)), "w": In(Read(data.ArrayLayout(one, 2))),
+            "s": In(Read(one)), "h": In(Read(one)),
+            "r": In(Write(word)), "m": In(WaitingWrite(word)), "l": In(WaitingWrite(word)),
+            "h_write": In(WaitingWrite(word)),
+            "conflict": Out(1), "address_error": Out(1),
+            "address_errors": Out(data.StructLayout(dict.fromkeys(_PORTS, 1)))})
+        self._row_width = exact_bits(max(target.bank_words) // 2) or 1
+        self._request = data.StructLayout({
+            "banks": N_BANKS, "row": self._row_width, "odd": 1})
+        self._write = data.StructLayout({
+            "banks": N_BANKS, "row": self._row_width, "enable_even": word, "enable_odd": word,
+            "data": 8 * word, "progress": _PROGRESS_WIDTH, "instruction_end": 1})
+
+    def _select_bank(self, m, name, address):
+        """The bank that a port wants, one-hot; as a second value the same, 0 beyond its end."""
+        port = getattr(self, name)
+        banks = Cat(port.bank == k for k in range(N_BANKS))
+        inside = banks & Cat(address < depth for depth in self.target.bank_words)
+        ready = port.ready if "ready" in port.signature.members else 1
+        m.d.sync += self.address_errors[name].eq(port.valid & ready & ~inside.any())
+        return banks, inside
+
+    def _waiting(self, m, name, layout, fields):
+        """A buffer for a port that may wait: its output stream, whose ready is still open."""
+        port = getattr(self, name)
+        m.submodules[f"{name}_buffer"] = buffer = SkidBuffer(layout)
+        m.d.comb += [buffer.i.valid.eq(port.valid), port.ready.eq(buffer.i.ready)]
+        m.d.comb += [buffer.i.payload[key].eq(value) for key, value in fields.items()]
+        return buffer.o
+
+    def _array_request(self, m, name, word_address):
+        """The registered request of port a or b, and the row that holds the next even word."""
+        request = Signal(self._request, name=f"{name}_request")
+        even_row = Signal(self._row_width, name=f"{name}_even_row", reset_less=True)
+        banks, _ = self._select_bank(m, name, word_address)
+        m.d.sync += [
+            request.banks.eq(Mux(getattr(self, name).valid, banks, 0)),
+            request.odd.eq(word_address[0]), request.row.eq(word_address[1:]),
+            even_row.eq((word_address + 1)[1:])]
+        return request, even_row
+
+    def _read_requests(self, m):
+        """Registered requests of all read ports, the most urgent first, and what frees them."""
+        byte_bits = exact_bits(self.target.word_bytes)
+        a, a_even_row = self._array_request(m, "a", self.a.address[byte_bits:])
+        b, _ = self._array_request(m, "b", self.b.address)
+        heads = {}
+        for name in "vwsh":
+            address = getattr(self, name).address
+            banks, _ = self._select_bank(m, name, address)
+            heads[name] = self._waiting(m, name, self._request, {
+                "banks": banks, "row": address[1:], "odd": address[0]})
+        # s and h become one request, and share the data path back.
+        shared, shared_valid = Signal(self._request), Signal()
+        shared_is_host = Signal()
+        move, shared_granted = Signal(), Signal()
+        s, h = heads["s"], heads["h"]
+        m.d.comb += [move.eq(~shared_valid | shared_granted), s.ready.eq(move),
+                     h.ready.eq(move & ~s.valid)]
+        with m.If(move):
+            m.d.sync += [shared.eq(Mux(s.valid, s.payload, h.payload)),
+                         shared_is_host.eq(~s.valid), shared_valid.eq(s.valid | h.valid)]
+        v, w = heads["v"], heads["w"]
+        requests = {"a": (1, a, None), "b": (1, b, None),
+                    "v": (v.valid, v.payload, v.ready), "w": (w.valid, w.payload, w.ready),
+                    "s": (shared_valid, shared, shared_granted)}
+        return requests, a_even_row, shared_is_host
+
+    def _grant(self, m, requests, suffix=""):
+        """One-hot grants by bank: {port: Signal(N_BANKS)}. Ready is driven where there is one.
+
+        A write beyond its bank wants no bank at all; it is granted none and let go.
+        """
+        grants, taken = {}, 0
+        for name, (valid, request, ready) in requests.items():
+            grants[name] = grant = Signal(N_BANKS, name=f"{name}_grant{suffix}")
+            wanted = Mux(valid, request.banks, 0)
+            m.d.comb += grant.eq(wanted & ~taken)
+            if ready is not None:
+                m.d.comb += ready.eq(~(request.banks & taken).any())
+            taken = taken | wanted
+        return grants
+
+    def _write_side(self, m, banks):
+        """Choose for every bank what it writes; registered, so the RAM sees registers."""
+        word = self.target.word_bytes
+
+        def fields(name):
+            port = getattr(self, name)
+            odd = port.address[0]
+            _, inside = self._select_bank(m, name, port.address)
+            return {"banks": inside, "row": port.address[1:], "data": port.data.as_value(),
+                    "enable_even": Mux(odd, 0, port.enable),
+                    "enable_odd": Mux(odd, port.enable, 0)}
+
+        direct = Signal(self._write, name="r_request")
+        m.d.sync += [direct[key].eq(value) for key, value in fields("r").items()]
+        with m.If(~self.r.valid):
+            m.d.sync += direct.banks.eq(0)
+        requests = {"r": (1, direct, None)}
+        for name in _WAITING_WRITES:
+            port = getattr(self, name)
+            head = self._waiting(m, name, self._write, fields(name) | {
+                "progress": port.progress, "instruction_end": port.instruction_end})
+            requests[name] = (head.valid, head.payload, head.ready)
+        grants = self._grant(m, requests, "_write")
+        for k, bank in enumerate(banks):
+            row = Signal(self._row_width, name=f"write_row_{k}", reset_less=True)
+            content = Signal(8 * word, name=f"write_data_{k}", reset_less=True)
+            enables = Signal(data.ArrayLayout(word, 2), name=f"write_enable_{k}")
+
+            def choose(field, k=k):
+                return _one_of({name: (grants[name][k], request[field])
+                                for name, (_, request, _) in requests.items()})
+
+            m.d.sync += [row.eq(choose("row")), content.eq(choose("data")),
+                         enables[0].eq(choose("enable_even")), enables[1].eq(choose("enable_odd"))]
+            m.d.comb += [bank.write_row.eq(row), bank.write_data.eq(content),
+                         bank.write_enable.eq(enables)]
+        for name in _WAITING_WRITES:
+            port = getattr(self, name)
+            valid, request, ready = requests[name]
+            m.d.sync += port.written.eq(valid & ready)
+            m.d.sync += port.written_progress.eq(Mux(valid & ready, request.progress, 0))
+            m.d.sync += port.written_end.eq(valid & ready & request.instruction_end)
+
+    def _read_side(self, m, banks):
+        """From requests to the two ordered words of every bank, and who they belong to."""
+        requests, a_even_row, shared_is_host = self._read_requests(m)
+        grants = self._grant(m, requests)
+        conflict = (requests["a"][1].banks & requests["b"][1].banks).any()
+        m.d.sync += self.conflict.eq(conflict)
+        words = []
+        for k, bank in enumerate(banks):
+            rows = {name: (grants[name][k], request.row)
+                    for name, (_, request, _) in requests.items()}
+            even_rows = rows | {"a": (grants["a"][k], a_even_row)}
+            even_row = Signal(self._row_width, name=f"even_row_{k}", reset_less=True)
+            odd_row = Signal(self._row_width, name=f"odd_row_{k}", reset_less=True)
+            odd = Signal(name=f"odd_{k}", reset_less=True)
+            m.d.sync += [
+                even_row.eq(_one_of(even_rows)), odd_row.eq(_one_of(rows)),
+                odd.eq(_one_of({name: (grants[name][k], request.odd)
+                                for name, (_, request, _) in requests.items()}))]
+            m.d.comb += [bank.read_rows[0].eq(even_row), bank.read_rows[1].eq(odd_row)]
+            odd = _delay(m, odd, Bank.LATENCY, f"odd_{k}")
+            even_data, odd_data = bank.read_data
+            ordered = [Signal(word_layout(self.target.word_bytes), name=f"word_{k}_{n}",
+                              reset_less=True) for n in range(2)]
+            m.d.sync += [ordered[0].eq(Mux(odd, odd_data, even_data)),
+                         ordered[1].eq(Mux(odd, even_data, odd_data))]
+            words.append(ordered)
+        # From the grant to the ordered words: bank address, RAM, output register, order.
+        owners = {name: _delay(m, grant, 2 + Bank.LATENCY, f"{name}_owner", reset_less=False)
+                  for name, grant in grants.items()}
+        return words, owners, _delay(m, shared_is_host, 2 + Bank.LATENCY, "is_host")
+
+    def elaborate(self, platform):
+        m = Module()
+        banks = []
+        for k, depth in enumerate(self.target.bank_words):
+            bank = Bank(depth=depth, word_bytes=self.target.word_bytes)
+            m.submodules[f"bank_{k}"] = bank
+            banks.append(bank)
+        self._write_side(m, banks)
+        words, owners, is_host = self._read_side(m, banks)
+        m.d.sync += self.address_error.eq(self.address_errors.as_value().any())
+
+        def chosen(name, index):
+            return _one_of({k: (owners[name][k], words[k][index].as_value())
+                            for k in range(N_BANKS)})
+
+        for name, port in (("v", self.v), ("w", self.w)):
+            m.d.sync += port.response_valid.eq(owners[name].any())
+        shared_data = Signal(word_layout(self.target.word_bytes), reset_less=True)
+        m.d.sync += [
+            self.v.data.eq(chosen("v", 0)),
+            self.w.data.eq(Cat(chosen("w", 0), chosen("w", 1))),
+            shared_data.eq(chosen("s", 0)),
+            self.s.response_valid.eq(owners["s"].any() & ~is_host),
+            self.h.response_valid.eq(owners["s"].any() & is_host)]
+        m.d.comb += [self.s.data.eq(shared_data), self.h.data.eq(shared_data)]
+        pair = Signal(16 * self.target.word_bytes, reset_less=True)
+        b_word = Signal(8 * self.target.word_bytes, reset_less=True)
+        m.d.sync += [pair.eq(Cat(chosen("a", 0), chosen("a", 1))), b_word.eq(chosen("b", 0))]
+        rotated = self._rotate(m, pair)
+        m.d.comb += [self.a.data.eq(rotated),
+                     self.b.data.eq(_delay(m, b_word, _ROTATE_STAGES, "b_data"))]
+        return m
+
+    def _rotate(self, m, pair):
+        """The word that begins at port a's byte of a pair: whole fours of bytes, then the rest."""
+        word = self.target.word_bytes
+        bits = exact_bits(word)
+        offset = _delay(m, self.a.address[:bits], self.READ_LATENCY - _ROTATE_STAGES, "a_offset")
+        coarse = Signal(8 * (word + 3), reset_less=True)
+        m.d.sync += coarse.eq(Array(
+            [pair[32 * k:][:8 * (word + 3)] for k in range(word // 4)])[offset[2:]]
+            if word > 4 else pair[:8 * (word + 3)])
+        fine = Signal(2, reset_less=True)
+        rotated = Signal(8 * word, reset_less=True)
+        m.d.sync += [fine.eq(offset[:2]),
+                     rotated.eq(Array([coarse[8 * k:][:8 * word] for k in range(4)])[fine])]
+        return rotated
+
+
+_ROTATE_STAGES = 2
+
+
+def _one_of(choices):
+    """The value whose select is 1, among {name: (select, value)}, as gates: 0 where none is."""
+    result = 0
+    for select, value in choices.values():
+        result = result | (value & select.replicate(len(value)))
+    return result
+
+
+def _delay(m, value, cycles, name, reset_less=True):
+    """value, some cycles later."""
+    for stage in range(cycles):
+        late = Signal(value.shape(), name=f"{name}_{stage}", reset_less=reset_less)
+        m.d.sync += late.eq(value)
+        value = late
+    return value
