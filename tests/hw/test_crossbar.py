@@ -2,7 +2,6 @@
 """The crossbar under random traffic of all ports at once, against an ordinary list of bytes."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 from amaranth.sim import Simulator
