@@ -31,10 +31,11 @@ class HostInterface(wiring.Component):
     bus : AXI4-Lite slave.
     address : byte address of the access. write, write_data, write_strobe : up for one cycle.
     read_data : what lies at ``address``, at most READ_CYCLES after it.
-    allowed : the address may be accessed now, else SLVERR.
+    allowed : the address may be accessed now, else SLVERR; SETTLE_CYCLES after ``address``.
     """
 
-    READ_CYCLES = 6
+    READ_CYCLES = 11
+    SETTLE_CYCLES = 2
 
     def __init__(self):
         super().__init__({
@@ -53,11 +54,16 @@ class HostInterface(wiring.Component):
                     m.d.comb += [bus.awready.eq(1), bus.wready.eq(1)]
                     m.d.sync += [self.address.eq(bus.awaddr), self.write_data.eq(bus.wdata),
                                  self.write_strobe.eq(bus.wstrb)]
-                    m.next = "WRITE"
+                    m.d.sync += wait.eq(self.SETTLE_CYCLES)
+                    m.next = "SETTLE"
                 with m.Elif(bus.arvalid):
                     m.d.comb += bus.arready.eq(1)
                     m.d.sync += [self.address.eq(bus.araddr), wait.eq(self.READ_CYCLES)]
                     m.next = "READ"
+            with m.State("SETTLE"):
+                m.d.sync += wait.eq(wait - 1)
+                with m.If(wait == 1):
+                    m.next = "WRITE"
             with m.State("WRITE"):
                 m.d.comb += self.write.eq(self.allowed)
                 m.d.sync += bus.bresp.eq(Mux(self.allowed, OKAY, SLVERR))
