@@ -2,15 +2,18 @@
 {name, value, unit, goal, met, command, context}, and the results page DIR/SUITE.md.
 
 digits: the demo's network, several seeds. accuracy: CIFAR-10, ResNet-8 and ResNet-20, what 8 bits
-cost. train-speed: seconds per training step beside float32 and Brevitas.
+cost. train-speed: seconds per training step beside float32 and Brevitas. accelerator: cycles of
+whole networks on the RTL, beside the routed design and published ones.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from flows import cli
 from flows.benchmarks import print_rows, results_page
+from flows.rtl_backend import SimulationFailure
 from golden.errors import LockstepError
 
 
@@ -32,10 +35,22 @@ def _train_speed(arguments: argparse.Namespace, command: str) -> list[dict]:
     return train_speed.measure(arguments, command)
 
 
-SUITES = {"digits": _digits, "accuracy": _accuracy, "train-speed": _train_speed}
+def _accelerator(arguments: argparse.Namespace, command: str) -> list[dict]:
+    from flows.benchmarks import accelerator
+
+    return accelerator.measure(arguments, command)
 
 
-DEFAULTS = {"networks": "resnet8,resnet20", "threads": 2, "repetitions": 15}
+def _accelerator_page(suite: str, rows: list[dict]) -> str:
+    from flows.benchmarks import accelerator
+
+    return accelerator.page(suite, rows)
+
+
+SUITES = {"digits": _digits, "accuracy": _accuracy, "train-speed": _train_speed,
+          "accelerator": _accelerator}
+PAGES = {"accelerator": _accelerator_page}  # others: results_page
+DEFAULTS = {"threads": 2, "repetitions": 15}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -48,7 +63,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int,
                         help="epochs per training (digits 20, accuracy 16 and 8)")
     parser.add_argument("--datasets-dir", default="data", help="accuracy: where CIFAR-10 is")
-    parser.add_argument("--networks", help="accuracy: which")
+    parser.add_argument("--networks", help="accuracy and accelerator: which, comma-separated")
     parser.add_argument("--variants", help="accuracy: comma-separated, default all")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="CPU threads (default 2)")
@@ -57,12 +72,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="accuracy: rows of the trainings that are already there")
     parser.add_argument("--repetitions", type=int, help="train-speed: of each step")
     parser.add_argument("--batch-size", type=int, help="train-speed: images per step")
+    parser.add_argument("--target", help="accelerator: hardware target (default ecp5-85k)")
+    parser.add_argument("--synthesis", metavar="REPORT.json", help="accelerator: what "
+                        "flows/synth.py wrote of the same hardware, comma-separated "
+                        "(default build/synth/report.json)")
     parser.set_defaults(**DEFAULTS)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a suite, print its rows, write DIR/SUITE.json and the page DIR/SUITE.md."""
+    """Run a suite, print its rows, write DIR/SUITE.json and the page DIR/SUITE.md.
+
+    Returns 1 and writes nothing where simulated hardware fails or disagrees with golden.
+    """
     arguments = parse(argv)
     if arguments.suite not in SUITES:
         raise LockstepError(f"Unknown suite {arguments.suite!r}; known: {', '.join(SUITES)}")
@@ -73,16 +95,20 @@ def main(argv: list[str] | None = None) -> int:
                                 f"not {value}")
     given = [f"--{name.replace('_', '-')} {getattr(arguments, name)}"
              for name in ("seeds", "epochs", "networks", "variants", "threads", "batch_size",
-                          "repetitions")
+                          "repetitions", "target")
              if getattr(arguments, name) != DEFAULTS.get(name)]
     command = " ".join(["python flows/bench.py", arguments.suite, *given,
                         *(["--compile"] if arguments.compile else [])])
-    rows = SUITES[arguments.suite](arguments, command)
+    try:
+        rows = SUITES[arguments.suite](arguments, command)
+    except SimulationFailure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
     print_rows(rows)
-    output = Path(arguments.output)
+    output, page = Path(arguments.output), PAGES.get(arguments.suite, results_page)
     with cli.replacing(output) as temporary:
         (temporary / f"{arguments.suite}.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (temporary / f"{arguments.suite}.md").write_text(results_page(arguments.suite, rows))
+        (temporary / f"{arguments.suite}.md").write_text(page(arguments.suite, rows))
     print(f"wrote {output / arguments.suite}.json and {arguments.suite}.md")
     return 0
 

@@ -1,5 +1,7 @@
 """One figure is one row {name, value, unit, goal, met, command, context}."""
 
+import textwrap
+
 
 def row(name: str, value: float, unit: str, command: str, *, goal: str | None = None,
         met: bool | None = None, context: str = "") -> dict:
@@ -22,7 +24,7 @@ def results_page(suite: str, rows: list[dict]) -> str:
     lines = [f"# {suite}", "", f"`{rows[0]['command']}`", ""]
     contexts = list(dict.fromkeys(item["context"] for item in rows if item["context"]))
     for context in contexts:
-        lines += [context, "", "| figure | value | unit | goal | met |",
+        lines += [textwrap.fill(context, 100, break_long_words=False), "", "| figure | value | unit | goal | met |",
                   "| --- | --- | --- | --- | --- |"]
         for item in rows:
             if item["context"] == context:
