@@ -66,15 +66,14 @@ def networks_rows(arguments: argparse.Namespace, command: str) -> list[dict]:
     routed = {target.name: routed_report(target, arguments.synthesis)
               for target in dict.fromkeys(targets.values())}
     rows = []
-    for name, report in routed.items():
-        if report:
-            rows += _design_rows(report, get_target(name), command)
     for name in names:
         measurement = _measure_network(name, targets[name])
         print(f"{name} on {measurement.target}: {measurement.cycles:,} cycles, "
               f"{measurement.utilisation:.1%}, as golden; {measurement.seconds:.0f} s",
               file=sys.stderr, flush=True)
         rows += _network_rows(measurement, routed[measurement.target], targets[name], command)
+    for name, report in routed.items():
+        rows += _design_rows(report, get_target(name)) if report else []
     return rows
 
 
@@ -155,7 +154,7 @@ def _measure_network(name: str, target) -> Measurement:
                        seconds=time.perf_counter() - begin)
 
 
-def _design_rows(report: dict, target, command: str) -> list[dict]:
+def _design_rows(report: dict, target) -> list[dict]:
     """fmax and DSPs of a routed design."""
     rows, context = [], _design(report, target)
     if report["fmax_mhz"] is not None:

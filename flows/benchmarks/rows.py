@@ -19,17 +19,22 @@ def print_rows(rows: list[dict]) -> None:
         print(f"{item['name']:{width}}  {item['value']:10.3f} {item['unit']}{goal}")
 
 
+def _value(value: float) -> str:
+    """Four digits, or all of them where they are in front of the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def results_page(suite: str, rows: list[dict]) -> str:
     """The rows as a Markdown page."""
     lines = [f"# {suite}", "", f"`{rows[0]['command']}`", ""]
     contexts = list(dict.fromkeys(item["context"] for item in rows if item["context"]))
     for context in contexts:
-        lines += [textwrap.fill(context, 100, break_long_words=False), "", "| figure | value | unit | goal | met |",
-                  "| --- | --- | --- | --- | --- |"]
+        lines += [textwrap.fill(context, 100, break_long_words=False), "",
+                  "| figure | value | unit | goal | met |", "| --- | ---: | --- | --- | --- |"]
         for item in rows:
             if item["context"] == context:
                 met = {None: "", True: "yes", False: "no"}[item["met"]]
-                lines.append(f"| {item['name']} | {item['value']:.4g} | {item['unit']} "
+                lines.append(f"| {item['name']} | {_value(item['value'])} | {item['unit']} "
                              f"| {item['goal'] or ''} | {met} |")
         lines.append("")
     return "\n".join(lines)

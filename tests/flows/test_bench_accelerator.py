@@ -73,8 +73,10 @@ def test_peers_stand_beside_and_are_marked(played):
     page = Path("out/accelerator.md").read_text()
     assert "| ds_cnn | fpgaConvNet v1.1, ZedBoard (published) | 188 | 143.0 | 3,087 |" in page
     assert "| resnet8 | **Lockstep ecp5-85k** | 150 | 112.5 | 22,500 |" in page
-    assert "| cycles.resnet8 | 5000 | cycles | <= 110000 | yes |" in page
+    assert "| cycles.resnet8 | 5,000 | cycles | <= 110000 | yes |" in page
     assert "published." not in page
+    assert page.startswith("# accelerator\n\n| network | design |")
+    assert "\n`python flows/bench.py accelerator --networks resnet8,ds_cnn`\n" in page
 
 
 @pytest.mark.parametrize("network, macs, board, figure", [
