@@ -133,15 +133,16 @@ class SmallFIFO(wiring.Component):
         m.submodules.memory = cells = memory.Memory(shape=width, depth=self.depth, init=[])
         write, read = cells.write_port(), cells.read_port(domain="comb")
         level = Signal(range(self.depth + 1))
-        next_level = Signal.like(level)
         push, pop, move = Signal(), Signal(), Signal()
         held = Signal(self.shape, reset_less=True)
         m.d.comb += [
             push.eq(self.i.valid & self.i.ready), move.eq(~self.o.valid | self.o.ready),
-            pop.eq(move & (level != 0)), next_level.eq(level + push - pop),
+            pop.eq(move & (level != 0)),
             write.en.eq(push), write.data.eq(self.i.payload), self.o.payload.eq(held)]
+        # The level is compared before it moves: o.ready comes late in the cycle.
+        fills = (level == self.depth) | ((level == self.depth - 1) & push)
         m.d.sync += [
-            level.eq(next_level), self.i.ready.eq(next_level != self.depth),
+            level.eq(level + push - pop), self.i.ready.eq(~fills | pop),
             write.addr.eq(write.addr + push), read.addr.eq(read.addr + pop)]
         with m.If(move):
             m.d.sync += [self.o.valid.eq(level != 0), held.eq(read.data)]

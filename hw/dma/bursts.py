@@ -8,12 +8,20 @@ from amaranth.utils import exact_log2
 from hw.dma.axi import BOUNDARY
 from hw.dma.lines import LINE_LAYOUT
 
-__all__ = ["BURST_LAYOUT", "BurstIssuer"]
+__all__ = ["BURST_LAYOUT", "BurstIssuer", "check_bursts"]
 
 #: One burst: ``length`` + 1 beats; where a line starts on the chip, and which ends it contains.
 BURST_LAYOUT = data.StructLayout({
     "length": 8, "memory": 3, "local": 16, "is_line_start": 1, "is_line_end": 1,
     "is_instruction_end": 1, "parity": 1})
+
+
+def check_bursts(max_beats, outstanding):
+    """Raise ValueError where BurstIssuer cannot be built so."""
+    if max_beats not in (2, 4, 8, 16, 32, 64, 128, 256):
+        raise ValueError(f"Burst length must be a power of two in 2..256, not {max_beats}")
+    if outstanding not in (2, 4, 8, 16, 32):
+        raise ValueError(f"Outstanding bursts must be a power of two in 2..32, not {outstanding}")
 
 
 class BurstIssuer(wiring.Component):
@@ -22,7 +30,7 @@ class BurstIssuer(wiring.Component):
     Arguments
     ---------
     target : hw.targets.Target. max_beats : of a burst, a power of two in 2..256.
-    outstanding : bursts that may be under way at once.
+    outstanding : bursts that may be under way at once, a power of two in 2..32.
 
     Members
     -------
@@ -31,16 +39,9 @@ class BurstIssuer(wiring.Component):
     issued : pulse for the cycle in which ``valid`` rises for the burst described by ``burst``.
     retired : pulse, a burst is over. stop : offer no further burst.
     idle : no line is being cut. n_open : bursts offered and not retired.
-
-    Raises ValueError for other lengths or counts.
     """
 
     def __init__(self, target, *, max_beats, outstanding):
-        if max_beats not in (2, 4, 8, 16, 32, 64, 128, 256):
-            raise ValueError(f"Burst length must be a power of two in 2..256, not {max_beats}")
-        if outstanding not in (1, 2, 4, 8, 16, 32):
-            raise ValueError(f"Outstanding bursts must be a power of two in 1..32, not "
-                             f"{outstanding}")
         self.bus_bytes = target.bus_bits // 8
         self.beats_per_word = target.word_bytes // self.bus_bytes
         self.max_beats = max_beats

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.dma.bursts import BurstIssuer
+from hw.dma.bursts import BurstIssuer, check_bursts
 from hw.dma.lines import WORDS_LAYOUT, LineWalker
 from hw.isa import ErrorCode
 
@@ -47,13 +47,12 @@ class TransferEngine(wiring.Component):
     def __init__(self, target, bus, ports, *, max_beats, outstanding):
         if not target.bus_bits:
             raise ValueError(f"Target '{target.name}' has no external bus")
+        check_bursts(max_beats, outstanding)
         self.target = target
         self.bus_bytes = target.bus_bits // 8
         self.beats_per_word = target.word_bytes // self.bus_bytes
         self.max_beats = max_beats
         self.outstanding = outstanding
-        self.walker = LineWalker(target, n_memories=self.N_MEMORIES)
-        self.issuer = BurstIssuer(target, max_beats=max_beats, outstanding=outstanding)
         super().__init__({
             "words": In(WORDS_LAYOUT), "start": In(1), "done": Out(1), "unit_ready": In(1),
             "unit_next": Out(1), "error": Out(ErrorCode), "error_previous": Out(1),
@@ -62,17 +61,23 @@ class TransferEngine(wiring.Component):
             "region_limit": In(32), "bus": Out(bus), **ports,
         })
 
-    def control(self, m: Module, *, failed, failed_parity, is_drained, retired, ended_words,
-                ended_line, ended_instruction):
+    def front(self, m: Module):
+        """The units that make bursts of an instruction, as submodules."""
+        m.submodules.walker = walker = LineWalker(self.target, n_memories=self.N_MEMORIES)
+        m.submodules.issuer = issuer = BurstIssuer(
+            self.target, max_beats=self.max_beats, outstanding=self.outstanding)
+        return walker, issuer
+
+    def control(self, m: Module, walker, issuer, *, failed, failed_parity, is_drained, retired,
+                ended_words, ended_line, ended_instruction):
         """Start, finish and give up instructions; returns the level ``stop``.
 
+        walker, issuer : of ``front``.
         failed : pulse, a response other than OKAY, of an instruction of ``failed_parity``.
         is_drained : nothing is under way behind the bursts. retired : pulse, a burst is over.
         ended_words : words that are now where they belong; ended_line, ended_instruction : pulse
         with the last of a line, of an instruction.
         """
-        m.submodules.walker = walker = self.walker
-        m.submodules.issuer = issuer = self.issuer
         parity = Signal()  # of the instruction started last
         is_issuing = Signal()  # it is not done
         n_under_way = Signal(range(3))

@@ -51,15 +51,16 @@ class LoadEngine(TransferEngine):
 
     def elaborate(self, platform):
         m = Module()
-        bus, issuer, bus_bits = self.bus, self.issuer, self.target.bus_bits
+        bus, bus_bits = self.bus, self.target.bus_bits
+        walker, issuer = self.front(m)
         m.submodules.beats = beats = SmallFIFO(
             data.StructLayout({"data": bus_bits, "resp": 2}), self.beats_held)
-        m.submodules.bursts = bursts = SmallFIFO(BURST_LAYOUT, max(2, self.outstanding))
+        m.submodules.bursts = bursts = SmallFIFO(BURST_LAYOUT, self.outstanding)
         m.submodules.words = words = SkidBuffer(data.StructLayout({
             "bank": 2, "address": 16, "data": 8 * self.target.word_bytes, "is_line_end": 1,
             "is_instruction_end": 1}))
         constant_controls(m, bus, "ar", bus_bits)
-        wiring.connect(m, self.walker.line, issuer.line)
+        wiring.connect(m, walker.line, issuer.line)
         m.d.comb += [
             bus.arvalid.eq(issuer.valid), issuer.ready.eq(bus.arready),
             bus.araddr.eq(issuer.address), bus.arlen.eq(issuer.length),
@@ -138,8 +139,9 @@ class LoadEngine(TransferEngine):
         small_end = is_written & is_small & is_word_end
         ends_line = is_last_beat & burst.is_line_end
         m.d.comb += stop.eq(self.control(
-            m, failed=take & is_bad, failed_parity=burst.parity, is_drained=~words.o.valid,
-            retired=take & is_last_beat, ended_words=sent | small_end,
+            m, walker, issuer, failed=take & is_bad, failed_parity=burst.parity,
+            is_drained=~words.o.valid, retired=take & is_last_beat,
+            ended_words=sent | small_end,
             ended_line=(sent & words.o.payload.is_line_end) | (small_end & ends_line),
             ended_instruction=(sent & words.o.payload.is_instruction_end)
             | (small_end & is_last_beat & burst.is_instruction_end)))

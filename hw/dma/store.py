@@ -48,8 +48,9 @@ class StoreEngine(TransferEngine):
 
     def elaborate(self, platform):
         m = Module()
-        bus, issuer = self.bus, self.issuer
-        depth = max(2, self.outstanding)
+        bus = self.bus
+        walker, issuer = self.front(m)
+        depth = self.outstanding
         m.submodules.bursts = bursts = SmallFIFO(BURST_LAYOUT, depth)  # they still owe beats
         m.submodules.answers = answers = SmallFIFO(BURST_LAYOUT, depth)  # they await a response
         m.submodules.words = words = SmallFIFO(8 * self.target.word_bytes, self.words_held)
@@ -62,7 +63,7 @@ class StoreEngine(TransferEngine):
             answers.i.valid.eq(issuer.issued), answers.i.payload.eq(issuer.burst),
         ]
         stop = Signal()
-        is_drained = self._read_words(m, words, stop)
+        is_drained = self._read_words(m, walker, issuer, words, stop)
         self._send_beats(m, words, bursts, stop)
 
         response, is_bad = Signal(), Signal(reset_less=True)
@@ -73,15 +74,15 @@ class StoreEngine(TransferEngine):
         m.d.comb += [
             answers.o.ready.eq(response),
             stop.eq(self.control(
-                m, failed=response & is_bad, failed_parity=burst.parity, is_drained=is_drained,
-                retired=response, ended_words=Mux(is_written, n_words, 0),
+                m, walker, issuer, failed=response & is_bad, failed_parity=burst.parity,
+                is_drained=is_drained, retired=response, ended_words=Mux(is_written, n_words, 0),
                 ended_line=is_written & burst.is_line_end,
                 ended_instruction=is_written & burst.is_instruction_end))]
         return m
 
-    def _read_words(self, m, words, stop):
+    def _read_words(self, m, walker, issuer, words, stop):
         """Request the words of each line; returns whether nothing is requested or held."""
-        walker, issuer, s = self.walker, self.issuer, self.s
+        s = self.s
         line = walker.line.payload
         place = data.StructLayout({"bank": 2, "address": 16, "n_left": 16})
         waiting, present = Signal(place, reset_less=True), Signal(place, reset_less=True)

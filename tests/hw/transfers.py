@@ -59,15 +59,15 @@ def expected_writes(target, memory, fields):
 
 
 def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=None,
-        ready=lambda instruction, unit, cycle: True, abort_at=None, abort_cycles=1, seed=0,
-        watchdog=2000, extra=60, check=None):
+        ready=lambda instruction, unit, cycle: True, abort_at=None, abort_cycles=1, go_on=False,
+        seed=0, watchdog=2000, extra=60):
     """Run (opcode, fields) instructions one after the other; returns a Log.
 
     traffic : of the bus. stalls : share of cycles in which the crossbar port is not ready.
     banks : lists of words that a STORE reads. ready(instruction, unit, cycle) : the chase.
-    abort_at : cycle of an abort, after which no instruction is started.
-    The run ends when the engine has been idle for ``extra`` cycles after the last instruction or
-    an error, in which nothing may happen any more.
+    abort_at : cycle of an abort. go_on : after an error or an abort, start the instructions that
+    are left once the engine is not busy; without it nothing more is started.
+    The run ends when the engine has been idle for ``extra`` cycles, in which nothing may happen.
     """
     log, rng = Log(), random.Random(f"run {seed}")
     traffic = traffic or Traffic()
@@ -104,7 +104,7 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
             aborts = abort_at is not None and abort_at <= cycle < abort_at + abort_cycles
             ctx.set(dut.abort, int(aborts))
             if aborts:
-                may_start = False
+                may_start, pending_start = False, True
             # Right after a start or unit_next the condition is still that of another unit.
             ctx.set(dut.unit_ready, int(ready(n_started - 1, unit, cycle))
                     if cycle >= unit_known_at else rng.getrandbits(1))
@@ -120,8 +120,6 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
             for name, value in slave.outputs.items():
                 ctx.set(getattr(dut.bus, name), value)
 
-            if check is not None:
-                check(ctx, dut, cycle)
             _, _, *values = await ctx.tick().sample(*core, *port, *slave.signals())
             done, unit_next, error, previous, busy, progress, complete, n_bytes = (
                 int(v) for v in values[:len(core)])
@@ -139,7 +137,9 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
                 log.progress.append((cycle, progress))
             if error:
                 log.errors.append((cycle, error, previous))
-                may_start = False
+                may_start, pending_start = False, True
+            if go_on and not may_start and not busy and not aborts:
+                may_start = True
             log.n_bytes += n_bytes
             if is_load:
                 valid, bank, address, data, enable, *small = port_values
