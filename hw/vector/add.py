@@ -1,0 +1,101 @@
+"""AddUnit: the operands of additions for the lanes, and the sums of what comes back.
+
+    y = rescale_2(rescale_0((q0 - z0) << s) + rescale_1((q1 - z1) << s))
+
+Each group of channels uses the lanes three times: once per input and once for the sum.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.scratchpad import word_layout
+from hw.vector.geometry import GEOMETRY_LAYOUT
+from hw.vector.loops import Countdown
+from hw.vector.places import GroupCount
+from hw.vector.ports import SUM_WIDTH, Which, returned_signature
+
+__all__ = ["DIFFERENCE_WIDTH", "AddUnit"]
+
+DIFFERENCE_WIDTH = 9
+
+
+class AddUnit(wiring.Component):
+    """Offers the inputs of additions group by group, the first input before the second.
+
+    Members
+    -------
+    geometry, n_channels, zero_point_0, zero_point_1 : the instruction.
+    load : begin, a pulse; the geometry is stable since the cycle before.
+    wants_word : there is room for the next word; words come as first, second, first, ...
+    takes_word : it is under way. word_valid, word : it arrives.
+    has_room : there is room for one more sum. claims : it is taken.
+    offered, is_second, differences : code - zero point of the group; taken : it is used.
+    returned : from the lanes. sums_valid, sums : one cycle after the second result.
+    """
+
+    def __init__(self, target):
+        self.target = target
+        differences = data.ArrayLayout(signed(DIFFERENCE_WIDTH), target.lanes)
+        super().__init__({
+            "geometry": In(GEOMETRY_LAYOUT), "n_channels": In(16), "zero_point_0": In(signed(8)),
+            "zero_point_1": In(signed(8)), "load": In(1),
+            "wants_word": Out(1), "takes_word": In(1), "word_valid": In(1),
+            "word": In(word_layout(target.columns)),
+            "has_room": In(1), "claims": Out(1), "offered": Out(1), "is_second": Out(1),
+            "differences": Out(differences), "taken": In(1),
+            "returned": In(returned_signature(target)), "sums_valid": Out(1),
+            "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), target.lanes))})
+
+    def elaborate(self, platform):
+        m = Module()
+        target, lanes = self.target, self.target.lanes
+        n_groups = target.columns // lanes
+        chunks = Countdown(m, "chunks", self.geometry.n_chunks)
+        counted = GroupCount(m, target, self.n_channels)
+        held = [Signal(self.word.shape(), name=f"held_{k}", reset_less=True) for k in range(2)]
+        claimed, full = Signal(2), Signal(2)  # a word is under way or here; it is here
+        takes_second, arrives_second = Signal(), Signal()
+        group = Signal.like(counted.last)
+        group_end = Signal()
+        m.d.comb += [
+            self.wants_word.eq(Mux(takes_second, ~claimed[1], ~claimed[0])),
+            group_end.eq(group == counted.last),
+            self.offered.eq(Mux(self.is_second, full[1], full[0] & self.has_room)),
+            self.claims.eq(self.taken & ~self.is_second)]
+        for k in range(2):
+            with m.If(self.word_valid & (arrives_second == k)):
+                m.d.sync += [held[k].eq(self.word), full[k].eq(1)]
+            with m.If(self.takes_word & (takes_second == k)):
+                m.d.sync += claimed[k].eq(1)
+            with m.If(self.taken & (self.is_second == k) & group_end):
+                m.d.sync += [full[k].eq(0), claimed[k].eq(0)]
+        m.d.sync += [takes_second.eq(takes_second ^ self.takes_word),
+                     arrives_second.eq(arrives_second ^ self.word_valid),
+                     self.is_second.eq(self.is_second ^ self.taken)]
+        with m.If(self.taken & self.is_second):
+            m.d.sync += group.eq(Mux(group_end, 0, group + 1))
+            with m.If(group_end):
+                # The next group's end is asked for two cycles later at the earliest.
+                chunks.step()
+                m.d.sync += counted.step(chunks.last)
+        with m.If(self.load):
+            m.d.sync += [chunks.load(), counted.load()]
+
+        words = [Array([word.as_value().word_select(k, 8 * lanes) for k in range(n_groups)])[group]
+                 for word in held]
+        codes = Signal(data.ArrayLayout(signed(8), lanes))
+        m.d.comb += codes.eq(Mux(self.is_second, words[1], words[0]))
+        zero_point = Mux(self.is_second, self.zero_point_1, self.zero_point_0)
+        m.d.comb += self.differences.eq(Cat(
+            (codes[lane] - zero_point)[:DIFFERENCE_WIDTH] for lane in range(lanes)))
+
+        first = Signal(self.sums.shape(), reset_less=True)
+        with m.If(self.returned.valid & (self.returned.which == Which.FIRST_INPUT)):
+            m.d.sync += first.eq(self.returned.values)
+        is_pair = self.returned.valid & (self.returned.which == Which.SECOND_INPUT)
+        m.d.sync += self.sums_valid.eq(is_pair)
+        with m.If(is_pair):
+            m.d.sync += [self.sums[lane].eq(first[lane] + self.returned.values[lane])
+                         for lane in range(lanes)]
+        return m

@@ -1,0 +1,63 @@
+"""ResultStore: sums of words of channels wait here for the lanes, maxima for the write port.
+
+A result's room is claimed before it is computed, so computing never waits.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.vector.ports import SUM_WIDTH
+
+__all__ = ["ResultStore"]
+
+_DEPTH = 16
+
+
+class ResultStore(wiring.Component):
+    """Holds up to 16 results.
+
+    Members
+    -------
+    claim : room for one more result is taken. has_room : there is some.
+    put, word : the next result, a sum per channel. put_group, group_sums : or a result of one
+        group, which counts as group 0; 0 while a ``word`` is put, as ``word`` is else.
+    available : the oldest result is here; its ``group`` is ``sums``. drop : it is used up.
+    """
+
+    def __init__(self, target):
+        self.target = target
+        sums = data.ArrayLayout(signed(SUM_WIDTH), target.lanes)
+        super().__init__({
+            "claim": In(1), "has_room": Out(1, init=1),
+            "put": In(1), "word": In(data.ArrayLayout(signed(SUM_WIDTH), target.columns)),
+            "put_group": In(1), "group_sums": In(sums),
+            "available": Out(1), "group": In(2), "sums": Out(sums), "drop": In(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, width = self.target.lanes, self.target.lanes * SUM_WIDTH
+        n_groups = self.target.columns // lanes
+        n_claimed, n_here = Signal(range(_DEPTH + 1)), Signal(range(_DEPTH + 1))
+        next_claimed, next_here = Signal.like(n_claimed), Signal.like(n_here)
+        put = self.put | self.put_group
+        write_place, read_place = Signal(range(_DEPTH)), Signal(range(_DEPTH))
+        m.d.comb += [next_claimed.eq(n_claimed + self.claim - self.drop),
+                     next_here.eq(n_here + put - self.drop)]
+        m.d.sync += [
+            n_claimed.eq(next_claimed), n_here.eq(next_here),
+            self.has_room.eq(next_claimed < _DEPTH), self.available.eq(next_here != 0),
+            write_place.eq(write_place + put), read_place.eq(read_place + self.drop)]
+        groups = []
+        for k in range(n_groups):
+            m.submodules[f"group_{k}"] = cells = Memory(shape=width, depth=_DEPTH, init=[])
+            write, read = cells.write_port(), cells.read_port(domain="comb")
+            content = self.word.as_value().word_select(k, width)
+            if k == 0:
+                content = Mux(self.put_group, self.group_sums.as_value(), content)
+            m.d.comb += [write.en.eq(put), write.addr.eq(write_place), write.data.eq(content),
+                         read.addr.eq(read_place)]
+            groups.append(read.data)
+        m.d.comb += self.sums.eq(Array(groups)[self.group] if n_groups > 1 else Cat(groups))
+        return m

@@ -1,0 +1,154 @@
+"""WeightStore: reads the weights ahead of their use and keeps them in three small memories.
+
+Memory k gives the operand of multiplier k, one word of channels:
+
+DEPTHWISE  column k of the kernel; four chunks of weights, four places (three rows) each
+WINDOW     memory 2 has the taps in the order of their use, 16 of them
+LINEAR     memory 2 has the words of even inputs, memory 1 those of odd ones, 16 of each
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.crossbar import Read
+from hw.scratchpad import word_layout
+from hw.stream import SmallFIFO
+from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
+from hw.vector.loops import Countdown
+
+__all__ = ["N_MULTIPLIERS", "WeightStore"]
+
+N_MULTIPLIERS = 3
+_DEPTH = 16
+_N_CHUNKS = 4
+
+
+class WeightStore(wiring.Component):
+    """The weights of an instruction, in the order of their use.
+
+    Members
+    -------
+    geometry, base, bank, same : the instruction; ``same``: one word serves every tap.
+    load : begin, a pulse; the geometry is stable since the cycle before.
+    w : port of the crossbar; the first word of a response is the addressed one.
+    available : the next step's weights are here.
+    use : a step takes them; row : its row of the kernel (DEPTHWISE); ends : it is the chunk's
+        last step (DEPTHWISE). weights : operands of the three multipliers, LATENCY cycles later;
+        those of multipliers that the operation does not use are 0.
+    """
+
+    LATENCY = 2
+
+    def __init__(self, word_bytes):
+        self.word = word_layout(word_bytes)
+        super().__init__({
+            "geometry": In(GEOMETRY_LAYOUT), "base": In(16), "bank": In(2), "same": In(1),
+            "load": In(1), "w": Out(Read(data.ArrayLayout(self.word, 2))),
+            "available": Out(1), "use": In(1), "row": In(range(DEPTHWISE_KERNEL)), "ends": In(1),
+            "weights": Out(data.ArrayLayout(self.word, N_MULTIPLIERS))})
+
+    def _requests(self, m, freed):
+        """The loops: which address to read next, as long as there is room for it."""
+        g = self.geometry
+        columns, rows, positions, chunks, lines = counters = [
+            Countdown(m, name, g[f"weight_{name}"])
+            for name in ("columns", "rows", "positions", "chunks", "lines")]
+        m.submodules.queue = queue = SmallFIFO(16, _DEPTH)
+        running, taps_begin, has_room = Signal(), Signal(), Signal()
+        address, chunk_address = Signal(16), Signal(16)
+        n_free = Signal(range(_DEPTH + 1))
+        taken = Signal()
+        next_free = Signal.like(n_free)
+        # Room is counted in chunks of weights for DEPTHWISE, otherwise in responses.
+        takes_room = ~g.is_depthwise | taps_begin
+        go = Signal()
+        m.d.comb += [
+            go.eq(running & queue.i.ready & (has_room | ~takes_room)),
+            taken.eq(go & takes_room), next_free.eq(n_free - taken + freed),
+            queue.i.valid.eq(go), queue.i.payload.eq(address)]
+        m.d.sync += [n_free.eq(next_free), has_room.eq(next_free != 0)]
+        step = Mux(g.is_linear, 2, 1)
+        taps_end = columns.last & rows.last
+        with m.If(go):
+            m.d.sync += [address.eq(address + step), taps_begin.eq(taps_end)]
+            columns.step()
+            with m.If(columns.last):
+                rows.step()
+            with m.If(taps_end):
+                positions.step()
+                with m.If(~positions.last):
+                    m.d.sync += address.eq(chunk_address)
+                with m.Else():
+                    m.d.sync += chunk_address.eq(address + step)
+                    chunks.step()
+                    with m.If(chunks.last):
+                        m.d.sync += [address.eq(self.base), chunk_address.eq(self.base)]
+                        lines.step()
+                        with m.If(lines.last):
+                            m.d.sync += running.eq(0)
+        with m.If(self.load):
+            for counter in counters:
+                m.d.sync += counter.load()
+            m.d.sync += [running.eq(g.has_weights), taps_begin.eq(1), has_room.eq(1),
+                         n_free.eq(Mux(g.is_depthwise, _N_CHUNKS, _DEPTH)),
+                         address.eq(self.base), chunk_address.eq(self.base)]
+        m.d.comb += [self.w.valid.eq(queue.o.valid), queue.o.ready.eq(self.w.ready),
+                     self.w.address.eq(queue.o.payload), self.w.bank.eq(self.bank)]
+
+    def _responses(self, m, memories):
+        """Into the memories, in order. Returns: one more unit of room is filled."""
+        g = self.geometry
+        arrived = Signal()
+        words = Signal(data.ArrayLayout(self.word, 2), reset_less=True)
+        column, row = Signal(range(DEPTHWISE_KERNEL)), Signal(range(DEPTHWISE_KERNEL))
+        place = Signal(range(_DEPTH))
+        is_last = Signal()
+        first_word, second_word = self.w.data
+        m.d.sync += [arrived.eq(self.w.response_valid), words[0].eq(first_word),
+                     words[1].eq(Mux(g.is_linear, second_word, first_word))]
+        m.d.comb += is_last.eq(~g.is_depthwise | ((column == DEPTHWISE_KERNEL - 1)
+                                                  & (row == DEPTHWISE_KERNEL - 1)))
+        with m.If(arrived):
+            m.d.sync += [place.eq(place + is_last),
+                         column.eq(Mux(column == DEPTHWISE_KERNEL - 1, 0, column + 1))]
+            with m.If(column == DEPTHWISE_KERNEL - 1):
+                m.d.sync += row.eq(Mux(row == DEPTHWISE_KERNEL - 1, 0, row + 1))
+        for k, cells in enumerate(memories):
+            write = cells.write_port()
+            m.d.comb += [
+                write.en.eq(arrived & (~g.is_depthwise | (column == k))),
+                write.addr.eq(Mux(g.is_depthwise, Cat(row, place[:2]), place)),
+                write.data.eq(words[k == 1].as_value())]
+        return arrived & is_last
+
+    def elaborate(self, platform):
+        m = Module()
+        g = self.geometry
+        memories = []
+        for k in range(N_MULTIPLIERS):
+            cells = Memory(shape=self.word.size, depth=_DEPTH, init=[])
+            m.submodules[f"memory_{k}"] = cells
+            memories.append(cells)
+        freed, filled = Signal(), Signal()
+        m.d.comb += [freed.eq(self.use & ~self.same & (~g.is_depthwise | self.ends)),
+                     filled.eq(self._responses(m, memories))]
+        self._requests(m, freed)
+
+        place = Signal(range(_DEPTH))
+        address = Signal(range(_DEPTH))
+        n_here = Signal(range(_DEPTH + 1))
+        next_here = Signal.like(n_here)
+        m.d.comb += next_here.eq(n_here + filled - freed)
+        m.d.sync += [n_here.eq(next_here), self.available.eq(next_here != 0),
+                     place.eq(place + freed),
+                     address.eq(Mux(g.is_depthwise, Cat(self.row, place[:2]), place))]
+        for k, (cells, operand, used) in enumerate(zip(memories, self.weights, (
+                g.is_depthwise, g.is_depthwise | g.is_linear, 1))):
+            read = cells.read_port(domain="comb")
+            m.d.comb += read.addr.eq(address)
+            held = Signal(self.word.size, name=f"operand_{k}", reset_less=True)
+            m.d.sync += held.eq(Mux(used, read.data, 0))
+            m.d.comb += operand.eq(held)
+        return m
