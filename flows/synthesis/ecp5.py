@@ -25,11 +25,11 @@ AVAILABLE = {"luts": 83640, "ffs": 83640, "dsps": 156, "brams": 208, "distribute
 # Logic cells (TRELLIS_COMB) that nextpnr makes of one netlist cell, and cells that take none.
 LOGIC_CELLS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}
 SCRIPT = """\
-read_verilog {name}.v shell.v
+read_verilog -sv {name}.v shell.v
 synth_ecp5 -nodsp -top {shell}
 tee -q -o unit.json stat -json
 design -stash unit
-read_verilog shell.v wrapper.v
+read_verilog -sv shell.v wrapper.v
 blackbox {shell}
 synth_ecp5 -nodsp -top {wrapper}
 tee -q -o wrapper.json stat -json

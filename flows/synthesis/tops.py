@@ -28,8 +28,7 @@ TOPS: dict[str, Callable] = {"accelerator": _accelerator, "array": _array, "resc
 
 def top_design(top: str, target) -> Design:
     """The design to synthesize; the accelerator's Verilog is the very text that is simulated."""
+    from hw.verilog import to_verilog
+
     component = TOPS[top](target)
-    if top != "accelerator":
-        return design_of(component, top)
-    from sim.rtl import accelerator_verilog
-    return design_of(component, top, accelerator_verilog(target))
+    return design_of(component, top, to_verilog(component, top) if top == "accelerator" else None)

@@ -18,7 +18,7 @@ DEVICE, LOG = "xc7z020", "yosys.log"
 AVAILABLE = {"luts": 53200, "ffs": 106400, "dsps": 220, "brams": 140}
 NO_CLOCK = "no place and route for this part: no clock frequency"
 SCRIPT = """\
-read_verilog {name}.v shell.v
+read_verilog -sv {name}.v shell.v
 synth_xilinx -family xc7 -flatten -noiopad -noclkbuf -top {shell}
 check -assert
 tee -q -o unit.json stat -json
