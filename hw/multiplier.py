@@ -1,6 +1,6 @@
 """The vendor hook for multiplications: a product with registered inputs and output."""
 
-from amaranth.hdl import ClockSignal, Const, Instance, Module, Shape, Signal, Value
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -73,11 +73,15 @@ class MultiplierECP5(Multiplier):
     def multiply(cls, m, a, b, *, name="product"):
         width = cls.OPERAND_WIDTH
         cls.check(a.shape(), b.shape())
-        a_wide, b_wide = (Signal(width, name=f"{name}_{x}") for x in "ab")
+        ports, shift = {}, 0
+        for port, operand in ("A", a), ("B", b):
+            # Left-justified: zeros below simulate faster than copies of the sign above.
+            aligned = Signal(width, name=f"{name}_{port.lower()}")
+            free = width - len(operand) - (not operand.shape().signed)
+            m.d.comb += aligned.eq(Cat(Const(0, free), operand))
+            ports |= {f"i_{port}{k}": aligned[k] for k in range(width)}
+            shift += free
         p = Signal(2 * width, name=name)
-        m.d.comb += [a_wide.eq(a), b_wide.eq(b)]
-        ports = {f"i_A{k}": a_wide[k] for k in range(width)}
-        ports |= {f"i_B{k}": b_wide[k] for k in range(width)}
         ports |= {f"o_P{k}": p[k] for k in range(2 * width)}
         registers = {}
         for register in "INPUTA", "INPUTB", "OUTPUT":
@@ -89,9 +93,9 @@ class MultiplierECP5(Multiplier):
             i_CLK0=ClockSignal(), i_CE0=Const(1), i_RST0=Const(0),
             i_SIGNEDA=Const(1), i_SIGNEDB=Const(1), i_SOURCEA=Const(0), i_SOURCEB=Const(0),
             **ports)
-        shape = (Value.cast(a) * b).shape()
-        low = p[:shape.width]
-        return low.as_signed() if shape.signed else low
+        shape = (a * b).shape()
+        product = p[shift:shift + shape.width]
+        return product.as_signed() if shape.signed else product
 
 
 #: The vendor hooks by the name that a target gives.

@@ -1,6 +1,7 @@
 // Behaviour of the Lattice ECP5 primitives that the accelerator instantiates, for simulation only.
 // MULT18X18D: signed 18x18 product with one register at each operand and one at the output, as
-// configured by hw.multiplier.MultiplierECP5 (Lattice FPGA-TN-02205).
+// configured by hw.multiplier.MultiplierECP5 (Lattice FPGA-TN-02205). The operands are kept at the
+// top of 32 bits: a product then needs no masks and no sign extensions in the simulator.
 
 module MULT18X18D #(
   parameter REG_INPUTA_CLK = "NONE", REG_INPUTA_CE = "CE0", REG_INPUTA_RST = "RST0",
@@ -15,15 +16,17 @@ module MULT18X18D #(
   output P0, P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12, P13, P14, P15, P16, P17,
   output P18, P19, P20, P21, P22, P23, P24, P25, P26, P27, P28, P29, P30, P31, P32, P33, P34, P35
 );
-  reg signed [17:0] a, b;
-  reg signed [35:0] p;
+  reg signed [31:0] a, b;
+  reg [35:0] p;
+  wire signed [63:0] product = a * b;
   always @(posedge CLK0) begin
-    a <= {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
-    b <= {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};
-    p <= a * b;
+    a <= {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0, 14'd0};
+    b <= {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0, 14'd0};
+    p <= product[63:28];
   end
   assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18,
           P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = p;
-  initial if (REG_INPUTA_CLK != "CLK0" || REG_INPUTB_CLK != "CLK0" || REG_OUTPUT_CLK != "CLK0")
+  generate if (REG_INPUTA_CLK != "CLK0" || REG_INPUTB_CLK != "CLK0" || REG_OUTPUT_CLK != "CLK0")
     $fatal(1, "MULT18X18D is modelled with its registers only");
+  endgenerate
 endmodule
