@@ -1,11 +1,12 @@
 """Image: what the accelerator's memories hold before it starts, and where tensors lie.
 
-Stored as 32-bit words for the host bus: sections of (bus address, values). A scratchpad word of
-``word_bytes`` codes occupies ``host_word_bytes`` on the bus (hw.host).
+Stored as 32-bit words for the host bus: sections of (bus address, values). A scratchpad word
+occupies as many bytes on the bus as it has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass, field
@@ -14,55 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from golden.errors import LockstepError
-from hw.isa import MAGIC, VERSION, Window, decode
+from hw.compiler.placement import Dense, Placement
+from hw.isa import MAGIC, N_WORDS, VERSION, Window, decode
 from hw.targets import Target, get_target
 
-__all__ = ["Image", "Placement", "Step"]
+__all__ = ["EXTERNAL_WINDOW", "Block", "Image", "Placement", "Step", "from_bus", "to_bus"]
 
-BANK_WINDOWS = (Window.BANK_0, Window.BANK_1)
-_FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where a tensor lies: pixel by pixel, ``n_chunks`` words of channels each.
-
-    ``shape`` is that of the program's tensor, ``stored`` the (C, H, W) in which it is laid out;
-    they differ behind a reshape, which moves nothing.
-    """
-
-    bank: int
-    base: int
-    shape: tuple[int, ...]
-    stored: tuple[int, int, int]
-    word_bytes: int
-
-    @property
-    def n_chunks(self) -> int:
-        return -(-self.stored[0] // self.word_bytes)
-
-    @property
-    def n_pixels(self) -> int:
-        return self.stored[1] * self.stored[2]
-
-    @property
-    def n_words(self) -> int:
-        return self.n_pixels * self.n_chunks
-
-    def pack(self, x: np.ndarray) -> np.ndarray:
-        """x: int8 (N, *shape). Returns int8 (N, n_words, word_bytes), channels padded with 0."""
-        channels, height, width = self.stored
-        x = np.asarray(x, np.int8).reshape(len(x), channels, height * width).transpose(0, 2, 1)
-        padded = np.zeros((len(x), height * width, self.n_chunks * self.word_bytes), np.int8)
-        padded[:, :, :channels] = x
-        return padded.reshape(len(x), self.n_words, self.word_bytes)
-
-    def unpack(self, words: np.ndarray) -> np.ndarray:
-        """The inverse of ``pack``: int8 (N, n_words, word_bytes) to int8 (N, *shape)."""
-        channels = self.stored[0]
-        pixels = words.reshape(len(words), self.n_pixels, self.n_chunks * self.word_bytes)
-        return np.ascontiguousarray(pixels[:, :, :channels].transpose(0, 2, 1)).reshape(
-            len(words), *self.shape)
+#: Top four address bits of the sections that belong into external memory, from byte 0 on.
+EXTERNAL_WINDOW = 0xF
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,26 +38,34 @@ class Step:
     macs: int
 
 
-def to_bus(words: np.ndarray, host_word_bytes: int) -> np.ndarray:
-    """int8 (..., word_bytes) to the bus's little-endian uint32 (..., host_word_bytes / 4)."""
-    padded = np.zeros((*words.shape[:-1], host_word_bytes), np.int8)
-    padded[..., :words.shape[-1]] = words
-    return padded.view("<u4")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """Words, int8 (n, word_bytes), that lie in a bank from word ``base`` on."""
+
+    bank: int
+    base: int
+    words: np.ndarray
 
 
-def from_bus(values: np.ndarray, word_bytes: int, host_word_bytes: int) -> np.ndarray:
+def to_bus(words: np.ndarray) -> np.ndarray:
+    """int8 (..., word_bytes) to the bus's little-endian uint32 (..., word_bytes / 4)."""
+    return np.ascontiguousarray(words, np.int8).view("<u4")
+
+
+def from_bus(values: np.ndarray, word_bytes: int) -> np.ndarray:
     """uint32 values of whole words to int8 (n_words, word_bytes)."""
-    codes = np.ascontiguousarray(values, "<u4").view(np.int8)
-    return codes.reshape(-1, host_word_bytes)[:, :word_bytes]
+    return np.ascontiguousarray(values, "<u4").view(np.int8).reshape(-1, word_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Image:
     """A compiled program for one target.
 
-    instructions: uint32 (n,); parameters: uint32 (channels, 3) bias, multiplier, shift
-    weights: int8 (n_words, word_bytes), the used part of bank 0
-    placements: by tensor name; steps: by node, in order
+    instructions: uint32 (n,), whole records; parameters: uint32 (channels, 3) bias, multiplier,
+    shift; blocks: what banks hold, weights. placements: by tensor name; those of image k > 0 of a
+    batch are called ``name#k``. A tensor's place is its own only while it is needed. external:
+    uint8, what external memory holds from address 0 on, room for tensors included, or None.
+    steps: by node, in the order in which they run.
     """
 
     program: str
@@ -104,26 +73,37 @@ class Image:
     target: Target
     instructions: np.ndarray
     parameters: np.ndarray
-    weights: np.ndarray
+    blocks: tuple[Block, ...]
     placements: dict[str, Placement]
     steps: tuple[Step, ...]
     input: str
     output: str
+    batch: int = 1
+    external: np.ndarray | None = None
     metadata: dict = field(default_factory=dict)
 
     def sections(self) -> list[tuple[int, np.ndarray]]:
         """(bus address, uint32 values) of everything the host has to write once."""
         channels = np.zeros((len(self.parameters), 4), "<u4")
         channels[:, :3] = self.parameters
-        return [
-            (Window.INSTRUCTIONS << 28, np.asarray(self.instructions, "<u4")),
-            (Window.PARAMETERS << 28, channels.ravel()),
-            (Window.BANK_0 << 28, to_bus(self.weights, self.target.host_word_bytes).ravel()),
-        ]
+        sections = [(Window.INSTRUCTIONS << 28, np.asarray(self.instructions, "<u4")),
+                    (Window.PARAMETERS << 28, channels.ravel())]
+        sections += [(((Window.BANK_0 + block.bank) << 28) + block.base * self.target.word_bytes,
+                      to_bus(block.words).ravel()) for block in self.blocks]
+        if self.external is not None:
+            sections.append((EXTERNAL_WINDOW << 28, self.external.view("<u4")))
+        return sections
 
     def bus_address(self, placement: Placement) -> int:
-        """The bus address of a tensor's first word."""
-        return (BANK_WINDOWS[placement.bank] << 28) + placement.base * self.target.host_word_bytes
+        """The bus address of a tensor's first word; of external memory the byte address."""
+        if placement.external:
+            return placement.base
+        return (((Window.BANK_0 + placement.bank) << 28)
+                + placement.base * self.target.word_bytes)
+
+    def place(self, tensor: str, index: int = 0) -> Placement:
+        """The placement of a tensor of image ``index`` of the batch."""
+        return self.placements[f"{tensor}#{index}" if index else tensor]
 
     def to_bytes(self) -> bytes:
         """The memory image as one binary file (little endian uint32).
@@ -131,9 +111,9 @@ class Image:
         magic, version, configuration id, number of sections, then per section its bus address,
         its number of words and the words.
         """
-        parts = [struct.pack("<4I", MAGIC, VERSION, self.target.configuration_id,
-                             len(self.sections()))]
-        for address, values in self.sections():
+        sections = self.sections()
+        parts = [struct.pack("<4I", MAGIC, VERSION, self.target.configuration_id, len(sections))]
+        for address, values in sections:
             parts.append(struct.pack("<2I", address, len(values)) + values.tobytes())
         return b"".join(parts)
 
@@ -144,8 +124,10 @@ class Image:
         binary = self.to_bytes()
         values = np.frombuffer(binary, "<u4")
         about = {
-            "format": _FORMAT, "program": self.program, "program_sha256": self.program_sha256,
+            "format": _FORMAT, "sha256": hashlib.sha256(binary).hexdigest(),
+            "program": self.program, "program_sha256": self.program_sha256,
             "target": self.target.name, "input": self.input, "output": self.output,
+            "batch": self.batch,
             "placements": {name: asdict(place) for name, place in self.placements.items()},
             "steps": [asdict(step) for step in self.steps], "metadata": self.metadata,
         }
@@ -166,18 +148,18 @@ class Image:
             about = json.loads((directory / "image.json").read_text())
             binary = (directory / "image.bin").read_bytes()
             target = get_target(about["target"])
+            if about["format"] != _FORMAT:
+                raise ValueError(f"its format is {about['format']}, not {_FORMAT}")
             sections = _read_sections(binary, target)
-            word_bytes = target.word_bytes
-            placements = {
-                name: Placement(**{**place, "shape": tuple(place["shape"]),
-                                   "stored": tuple(place["stored"])})
-                for name, place in about["placements"].items()}
+            if hashlib.sha256(binary).hexdigest() != about["sha256"]:
+                raise ValueError("image.bin has another sha256 than image.json says")
             return cls(
                 program=about["program"], program_sha256=about["program_sha256"], target=target,
-                instructions=sections[0], parameters=sections[1].reshape(-1, 4)[:, :3],
-                weights=from_bus(sections[2], word_bytes, target.host_word_bytes),
-                placements=placements, steps=tuple(Step(**step) for step in about["steps"]),
-                input=about["input"], output=about["output"], metadata=about["metadata"])
+                placements={name: _placement(place)
+                            for name, place in about["placements"].items()},
+                steps=tuple(Step(**step) for step in about["steps"]), input=about["input"],
+                output=about["output"], batch=about["batch"], metadata=about["metadata"],
+                **_contents(sections, target))
         except OSError as error:
             raise LockstepError(f"Image {directory}: {error.strerror or error}") from error
         except (LookupError, AttributeError, TypeError, ValueError, struct.error) as error:
@@ -188,9 +170,8 @@ class Image:
     def listing(self) -> str:
         """The instructions as text, one a line, fields that are 0 left out."""
         lines = []
-        size = len(self.instructions) // max(1, self.n_instructions)
-        for index in range(self.n_instructions):
-            fields = decode([int(w) for w in self.instructions[index * size:(index + 1) * size]])
+        for index, record in enumerate(self.instructions.reshape(-1, N_WORDS)):
+            fields = decode([int(word) for word in record])
             shown = " ".join(f"{name}={value}" for name, value in fields.items() if value)
             lines.append(f"{index}: {shown or 'opcode=0'}")
         return "\n".join(lines) + "\n"
@@ -198,11 +179,35 @@ class Image:
     @property
     def n_instructions(self) -> int:
         """Instructions, the final halt included."""
-        last = self.steps[-1] if self.steps else None
-        return (last.first_instruction + last.n_instructions if last else 0) + 1
+        return len(self.instructions) // N_WORDS
 
 
-def _read_sections(binary: bytes, target: Target) -> list[np.ndarray]:
+def _placement(about):
+    dense = about["dense"] and Dense(**about["dense"])
+    return Placement(**about | {"dense": dense, "shape": tuple(about["shape"]),
+                                "stored": tuple(about["stored"])})
+
+
+def _contents(sections, target):
+    """Sections back to fields of an Image."""
+    contents = {"blocks": [], "external": None}
+    for address, values in sections:
+        window, offset = address >> 28, address & (1 << 28) - 1
+        if window == Window.INSTRUCTIONS:
+            contents["instructions"] = values
+        elif window == Window.PARAMETERS:
+            contents["parameters"] = values.reshape(-1, 4)[:, :3]
+        elif window == EXTERNAL_WINDOW:
+            contents["external"] = values.view(np.uint8)
+        else:
+            contents["blocks"].append(Block(bank=window - Window.BANK_0,
+                                            base=offset // target.word_bytes,
+                                            words=from_bus(values, target.word_bytes)))
+    contents["blocks"] = tuple(contents["blocks"])
+    return contents
+
+
+def _read_sections(binary: bytes, target: Target) -> list[tuple[int, np.ndarray]]:
     values = np.frombuffer(binary, "<u4")
     if len(values) < 4 or values[0] != MAGIC:
         raise ValueError("image.bin does not start with its magic number")
@@ -212,8 +217,8 @@ def _read_sections(binary: bytes, target: Target) -> list[np.ndarray]:
     sections, at = [], 4
     for _ in range(int(values[3])):
         n_values = int(values[at + 1])
-        sections.append(values[at + 2:at + 2 + n_values])
+        sections.append((int(values[at]), values[at + 2:at + 2 + n_values]))
         at += 2 + n_values
-        if len(sections[-1]) != n_values:
+        if len(sections[-1][1]) != n_values:
             raise ValueError("image.bin is truncated")
     return sections

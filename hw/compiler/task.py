@@ -1,0 +1,106 @@
+"""Task: an instruction whose operands have names instead of addresses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden.arith import Rounding
+from golden.errors import LockstepError
+from hw.isa import Format, FORMAT_OF, Opcode
+from hw.targets import Target
+
+__all__ = ["Job", "Task", "Window2d", "parameter_block", "rescale_fields"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window2d:
+    """Kernel, stride, padding (top, left, bottom, right), dilation, and the output's (H, W)."""
+
+    kernel: tuple = (1, 1)
+    stride: tuple = (1, 1)
+    padding: tuple = (0, 0, 0, 0)
+    dilation: tuple = (1, 1)
+    output: tuple
+
+    @property
+    def n_taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def n_pixels(self) -> int:
+        return self.output[0] * self.output[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every instruction of a node has in common.
+
+    x, y: Placements, of which only the layout counts here; inputs, output: names of the tensors.
+    """
+
+    target: Target
+    node: str
+    inputs: tuple[str, ...]
+    output: str
+    x: object
+    y: object
+
+    def refuse(self, why: str):
+        """Raise LockstepError naming the node."""
+        raise LockstepError(f"Node '{self.node}': {why}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """An instruction of a node.
+
+    fields: all but addresses and banks; where an address is given it is an offset into the
+    operand. inputs: tensors read, of ADD two; output: tensor written. weights: int8 (n, columns);
+    parameters: int64 (channels, 3), whole words; both are shared by tasks that hold the same.
+    """
+
+    node: str
+    opcode: Opcode
+    inputs: tuple[str, ...]
+    output: str
+    fields: dict
+    weights: np.ndarray | None = None
+    parameters: np.ndarray | None = None
+
+    def bind(self, places, weights, parameter_base) -> dict:
+        """All fields. places: Placements by tensor; weights: (bank, base) or None."""
+        f = {"opcode": self.opcode, **self.fields}
+        x, y = places[self.inputs[0]], places[self.output]
+        f["out_bank"], f["out_base"] = y.bank, y.base + f.get("out_base", 0)
+        f["parameter_base"] = parameter_base + f.get("parameter_base", 0)
+        if FORMAT_OF[self.opcode] == Format.ARRAY:
+            f["a_bank"], f["a_base"] = x.bank, x.base * x.word_bytes + f["a_base"]
+            f["b_bank"], f["b_base"] = weights
+            return f
+        f["x_bank"], f["x_base"] = x.bank, x.base + f.get("x_base", 0)
+        if weights:
+            f["w_bank"], f["w_base"] = weights
+        if len(self.inputs) > 1:
+            second = places[self.inputs[1]]
+            f["y_bank"], f["y_base"] = second.bank, second.base + f.get("y_base", 0)
+        return f
+
+
+def rescale_fields(rescale) -> dict:
+    """Instruction fields of a golden Rescale that hold for all channels."""
+    return {"gemmlowp": int(rescale.rounding is Rounding.GEMMLOWP),
+            "zero_point": rescale.zero_point, "low": rescale.low, "high": rescale.high}
+
+
+def parameter_block(bias, rescale, n_channels, columns, first=0) -> np.ndarray:
+    """int64 (words * columns, 3): bias, multiplier and shift of channels from ``first`` on.
+
+    Channels in front of ``first`` and behind the last fill up whole words.
+    """
+    block = np.zeros((-(-(first + n_channels) // columns) * columns, 3), np.int64)
+    values = (bias, rescale.multiplier, rescale.shift)
+    for column, value in enumerate(values):
+        block[first:first + n_channels, column] = np.broadcast_to(value, (n_channels,))
+    return block
