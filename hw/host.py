@@ -51,16 +51,17 @@ class HostInterface(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(bus.awvalid & bus.wvalid):
-                    m.d.comb += [bus.awready.eq(1), bus.wready.eq(1)]
                     m.d.sync += [self.address.eq(bus.awaddr), self.write_data.eq(bus.wdata),
                                  self.write_strobe.eq(bus.wstrb)]
                     m.d.sync += wait.eq(self.SETTLE_CYCLES)
                     m.next = "SETTLE"
                 with m.Elif(bus.arvalid):
-                    m.d.comb += bus.arready.eq(1)
                     m.d.sync += [self.address.eq(bus.araddr), wait.eq(self.READ_CYCLES)]
                     m.next = "READ"
+            # No path leads from valid to ready: what stood is taken a cycle later.
             with m.State("SETTLE"):
+                takes = wait == self.SETTLE_CYCLES
+                m.d.comb += [bus.awready.eq(takes), bus.wready.eq(takes)]
                 m.d.sync += wait.eq(wait - 1)
                 with m.If(wait == 1):
                     m.next = "WRITE"
@@ -73,7 +74,7 @@ class HostInterface(wiring.Component):
                 with m.If(bus.bready):
                     m.next = "IDLE"
             with m.State("READ"):
-                m.d.comb += self.reading.eq(1)
+                m.d.comb += [self.reading.eq(1), bus.arready.eq(wait == self.READ_CYCLES)]
                 m.d.sync += wait.eq(wait - 1)
                 with m.If(wait == 0):
                     m.d.sync += [bus.rdata.eq(Mux(self.allowed, self.read_data, 0)),
