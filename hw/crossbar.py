@@ -218,7 +218,7 @@ class Crossbar(wiring.Component):
         for k, bank in enumerate(banks):
             row = Signal(self._row_width, name=f"write_row_{k}", reset_less=True)
             content = Signal(8 * word, name=f"write_data_{k}", reset_less=True)
-            enables = Signal(data.ArrayLayout(word, 2), name=f"write_enable_{k}")
+            enables = [Signal(word, name=f"write_enable_{parity}_{k}") for parity in range(2)]
 
             def choose(field, k=k):
                 return _one_of({name: (grants[name][k], request[field])
@@ -227,7 +227,7 @@ class Crossbar(wiring.Component):
             m.d.sync += [row.eq(choose("row")), content.eq(choose("data")),
                          enables[0].eq(choose("enable_even")), enables[1].eq(choose("enable_odd"))]
             m.d.comb += [bank.write_row.eq(row), bank.write_data.eq(content),
-                         bank.write_enable.eq(enables)]
+                         bank.write_enable.eq(Cat(enables))]
         for name in _WAITING_WRITES:
             port = getattr(self, name)
             valid, request, ready = requests[name]
@@ -256,8 +256,8 @@ class Crossbar(wiring.Component):
             m.d.comb += [bank.read_rows[0].eq(even_row), bank.read_rows[1].eq(odd_row)]
             odd = _delay(m, odd, Bank.LATENCY, f"odd_{k}")
             even_data, odd_data = bank.read_data
-            ordered = [Signal(word_layout(self.target.word_bytes), name=f"word_{k}_{n}",
-                              reset_less=True) for n in range(2)]
+            ordered = [Signal(8 * self.target.word_bytes, name=f"word_{k}_{n}", reset_less=True)
+                       for n in range(2)]
             m.d.sync += [ordered[0].eq(Mux(odd, odd_data, even_data)),
                          ordered[1].eq(Mux(odd, even_data, odd_data))]
             words.append(ordered)
@@ -278,7 +278,7 @@ class Crossbar(wiring.Component):
         m.d.sync += self.address_error.eq(self.address_errors.as_value().any())
 
         def chosen(name, index):
-            return _one_of({k: (owners[name][k], words[k][index].as_value())
+            return _one_of({k: (owners[name][k], words[k][index])
                             for k in range(N_BANKS)})
 
         for name, port in (("v", self.v), ("w", self.w)):
