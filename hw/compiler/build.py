@@ -80,7 +80,7 @@ def _lifetimes(program, sequence, owner):
     """{(tensor, image): [first, last] task}, weights not among them."""
     lives, position = {}, 0
     n_tasks = sum(len(tasks) for _, _, tasks in sequence)
-    for image, node, tasks in sequence:
+    for image, _, tasks in sequence:
         if image not in {k for _, k in lives}:
             lives[program.inputs[0], image] = [_ONCE, _ONCE]
         for task in tasks:

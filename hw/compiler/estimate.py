@@ -237,8 +237,8 @@ class _Simulation:
                 times.append(engine.slot_from)
         then = min(times)
         if then == float("inf"):
-            raise RuntimeError("The program waits for ever: "
-                               f"{[(e.number.name, e.running, e.slot) for e in self.engines.values()]}")
+            stuck = {e.number.name: (e.running, e.slot) for e in self.engines.values()}
+            raise RuntimeError(f"The program waits for ever: {stuck}")
         for engine in self.engines.values():
             if engine.left is None:
                 continue

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hw.isa import ENGINE_OF, Engine, LocalMemory, Opcode
-from hw.model.reach import EXTERNAL, Reach, reach
+from hw.isa import Engine, Opcode
+from hw.model.reach import Reach, reach
 from hw.targets import Target
 
 __all__ = ["Scheduler", "chase_line"]
@@ -70,7 +70,7 @@ class Scheduler:
             if self._can_chase(reached, engine, number, units) and (
                     best is None or position > best[0]):
                 best = (position, engine, number, units, progress)
-        for engine, number, units, _ in producers:
+        for engine, number, *_ in producers:
             if best is None or (engine, number) != best[1:3]:
                 waits[engine] = max(waits[engine], number + 1)
         self._order_writes(reached, waits)

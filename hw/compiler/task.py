@@ -8,7 +8,7 @@ import numpy as np
 
 from golden.arith import Rounding
 from golden.errors import LockstepError
-from hw.isa import Format, FORMAT_OF, Opcode
+from hw.isa import FORMAT_OF, Format, Opcode
 from hw.targets import Target
 
 __all__ = ["Job", "Task", "Window2d", "parameter_block", "rescale_fields"]
