@@ -1,4 +1,4 @@
-"""Random rescales and the layout of tensors in words, for the tests of the instruction-set model."""
+"""Random rescales and tensors as words, for the tests of the instruction-set model."""
 
 import numpy as np
 
