@@ -7,6 +7,7 @@ unit; paths through its ports are reported as paths between the two clocks.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from golden.errors import LockstepError
@@ -16,6 +17,11 @@ __all__ = ["SHELL", "SHIFT_CLOCK", "UNIT", "UNIT_CLOCK", "WRAPPER", "Design", "d
 SHELL, UNIT, WRAPPER = "shell", "unit", "wrapper"
 UNIT_CLOCK, SHIFT_CLOCK = "unit_clock", "shift_clock"
 CLOCK, RESET = "clk", "rst"
+_ANGLES = str.maketrans("[]", "<>")
+_ZERO_WORD = r"\S+ *\[\w+\] = \d+'[hdb]0+;"
+_ZEROED = re.compile(  # as Amaranth writes it, or as the loop of hw.verilog
+    rf"^ *initial begin\n(?:(?: *{_ZERO_WORD}\n)+| *for \(integer i.*\) {_ZERO_WORD}\n) *end\n",
+    re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,18 @@ class Design:
         return hashlib.sha256(self.verilog.encode()).hexdigest()
 
     @property
+    def source(self) -> str:
+        """The text that yosys reads, the same circuit in a form that it can bear.
+
+        A wire named `a[0]` becomes `a<0>`: Amaranth writes the parts of an array so, beside a
+        wire `a`; abc9 takes the name for a bit of that wire, and yosys fails an assertion. The
+        zeros that memories start with are left out: reading them takes minutes, and block RAM
+        without initial contents holds zeros.
+        """
+        text = re.sub(r"\\\S+", lambda name: name[0].translate(_ANGLES), self.verilog)
+        return _ZEROED.sub("", text)
+
+    @property
     def clocks(self) -> tuple[str, ...]:
         """Clock and, where the unit has one, reset."""
         return tuple(name for name in (CLOCK, RESET) if f"input {name};" in self.verilog)
@@ -52,11 +70,7 @@ class Design:
                 if direction == way}
 
     def shell(self) -> str:
-        """The module around the unit, with the unit's ports.
-
-        A module whose port `a` stands beside a wire named `a[0]`, as Amaranth writes arrays,
-        makes yosys fail an assertion; behind this shell the wire is `unit.a[0]`.
-        """
+        """The module around the unit, with the unit's ports."""
         declared = [f"input {CLOCK}", f"input {RESET}",
                     *(f"{way}put [{width - 1}:0] {name}"
                       for name, (way, width) in self.ports.items())]

@@ -45,7 +45,7 @@ def synthesize(design: Design, cache: Path) -> Path:
     """The folder with netlist.json, figures.json, the Verilog and yosys.log of a design."""
     version = tool_version(YOSYS)
     script = SCRIPT.format(name=design.name, shell=SHELL, wrapper=WRAPPER)
-    texts = {f"{design.name}.v": design.verilog, "shell.v": design.shell(),
+    texts = {f"{design.name}.v": design.source, "shell.v": design.shell(),
              "wrapper.v": design.wrapper(), "netlist.ys": script}
     key = content_key("ecp5", version, texts)
 

@@ -22,7 +22,7 @@ def source_name(name: str) -> str:
     >>> source_name("shell.unit.array.total_0_0_TRELLIS_FF_Q_11_DI_CCU2C_S1$CCU2_COMB0")
     'array.total_0_0'
     """
-    name = _PREFIX.sub("", name)
+    name = _PREFIX.sub("", name).replace("<", "[").replace(">", "]")
     at = 1 if name.startswith("$") else 0
     return name[:at] + _DERIVED.sub("", name[at:]) or name
 

@@ -36,7 +36,7 @@ FREE = {"CARRY4", "MUXF7", "MUXF8", "GND", "VCC", "$scopeinfo"}
 def synthesize(design: Design, cache: Path) -> Path:
     """The folder with figures.json, the Verilog and yosys.log of a design."""
     version = tool_version(YOSYS)
-    texts = {f"{design.name}.v": design.verilog, "shell.v": design.shell(),
+    texts = {f"{design.name}.v": design.source, "shell.v": design.shell(),
              "netlist.ys": SCRIPT.format(name=design.name, shell=SHELL)}
     key = content_key("xilinx", version, texts)
 

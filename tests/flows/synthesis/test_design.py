@@ -29,6 +29,34 @@ def test_a_unit_without_reset_or_inputs():
     assert "reg [0:0] sent;" in design.wrapper()
 
 
+WORDS = """\
+  initial begin
+    even[0] = 16'h0000;
+    \\odd$1 [1] = 16'h0000;
+  end
+  initial begin
+    for (integer i = 0; i < 8; i = i + 1) bank[i] = 16'd0;
+  end
+"""
+KEPT = """\
+  initial begin
+    rom[0] = 16'h0000;
+    rom[1] = 16'h0200;
+  end
+  always @* begin
+    flags[0] = 1'h0;
+  end
+"""
+
+
+def test_what_yosys_reads_has_no_zeros_and_no_brackets_in_names():
+    text = VERILOG + WORDS + "  wire [7:0] \\a[0] ;\n  assign x = \\a[0] [3];\n" + KEPT
+    design = Design(name="unit_a", verilog=text, ports=PORTS)
+    assert design.source == VERILOG + (
+        "  wire [7:0] \\a<0> ;\n  assign x = \\a<0> [3];\n") + KEPT
+    assert design.verilog == text
+
+
 @pytest.mark.parametrize("verilog, ports, message", [
     ("input rst;", PORTS, "unit_a has no clock: there is nothing to time"),
     (VERILOG, {"x": ("in", 8)}, "unit_a has no outputs"),

@@ -14,6 +14,7 @@ from tests.flows.synthesis.fake_tools import hop
     ("shell.unit.bank.memory.0.0_DP16KD", "bank.memory.0.0"),
     ("shell.unit.lut4_flag_LUT4_Z", "lut4_flag"),
     ("shell.unit.mult$12", "mult"),
+    ("shell.unit.a<0>_TRELLIS_FF_Q_2", "a[0]"),
     ("$auto$simplemap.cc:1", "$auto"),
     ("LUT4", "LUT4"),
 ])
