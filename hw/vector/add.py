@@ -5,8 +5,8 @@
 Each group of channels uses the lanes three times: once per input and once for the sum.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.scratchpad import word_layout
@@ -15,9 +15,15 @@ from hw.vector.loops import Countdown
 from hw.vector.places import GroupCount
 from hw.vector.ports import SUM_WIDTH, Which, returned_signature
 
-__all__ = ["DIFFERENCE_WIDTH", "AddUnit"]
+__all__ = ["DIFFERENCE_WIDTH", "AddUnit", "input_layout"]
 
 DIFFERENCE_WIDTH = 9
+
+
+def input_layout(lanes):
+    """A group of one of the inputs of an addition."""
+    return data.StructLayout({
+        "is_second": 1, "differences": data.ArrayLayout(signed(DIFFERENCE_WIDTH), lanes)})
 
 
 class AddUnit(wiring.Component):
@@ -27,23 +33,23 @@ class AddUnit(wiring.Component):
     -------
     geometry, n_channels, zero_point_0, zero_point_1 : the instruction.
     load : begin, a pulse; the geometry is stable since the cycle before.
-    wants_word : there is room for the next word; words come as first, second, first, ...
+    wants_word : there is room for the next word (of ADD; else always); words come as first,
+        second, first, ...
     takes_word : it is under way. word_valid, word : it arrives.
     has_room : there is room for one more sum. claims : it is taken.
-    offered, is_second, differences : code - zero point of the group; taken : it is used.
+    inputs : code - zero point of each group, and which input it is of.
     returned : from the lanes. sums_valid, sums : one cycle after the second result.
     """
 
     def __init__(self, target):
         self.target = target
-        differences = data.ArrayLayout(signed(DIFFERENCE_WIDTH), target.lanes)
         super().__init__({
             "geometry": In(GEOMETRY_LAYOUT), "n_channels": In(16), "zero_point_0": In(signed(8)),
             "zero_point_1": In(signed(8)), "load": In(1),
             "wants_word": Out(1), "takes_word": In(1), "word_valid": In(1),
             "word": In(word_layout(target.columns)),
-            "has_room": In(1), "claims": Out(1), "offered": Out(1), "is_second": Out(1),
-            "differences": Out(differences), "taken": In(1),
+            "has_room": In(1), "claims": Out(1),
+            "inputs": Out(stream.Signature(input_layout(target.lanes))),
             "returned": In(returned_signature(target)), "sums_valid": Out(1),
             "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), target.lanes))})
 
@@ -58,22 +64,24 @@ class AddUnit(wiring.Component):
         takes_second, arrives_second = Signal(), Signal()
         group = Signal.like(counted.last)
         group_end = Signal()
+        is_second, move, go = Signal(), Signal(), Signal()
         m.d.comb += [
-            self.wants_word.eq(Mux(takes_second, ~claimed[1], ~claimed[0])),
-            group_end.eq(group == counted.last),
-            self.offered.eq(Mux(self.is_second, full[1], full[0] & self.has_room)),
-            self.claims.eq(self.taken & ~self.is_second)]
+            group_end.eq(group == counted.last), move.eq(~self.inputs.valid | self.inputs.ready),
+            go.eq(move & Mux(is_second, full[1], full[0] & self.has_room)),
+            self.claims.eq(go & ~is_second)]
+        m.d.sync += self.wants_word.eq(
+            ~self.geometry.is_add | ~Mux(takes_second ^ self.takes_word, claimed[1], claimed[0]))
         for k in range(2):
             with m.If(self.word_valid & (arrives_second == k)):
                 m.d.sync += [held[k].eq(self.word), full[k].eq(1)]
             with m.If(self.takes_word & (takes_second == k)):
                 m.d.sync += claimed[k].eq(1)
-            with m.If(self.taken & (self.is_second == k) & group_end):
+            with m.If(go & (is_second == k) & group_end):
                 m.d.sync += [full[k].eq(0), claimed[k].eq(0)]
         m.d.sync += [takes_second.eq(takes_second ^ self.takes_word),
                      arrives_second.eq(arrives_second ^ self.word_valid),
-                     self.is_second.eq(self.is_second ^ self.taken)]
-        with m.If(self.taken & self.is_second):
+                     is_second.eq(is_second ^ go)]
+        with m.If(go & is_second):
             m.d.sync += group.eq(Mux(group_end, 0, group + 1))
             with m.If(group_end):
                 # The next group's end is asked for two cycles later at the earliest.
@@ -85,10 +93,12 @@ class AddUnit(wiring.Component):
         words = [Array([word.as_value().word_select(k, 8 * lanes) for k in range(n_groups)])[group]
                  for word in held]
         codes = Signal(data.ArrayLayout(signed(8), lanes))
-        m.d.comb += codes.eq(Mux(self.is_second, words[1], words[0]))
-        zero_point = Mux(self.is_second, self.zero_point_1, self.zero_point_0)
-        m.d.comb += self.differences.eq(Cat(
-            (codes[lane] - zero_point)[:DIFFERENCE_WIDTH] for lane in range(lanes)))
+        m.d.comb += codes.eq(Mux(is_second, words[1], words[0]))
+        zero_point = Mux(is_second, self.zero_point_1, self.zero_point_0)
+        with m.If(move):
+            m.d.sync += [self.inputs.valid.eq(go), self.inputs.payload.is_second.eq(is_second)]
+            m.d.sync += [self.inputs.payload.differences[lane].eq(codes[lane] - zero_point)
+                         for lane in range(lanes)]
 
         first = Signal(self.sums.shape(), reset_less=True)
         with m.If(self.returned.valid & (self.returned.which == Which.FIRST_INPUT)):

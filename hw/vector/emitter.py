@@ -14,7 +14,8 @@ from amaranth.lib.wiring import In, Out
 from hw.crossbar import WaitingWrite
 from hw.isa import FORMAT_WORDS, Format
 from hw.slot import instruction_fields
-from hw.vector.add import DIFFERENCE_WIDTH
+from hw.stream import SkidBuffer
+from hw.vector.add import DIFFERENCE_WIDTH, input_layout
 from hw.vector.geometry import GEOMETRY_LAYOUT
 from hw.vector.places import place_layout
 from hw.vector.ports import SUM_WIDTH, Which, vector_item_layout
@@ -29,9 +30,8 @@ class Emitter(wiring.Component):
     -------
     words, geometry : the instruction.
     places : where results go. available, group, sums, drop : as of ResultStore.
-    offered, is_second, differences, taken : as of AddUnit.
+    inputs : as of AddUnit. returned : pulse, one has passed the lanes.
     vector : items for the lanes. m : write port of the crossbar.
-    returned : pulse, an input of an addition has passed the lanes.
     finished : pulse, the last one has gone.
     """
 
@@ -44,79 +44,75 @@ class Emitter(wiring.Component):
             "geometry": In(GEOMETRY_LAYOUT),
             "places": In(stream.Signature(place_layout(target.lanes))),
             "available": In(1), "group": Out(2), "sums": In(sums), "drop": Out(1),
-            "offered": In(1), "is_second": In(1), "taken": Out(1),
-            "differences": In(data.ArrayLayout(signed(DIFFERENCE_WIDTH), target.lanes)),
+            "inputs": In(stream.Signature(input_layout(target.lanes))), "returned": In(1),
             "vector": Out(stream.Signature(self.item)),
-            "returned": In(1), "m": Out(WaitingWrite(target.word_bytes)), "finished": Out(1)})
+            "m": Out(WaitingWrite(target.word_bytes)), "finished": Out(1)})
+
+    def _choose(self, m):
+        """Stage 1: what comes next, as a stream."""
+        g, place = self.geometry, self.places.payload
+        m.submodules.chosen = chosen = SkidBuffer(data.StructLayout({
+            "which": Which, "is_maximum": 1, "place": place.shape(), "sums": self.sums.shape()}))
+        fence_sent, may_emit = Signal(), Signal()
+        with m.If(self.returned | ~g.is_maximum):
+            m.d.sync += may_emit.eq(1)
+        fence = g.is_maximum & ~fence_sent & self.places.valid
+        is_input, is_result = Signal(), Signal()
+        item, move = chosen.i.payload, chosen.i.ready
+        m.d.comb += [
+            is_input.eq(self.inputs.valid | fence),
+            is_result.eq(~self.inputs.valid & may_emit & self.places.valid & self.available),
+            chosen.i.valid.eq(is_input | is_result),
+            self.inputs.ready.eq(move), self.places.ready.eq(move & is_result),
+            self.drop.eq(move & is_result & (place.word_ends | g.is_add)),
+            self.group.eq(place.source),
+            item.is_maximum.eq(g.is_maximum & ~is_input), item.place.eq(place),
+            item.place.mask.eq(Mux(is_input, 0, place.mask)),
+            item.place.line_ends.eq(place.line_ends & ~is_input),
+            item.place.ends.eq(place.ends & ~is_input)]
+        with m.If(is_input):
+            m.d.comb += item.which.eq(Mux(self.inputs.payload.is_second, Which.SECOND_INPUT,
+                                          Which.FIRST_INPUT))
+        with m.Else():
+            m.d.comb += item.which.eq(Mux(g.is_add, Which.SUM, Which.PARAMETERS))
+        for lane, difference in enumerate(self.inputs.payload.differences):
+            m.d.comb += item.sums[lane].eq(Mux(self.inputs.valid, difference, self.sums[lane]))
+        with m.If(move):
+            m.d.sync += fence_sent.eq(fence_sent | fence)
+        return chosen.o
 
     def elaborate(self, platform):
         m = Module()
         f = instruction_fields(self.words, format_=Format.VECTOR)
-        g, lanes, word_bytes = self.geometry, self.target.lanes, self.target.word_bytes
-
-        fence_sent, fence_passed = Signal(), Signal()
-        fence = g.is_maximum & ~fence_sent & self.places.valid
-        with m.If(self.returned):
-            m.d.sync += fence_passed.eq(1)
-
-        # Stage 1: choose.
-        chosen = Signal(data.StructLayout({
-            "which": Which, "is_maximum": 1, "place": self.places.payload.shape()}))
-        chosen_valid, move_chosen, move = Signal(), Signal(), Signal()
-        chosen_sums = Signal(self.sums.shape(), reset_less=True)
-        is_input, is_result = Signal(), Signal()
-        place = self.places.payload
-        m.d.comb += [
-            move_chosen.eq(~chosen_valid | move),
-            is_input.eq(self.offered | fence),
-            is_result.eq(~is_input & self.places.valid & self.available),
-            self.taken.eq(move_chosen & self.offered),
-            self.places.ready.eq(move_chosen & is_result),
-            self.drop.eq(move_chosen & is_result & (place.word_ends | g.is_add)),
-            self.group.eq(Mux(g.is_add, 0, place.group))]
-        with m.If(move_chosen):
-            m.d.sync += [
-                fence_sent.eq(fence_sent | fence),
-                chosen_valid.eq(is_input | is_result),
-                chosen.is_maximum.eq(g.is_maximum & ~fence),
-                chosen.place.eq(place), chosen.place.mask.eq(Mux(is_input, 0, place.mask)),
-                chosen.place.line_ends.eq(place.line_ends & ~is_input),
-                chosen.place.ends.eq(place.ends & ~is_input),
-                chosen.which.eq(Mux(is_input, Mux(self.is_second, Which.SECOND_INPUT,
-                                                      Which.FIRST_INPUT),
-                                    Mux(g.is_add, Which.SUM, Which.PARAMETERS)))]
-            for lane in range(lanes):
-                m.d.sync += chosen_sums[lane].eq(Mux(self.offered, self.differences[lane],
-                                                     self.sums[lane]))
+        g, word_bytes = self.geometry, self.target.word_bytes
+        source = self._choose(m)
+        chosen, place = source.payload, source.payload.place
 
         # Stage 2: the item. A word of maxima is in the same register.
         item = Signal(self.item, reset_less=True)
-        word_valid, gone = Signal(), Signal()
+        word_valid, move = Signal(), Signal()
         is_first, is_second = (chosen.which == which for which in (Which.FIRST_INPUT,
                                                                    Which.SECOND_INPUT))
         m.d.comb += [
-            gone.eq((self.vector.valid & self.vector.ready) | (word_valid & self.m.ready)),
-            move.eq(((~self.vector.valid & ~word_valid) | gone)
-                    & (fence_passed | ~chosen.is_maximum)),
-            self.finished.eq(gone & item.instruction_end)]
-        with m.If(gone):
-            m.d.sync += [self.vector.valid.eq(0), word_valid.eq(0)]
+            move.eq(Mux(word_valid, self.m.ready, ~self.vector.valid | self.vector.ready)),
+            source.ready.eq(move),
+            self.finished.eq(move & (self.vector.valid | word_valid) & item.instruction_end)]
         with m.If(move):
             m.d.sync += [
-                self.vector.valid.eq(chosen_valid & ~chosen.is_maximum),
-                word_valid.eq(chosen_valid & chosen.is_maximum),
+                self.vector.valid.eq(source.valid & ~chosen.is_maximum),
+                word_valid.eq(source.valid & chosen.is_maximum),
                 item.which.eq(chosen.which), item.wide.eq(is_first | is_second),
-                item.progress.eq(Mux(chosen.place.line_ends, g.line_progress, 0)),
-                item.instruction_end.eq(chosen.place.ends)]
+                item.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
+                item.instruction_end.eq(place.ends)]
             for name in ("address", "group", "mask", "parameter"):
-                m.d.sync += item[name].eq(chosen.place[name])
+                m.d.sync += item[name].eq(place[name])
             for name in ("multiplier", "shift"):
                 m.d.sync += item[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
                     is_second, f[f"{name}_1"], f[f"{name}_2"])))
-            for lane in range(lanes):
-                difference = chosen_sums[lane][:DIFFERENCE_WIDTH].as_signed()
-                m.d.sync += item.sums[lane].eq(Mux(
-                    is_first | is_second, difference << f["left_shift"], chosen_sums[lane]))
+            for mine, value in zip(item.sums, chosen.sums):
+                m.d.sync += mine.eq(Mux(
+                    is_first | is_second,
+                    value[:DIFFERENCE_WIDTH].as_signed() << f["left_shift"], value))
         out = self.vector.payload
         m.d.comb += [
             out.eq(item), out.bank.eq(f["out_bank"]), out.plane.eq(0),

@@ -128,7 +128,7 @@ class VectorEngine(wiring.Component):
         m.d.comb += [
             places.base.eq(f["out_base"]), places.step.eq(f["out_step"]),
             weights.base.eq(f["w_base"]), weights.bank.eq(f["w_bank"]),
-            weights.same.eq(f["same_weights"] & g.is_window), operands.pad.eq(f["pad"])]
+            operands.pad.eq(f["pad"])]
 
         m.d.comb += [
             steps.unit_ready.eq(self.unit_ready), self.unit_next.eq(steps.unit_next),
@@ -137,9 +137,8 @@ class VectorEngine(wiring.Component):
             self.v.address.eq(steps.requests.payload.address),
             operands.word_valid.eq(self.v.response_valid), operands.word.eq(self.v.data),
             operands.weights_available.eq(weights.available),
-            operands.has_room.eq(results.has_room), operands.add_has_room.eq(adder.wants_word),
-            weights.use.eq(operands.uses_weights), weights.row.eq(operands.row),
-            weights.ends.eq(operands.chunk_ends)]
+            operands.has_room.eq(results.has_room), operands.add_wants_word.eq(adder.wants_word),
+            weights.row.eq(operands.row), weights.frees.eq(operands.frees)]
         connect(m, steps.tags, operands.tags)
         connect(m, flipped(self.w), weights.w)
 
@@ -153,15 +152,15 @@ class VectorEngine(wiring.Component):
             maximum.word.eq(operands.x[N_MULTIPLIERS - 1]),
             adder.takes_word.eq(operands.used & g.is_add),
             adder.word_valid.eq(operands.add_valid), adder.word.eq(operands.add_word),
-            adder.has_room.eq(results.has_room), adder.taken.eq(emitter.taken),
+            adder.has_room.eq(results.has_room),
             results.claim.eq(operands.claims | adder.claims),
             results.put.eq(products.sums_valid), results.word.eq(products.sums),
             results.put_group.eq(adder.sums_valid | maximum.maximum_valid),
             results.group_sums.eq(adder.sums.as_value() | maximum.maximum.as_value()),
             emitter.available.eq(results.available), emitter.sums.eq(results.sums),
             results.group.eq(emitter.group), results.drop.eq(emitter.drop),
-            emitter.offered.eq(adder.offered & g.is_add), emitter.is_second.eq(adder.is_second),
-            emitter.differences.eq(adder.differences), emitter.returned.eq(self.returned.valid)]
+            emitter.returned.eq(self.returned.valid)]
+        connect(m, adder.inputs, emitter.inputs)
         connect(m, places.places, emitter.places)
         connect(m, flipped(self.returned), adder.returned)
         connect(m, emitter.vector, flipped(self.vector))

@@ -29,7 +29,7 @@ _KERNEL_WIDTH, _KERNEL_HEIGHT = 8, 23
 GEOMETRY_LAYOUT = data.StructLayout({
     "is_depthwise": 1, "is_window": 1, "is_linear": 1, "is_add": 1, "is_maximum": 1,
     "is_bounded": 1,  # positions outside the input give padding
-    "has_weights": 1, "is_product": 1,
+    "has_weights": 1, "is_product": 1, "keeps_weights": 1,
     "n_lines": 16, "n_chunks": 16, "n_positions": 16,
     "kernel_height": _KERNEL_HEIGHT, "kernel_width": _KERNEL_WIDTH,
     "skip_first": 4, "skip": 4,  # positions without a result before the first one, and between
@@ -127,6 +127,7 @@ class Geometry(wiring.Component):
                                        Mux(g.is_linear, pairs, 1)))),
             g.kernel_width.eq(Mux(has_kernel, f["kernel_width"], Mux(g.is_add, 2, 1))),
             g.line_progress.eq(Mux(g.is_bounded, f["out_width"], 1)),
+            g.keeps_weights.eq(once),
             g.weight_lines.eq(Mux(once, 1, g.n_lines)),
             g.weight_chunks.eq(Mux(once, 1, f["n_chunks"])),
             g.weight_positions.eq(Mux(g.is_window & ~once, f["out_width"], 1)),

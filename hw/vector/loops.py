@@ -1,8 +1,8 @@
-"""Counters of nested loops."""
+"""Counters: of nested loops, and of what a buffer holds."""
 
-from amaranth.hdl import Signal
+from amaranth.hdl import Mux, Signal
 
-__all__ = ["Countdown"]
+__all__ = ["Countdown", "Level"]
 
 
 class Countdown:
@@ -32,3 +32,27 @@ class Countdown:
             self.m.d.sync += self.load()
         with self.m.Else():
             self.m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 2)]
+
+
+class Level:
+    """Counts what a buffer of ``depth`` places holds, and one more that was under way when it
+    became full. Its flags are compared ahead of the count.
+
+    Arguments
+    ---------
+    m : Module, receives the registers. name : of the registers.
+    put, take : one item more, one less; they may come late in the cycle.
+
+    ``next_any`` : from the next cycle on there is one. ``next_room`` : and there is room for one.
+    """
+
+    def __init__(self, m, name, depth, put, take):
+        self.count = Signal(range(depth + 2), name=f"{name}_count")
+        self.any = Signal(name=f"{name}_any")
+        self.room = Signal(name=f"{name}_room", init=1)
+        more, less = put & ~take, take & ~put
+        self.next_any = Mux(more, 1, Mux(less, self.count != 1, self.any))
+        self.next_room = Mux(less, self.count <= depth, Mux(more, self.count < depth - 1,
+                                                            self.room))
+        m.d.sync += [self.count.eq(self.count + put - take), self.any.eq(self.next_any),
+                     self.room.eq(self.next_room)]

@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.scratchpad import word_layout
 from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
+from hw.vector.loops import Level
 from hw.vector.steps import DEPTH, tag_layout
 from hw.vector.weights import N_MULTIPLIERS
 
@@ -27,9 +28,9 @@ class Operands(wiring.Component):
     -------
     geometry, pad : the instruction.
     tags : of the steps. word_valid, word : a word that was read arrives.
-    weights_available, has_room, add_has_room : what a step must wait for.
-    used : a step is taken, in this cycle. claims : and it will give a result.
-    row, chunk_ends, uses_weights : of the step that is taken, for the weights.
+    weights_available, has_room, add_wants_word : what a step must wait for.
+    used : a step is taken, in this cycle. claims : and it will give a result. frees : and its
+        weights are not needed again. row : of the kernel, of this step.
     add_valid, add_word : a word for ADD, ADD_LATENCY cycles after it was taken.
     valid, first, last, x : operands, WORD_LATENCY cycles after.
     """
@@ -44,9 +45,9 @@ class Operands(wiring.Component):
             "geometry": In(GEOMETRY_LAYOUT), "pad": In(signed(8)),
             "tags": In(stream.Signature(tag_layout(word_bytes))),
             "word_valid": In(1), "word": In(word),
-            "weights_available": In(1), "has_room": In(1), "add_has_room": In(1),
+            "weights_available": In(1), "has_room": In(1), "add_wants_word": In(1),
             "used": Out(1), "claims": Out(1), "row": Out(range(DEPTHWISE_KERNEL)),
-            "chunk_ends": Out(1), "uses_weights": Out(1),
+            "frees": Out(1),
             "add_valid": Out(1), "add_word": Out(word),
             "valid": Out(1), "first": Out(1), "last": Out(1),
             "x": Out(data.ArrayLayout(word, N_MULTIPLIERS))})
@@ -55,15 +56,11 @@ class Operands(wiring.Component):
         """The words that were read, first in first out: (the oldest, there is one)."""
         m.submodules.words = cells = Memory(shape=self._word.size, depth=DEPTH, init=[])
         write, read = cells.write_port(), cells.read_port(domain="comb")
-        level = Signal(range(DEPTH + 1))
-        next_level = Signal.like(level)
-        is_there = Signal()
-        m.d.comb += [next_level.eq(level + self.word_valid - drop),
-                     write.en.eq(self.word_valid), write.data.eq(self.word.as_value())]
-        m.d.sync += [level.eq(next_level), is_there.eq(next_level != 0),
-                     write.addr.eq(write.addr + self.word_valid),
+        m.d.comb += [write.en.eq(self.word_valid), write.data.eq(self.word.as_value())]
+        m.d.sync += [write.addr.eq(write.addr + self.word_valid),
                      read.addr.eq(read.addr + drop)]
-        return data.View(self._word, read.data), is_there
+        return (data.View(self._word, read.data),
+                Level(m, "words", DEPTH, self.word_valid, drop).any)
 
     def elaborate(self, platform):
         m = Module()
@@ -72,13 +69,10 @@ class Operands(wiring.Component):
         word, is_there = self._words(m, drop)
         row = Signal(range(DEPTHWISE_KERNEL))
         m.d.comb += [
-            self.used.eq(self.tags.valid & (is_there | ~tag.takes)
-                         & (self.weights_available | ~g.has_weights)
-                         & (self.has_room | ~tag.emits | g.is_add)
-                         & (self.add_has_room | ~g.is_add)),
+            self.used.eq(self.tags.valid & (is_there | ~tag.takes) & self.weights_available
+                         & (self.has_room | ~tag.emits) & self.add_wants_word),
             self.tags.ready.eq(self.used), drop.eq(self.used & tag.drops),
-            self.claims.eq(self.used & tag.emits & ~g.is_add),
-            self.uses_weights.eq(self.used & g.has_weights), self.chunk_ends.eq(tag.chunk_ends),
+            self.claims.eq(self.used & tag.emits), self.frees.eq(self.used & tag.frees),
             self.row.eq(Mux(tag.first, 0, row))]
         with m.If(self.used):
             m.d.sync += row.eq(self.row + 1)

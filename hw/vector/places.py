@@ -18,9 +18,12 @@ _COUNT_WIDTH = 21  # signed differences of channel numbers: 2^16 chunks of 16
 
 
 def place_layout(lanes):
-    """Where a group goes. ``group`` of its word, the last of the word, of a line, of all."""
+    """Where a group goes, and whether it is the last one of its word, of a line, of all.
+
+    ``source``: the group of the result that it comes from (ADD gives one group per result).
+    """
     return data.StructLayout({
-        "address": 16, "group": 2, "mask": lanes, "parameter": 16,
+        "address": 16, "group": 2, "source": 2, "mask": lanes, "parameter": 16,
         "word_ends": 1, "line_ends": 1, "ends": 1})
 
 
@@ -109,6 +112,7 @@ class PlaceWalker(wiring.Component):
         with m.If(move):
             m.d.sync += [
                 filled.eq(go), place.address.eq(address), place.group.eq(group),
+                place.source.eq(Mux(g.is_add, 0, group)),
                 place.parameter.eq(parameter), place.word_ends.eq(group_end),
                 place.line_ends.eq(line_end), place.ends.eq(line_end & lines.last),
                 place_left.eq(left), place_before.eq(before)]

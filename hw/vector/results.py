@@ -8,6 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.vector.loops import Level
 from hw.vector.ports import SUM_WIDTH
 
 __all__ = ["ResultStore"]
@@ -20,7 +21,8 @@ class ResultStore(wiring.Component):
 
     Members
     -------
-    claim : room for one more result is taken. has_room : there is some.
+    claim : room for one more result is taken. has_room : there is some; it follows a claim two
+        cycles later, for which one place is kept in reserve.
     put, word : the next result, a sum per channel. put_group, group_sums : or a result of one
         group, which counts as group 0; 0 while a ``word`` is put, as ``word`` is else.
     available : the oldest result is here; its ``group`` is ``sums``. drop : it is used up.
@@ -30,7 +32,7 @@ class ResultStore(wiring.Component):
         self.target = target
         sums = data.ArrayLayout(signed(SUM_WIDTH), target.lanes)
         super().__init__({
-            "claim": In(1), "has_room": Out(1, init=1),
+            "claim": In(1), "has_room": Out(1),
             "put": In(1), "word": In(data.ArrayLayout(signed(SUM_WIDTH), target.columns)),
             "put_group": In(1), "group_sums": In(sums),
             "available": Out(1), "group": In(2), "sums": Out(sums), "drop": In(1)})
@@ -39,16 +41,15 @@ class ResultStore(wiring.Component):
         m = Module()
         lanes, width = self.target.lanes, self.target.lanes * SUM_WIDTH
         n_groups = self.target.columns // lanes
-        n_claimed, n_here = Signal(range(_DEPTH + 1)), Signal(range(_DEPTH + 1))
-        next_claimed, next_here = Signal.like(n_claimed), Signal.like(n_here)
         put = self.put | self.put_group
         write_place, read_place = Signal(range(_DEPTH)), Signal(range(_DEPTH))
-        m.d.comb += [next_claimed.eq(n_claimed + self.claim - self.drop),
-                     next_here.eq(n_here + put - self.drop)]
-        m.d.sync += [
-            n_claimed.eq(next_claimed), n_here.eq(next_here),
-            self.has_room.eq(next_claimed < _DEPTH), self.available.eq(next_here != 0),
-            write_place.eq(write_place + put), read_place.eq(read_place + self.drop)]
+        claimed, dropped = Signal(), Signal()
+        m.d.sync += [claimed.eq(self.claim), dropped.eq(self.drop),
+                     write_place.eq(write_place + put),
+                     read_place.eq(read_place + self.drop)]
+        m.d.comb += [
+            self.has_room.eq(Level(m, "claimed", _DEPTH - 1, claimed, dropped).room),
+            self.available.eq(Level(m, "here", _DEPTH, put, self.drop).any)]
         groups = []
         for k in range(n_groups):
             m.submodules[f"group_{k}"] = cells = Memory(shape=width, depth=_DEPTH, init=[])

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.stream import SmallFIFO
 from hw.vector.geometry import GEOMETRY_LAYOUT
-from hw.vector.loops import Countdown
+from hw.vector.loops import Countdown, Level
 
 __all__ = ["DEPTH", "StepWalker", "tag_layout"]
 
@@ -27,8 +27,8 @@ def tag_layout(word_bytes):
         "takes": 1,  # it needs the next word that was read; padding otherwise
         "drops": 1,  # it is the last one to need that word
         "first": 1,  # of the steps that add up to a result
-        "emits": 1,  # the last of these, and the result is wanted
-        "chunk_ends": 1,  # the next step has other weights (DEPTHWISE)
+        "emits": 1,  # the last of these, and the result is wanted (not of ADD)
+        "frees": 1,  # the weights are not needed again
         "pair": range(max(2, word_bytes // 2)),  # LINEAR: which bytes of the word
     })
 
@@ -67,16 +67,14 @@ class StepWalker(wiring.Component):
         skip = Signal(4)
         pair = Signal(range(max(2, self.word_bytes // 2)))
         hold = Signal(range(_UNIT_LATENCY + 1))
-        under_way = Signal(range(DEPTH + 1))
-        has_room = Signal(init=1)
-        go = Signal()
-        m.d.comb += go.eq(running & has_room & (~line_first | (self.unit_ready & (hold == 0))))
-        next_under_way = Signal.like(under_way)
-        m.d.comb += next_under_way.eq(under_way + go - self.used)
-        m.d.sync += [under_way.eq(next_under_way), has_room.eq(next_under_way < DEPTH),
-                     self.unit_next.eq(go & line_first)]
+        unit_open = Signal()
+        go, used = Signal(), Signal()
+        under_way = Level(m, "under_way", DEPTH, go, used)
+        m.d.comb += go.eq(running & under_way.room & (~line_first | unit_open))
+        m.d.sync += [used.eq(self.used), self.unit_next.eq(go & line_first),
+                     unit_open.eq(self.unit_ready & (hold == 0))]
         with m.If(go & line_first):
-            m.d.sync += hold.eq(_UNIT_LATENCY)
+            m.d.sync += [hold.eq(_UNIT_LATENCY), unit_open.eq(0)]
         with m.Elif(hold != 0):
             m.d.sync += hold.eq(hold - 1)
 
@@ -120,7 +118,9 @@ class StepWalker(wiring.Component):
             event.word_begins.eq(~g.is_linear | (pair == 0)),
             event.stays.eq(g.is_linear & ~word_ends), event.second.eq(g.is_add & ~tap_first),
             event.tag.drops.eq(~g.is_linear | word_ends), event.tag.first.eq(tap_first),
-            event.tag.emits.eq(tap_end & emits), event.tag.chunk_ends.eq(position_end),
+            event.tag.emits.eq(tap_end & emits & ~g.is_add),
+            event.tag.frees.eq(g.has_weights & ~g.keeps_weights
+                               & (~g.is_depthwise | position_end)),
             event.tag.pair.eq(pair)]
         return event
 

@@ -16,7 +16,7 @@ from hw.crossbar import Read
 from hw.scratchpad import word_layout
 from hw.stream import SmallFIFO
 from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
-from hw.vector.loops import Countdown
+from hw.vector.loops import Countdown, Level
 
 __all__ = ["N_MULTIPLIERS", "WeightStore"]
 
@@ -30,13 +30,13 @@ class WeightStore(wiring.Component):
 
     Members
     -------
-    geometry, base, bank, same : the instruction; ``same``: one word serves every tap.
+    geometry, base, bank : the instruction.
     load : begin, a pulse; the geometry is stable since the cycle before.
     w : port of the crossbar; the first word of a response is the addressed one.
-    available : the next step's weights are here.
-    use : a step takes them; row : its row of the kernel (DEPTHWISE); ends : it is the chunk's
-        last step (DEPTHWISE). weights : operands of the three multipliers, LATENCY cycles later;
-        those of multipliers that the operation does not use are 0.
+    available : the next step's weights are here, or it needs none.
+    row : of the kernel, of the step that is taken (DEPTHWISE). frees : it is taken, and its
+        weights are not needed again. weights : operands of the three multipliers, LATENCY cycles
+        later; those of multipliers that the operation does not use are 0.
     """
 
     LATENCY = 2
@@ -44,9 +44,9 @@ class WeightStore(wiring.Component):
     def __init__(self, word_bytes):
         self.word = word_layout(word_bytes)
         super().__init__({
-            "geometry": In(GEOMETRY_LAYOUT), "base": In(16), "bank": In(2), "same": In(1),
+            "geometry": In(GEOMETRY_LAYOUT), "base": In(16), "bank": In(2),
             "load": In(1), "w": Out(Read(data.ArrayLayout(self.word, 2))),
-            "available": Out(1), "use": In(1), "row": In(range(DEPTHWISE_KERNEL)), "ends": In(1),
+            "available": Out(1), "row": In(range(DEPTHWISE_KERNEL)), "frees": In(1),
             "weights": Out(data.ArrayLayout(self.word, N_MULTIPLIERS))})
 
     def _requests(self, m, freed):
@@ -56,19 +56,13 @@ class WeightStore(wiring.Component):
             Countdown(m, name, g[f"weight_{name}"])
             for name in ("columns", "rows", "positions", "chunks", "lines")]
         m.submodules.queue = queue = SmallFIFO(16, _DEPTH)
-        running, taps_begin, has_room = Signal(), Signal(), Signal()
+        running, taps_begin, go = Signal(), Signal(), Signal()
         address, chunk_address = Signal(16), Signal(16)
-        n_free = Signal(range(_DEPTH + 1))
-        taken = Signal()
-        next_free = Signal.like(n_free)
         # Room is counted in chunks of weights for DEPTHWISE, otherwise in responses.
         takes_room = ~g.is_depthwise | taps_begin
-        go = Signal()
-        m.d.comb += [
-            go.eq(running & queue.i.ready & (has_room | ~takes_room)),
-            taken.eq(go & takes_room), next_free.eq(n_free - taken + freed),
-            queue.i.valid.eq(go), queue.i.payload.eq(address)]
-        m.d.sync += [n_free.eq(next_free), has_room.eq(next_free != 0)]
+        free = Level(m, "free", _DEPTH, freed, go & takes_room)
+        m.d.comb += [go.eq(running & queue.i.ready & (free.any | ~takes_room)),
+                     queue.i.valid.eq(go), queue.i.payload.eq(address)]
         step = Mux(g.is_linear, 2, 1)
         taps_end = columns.last & rows.last
         with m.If(go):
@@ -91,8 +85,8 @@ class WeightStore(wiring.Component):
         with m.If(self.load):
             for counter in counters:
                 m.d.sync += counter.load()
-            m.d.sync += [running.eq(g.has_weights), taps_begin.eq(1), has_room.eq(1),
-                         n_free.eq(Mux(g.is_depthwise, _N_CHUNKS, _DEPTH)),
+            m.d.sync += [running.eq(g.has_weights), taps_begin.eq(1), free.any.eq(1),
+                         free.count.eq(Mux(g.is_depthwise, _N_CHUNKS, _DEPTH)),
                          address.eq(self.base), chunk_address.eq(self.base)]
         m.d.comb += [self.w.valid.eq(queue.o.valid), queue.o.ready.eq(self.w.ready),
                      self.w.address.eq(queue.o.payload), self.w.bank.eq(self.bank)]
@@ -131,18 +125,15 @@ class WeightStore(wiring.Component):
             cells = Memory(shape=self.word.size, depth=_DEPTH, init=[])
             m.submodules[f"memory_{k}"] = cells
             memories.append(cells)
-        freed, filled = Signal(), Signal()
-        m.d.comb += [freed.eq(self.use & ~self.same & (~g.is_depthwise | self.ends)),
-                     filled.eq(self._responses(m, memories))]
+        freed = Signal()
+        m.d.sync += freed.eq(self.frees)
         self._requests(m, freed)
+        here = Level(m, "here", _DEPTH, self._responses(m, memories), self.frees)
 
         place = Signal(range(_DEPTH))
         address = Signal(range(_DEPTH))
-        n_here = Signal(range(_DEPTH + 1))
-        next_here = Signal.like(n_here)
-        m.d.comb += next_here.eq(n_here + filled - freed)
-        m.d.sync += [n_here.eq(next_here), self.available.eq(next_here != 0),
-                     place.eq(place + freed),
+        m.d.sync += [self.available.eq(here.next_any | ~g.has_weights),
+                     place.eq(place + self.frees),
                      address.eq(Mux(g.is_depthwise, Cat(self.row, place[:2]), place))]
         for k, (cells, operand, used) in enumerate(zip(memories, self.weights, (
                 g.is_depthwise, g.is_depthwise | g.is_linear, 1))):
