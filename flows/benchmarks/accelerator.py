@@ -26,7 +26,8 @@ DEFAULT_SYNTHESIS = "build/synth/report.json,build/synth-zynq/report.json"
 MOST_CYCLES = {"resnet8": 110_000, "ds_cnn": 30_000, "mobilenet_v1_025": 98_000,
                "autoencoder": 12_500}
 LEAST_UTILISATION = {"resnet18": 0.87}
-NOTES = {"autoencoder": "9,000 cycles are the goal beyond", "resnet18": "AXI4, 128 bits"}
+NOTES = {"autoencoder": "9,000 cycles are the goal beyond", "resnet18": "AXI4, 128 bits, 40 cycles latency, all transfers counted"}
+EXTERNAL_MEMORY = {"axi_read_latency": 40, "axi_write_latency": 40}  # plusargs of sim
 MOST_DSPS = {"ecp5-85k": 156, "ecp5-85k-packed": 156, "zynq-7020": 220}
 
 
@@ -126,9 +127,10 @@ def simulate(program, x, target):
     from sim import rtl
     from sim.runner import SimulationError
 
-    reports = []
+    reports: list = []
+    memory = {"plusargs": EXTERNAL_MEMORY} if target.bus_bits else {}
     try:
-        trace = rtl.run(program, x, target=target, trace=False, report=reports)
+        trace = rtl.run(program, x, target=target, trace=False, report=reports, **memory)
     except SimulationError as error:
         raise SimulationFailure(f"{program.name} on {target.name}: {error}") from error
     return trace[program.outputs[0]], reports[0].cycles
