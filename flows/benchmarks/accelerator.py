@@ -26,7 +26,8 @@ DEFAULT_SYNTHESIS = "build/synth/report.json,build/synth-zynq/report.json"
 MOST_CYCLES = {"resnet8": 110_000, "ds_cnn": 30_000, "mobilenet_v1_025": 98_000,
                "autoencoder": 12_500}
 LEAST_UTILISATION = {"resnet18": 0.87}
-NOTES = {"autoencoder": "9,000 cycles are the goal beyond", "resnet18": "AXI4, 128 bits, 40 cycles latency, all transfers counted"}
+NOTES = {"autoencoder": "9,000 cycles are the goal beyond",
+         "resnet18": "AXI4, 128 bits, 40 cycles latency, all transfers counted"}
 EXTERNAL_MEMORY = {"axi_read_latency": 40, "axi_write_latency": 40}  # plusargs of sim
 MOST_DSPS = {"ecp5-85k": 156, "ecp5-85k-packed": 156, "zynq-7020": 220}
 
