@@ -131,7 +131,8 @@ class VectorEngine(wiring.Component):
             operands.pad.eq(f["pad"])]
 
         m.d.comb += [
-            steps.unit_ready.eq(self.unit_ready), self.unit_next.eq(steps.unit_next),
+            steps.chases.eq(f["chase"]), steps.unit_ready.eq(self.unit_ready),
+            self.unit_next.eq(steps.unit_next),
             steps.used.eq(operands.used), self.v.valid.eq(steps.requests.valid),
             steps.requests.ready.eq(self.v.ready), self.v.bank.eq(steps.requests.payload.bank),
             self.v.address.eq(steps.requests.payload.address),

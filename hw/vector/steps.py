@@ -41,7 +41,8 @@ class StepWalker(wiring.Component):
     geometry, x_bank, y_bank, width, height : the instruction.
     load : begin, a pulse; the geometry is stable since the cycle before. A step must have been
         used, ``used``, for each one beyond DEPTH.
-    unit_ready, unit_next : the chase. The first step of a line waits for ``unit_ready``.
+    chases, unit_ready, unit_next : where it chases, the first step of a line waits for
+        ``unit_ready``.
     requests : addresses to read, one for each tag that is the first to take a word.
     tags : tag_layout.
     """
@@ -50,8 +51,8 @@ class StepWalker(wiring.Component):
         self.word_bytes = word_bytes
         super().__init__({
             "geometry": In(GEOMETRY_LAYOUT), "x_bank": In(2), "y_bank": In(2), "width": In(16),
-            "height": In(16), "load": In(1), "unit_ready": In(1), "unit_next": Out(1),
-            "used": In(1), "requests": Out(stream.Signature(_REQUEST_LAYOUT)),
+            "height": In(16), "load": In(1), "chases": In(1), "unit_ready": In(1),
+            "unit_next": Out(1), "used": In(1), "requests": Out(stream.Signature(_REQUEST_LAYOUT)),
             "tags": Out(stream.Signature(tag_layout(word_bytes)))})
 
     def _loops(self, m):
@@ -72,9 +73,9 @@ class StepWalker(wiring.Component):
         under_way = Level(m, "under_way", DEPTH, go, used)
         m.d.comb += go.eq(running & under_way.room & (~line_first | unit_open))
         m.d.sync += [used.eq(self.used), self.unit_next.eq(go & line_first),
-                     unit_open.eq(self.unit_ready & (hold == 0))]
+                     unit_open.eq(~self.chases | (self.unit_ready & (hold == 0)))]
         with m.If(go & line_first):
-            m.d.sync += [hold.eq(_UNIT_LATENCY), unit_open.eq(0)]
+            m.d.sync += [hold.eq(_UNIT_LATENCY), unit_open.eq(~self.chases)]
         with m.Elif(hold != 0):
             m.d.sync += hold.eq(hold - 1)
 

@@ -175,7 +175,8 @@ def run(target, memories, instructions, *, stalls=0.0, seed=0, unit_cycles=0, la
             ctx.set(dut.start, starts)
             if starts:
                 f = queue.pop(0)
-                ctx.set(dut.words, encode(**f)[:FORMAT_WORDS[Format.VECTOR]])
+                words = encode(**f | {"chase": int(unit_cycles > 0)})
+                ctx.set(dut.words, words[:FORMAT_WORDS[Format.VECTOR]])
                 chase = Chase(f, memories.target.columns, rng, unit_cycles, v.n_reads)
                 report.starts.append(now)
             v.cycle(ctx, now, chase.check if chase else None)
