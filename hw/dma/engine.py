@@ -29,7 +29,7 @@ class TransferEngine(wiring.Component):
         after ``start`` or ``unit_next`` at the earliest.
     error : ErrorCode for one cycle, in place of ``done`` and ``complete`` of the refused
         instruction; the engine is idle then. ``error_previous`` is up with it where the error is
-        of the instruction before the one started last.
+        of the instruction before the one started last (in this cycle, perhaps).
     abort : pulse or level. Open bursts are finished, their data discarded, then ``busy`` falls;
         ``done``, ``complete``, ``progress`` and ``error`` stay 0 from the next cycle on.
     busy : from the cycle after ``start`` until nothing is under way.
@@ -69,48 +69,48 @@ class TransferEngine(wiring.Component):
         return walker, issuer
 
     def control(self, m: Module, walker, issuer, *, failed, failed_parity, is_drained, retired,
-                ended_words, ended_line, ended_instruction):
+                progress, completes):
         """Start, finish and give up instructions; returns the level ``stop``.
 
         walker, issuer : of ``front``.
         failed : pulse, a response other than OKAY, of an instruction of ``failed_parity``.
         is_drained : nothing is under way behind the bursts. retired : pulse, a burst is over.
-        ended_words : words that are now where they belong; ended_line, ended_instruction : pulse
-        with the last of a line, of an instruction.
+        progress : words of a line that are now where they belong, or 0; completes : pulse, those
+        of an instruction are.
         """
         parity = Signal()  # of the instruction started last
         is_issuing = Signal()  # it is not done
         n_under_way = Signal(range(3))
-        n_words = Signal(16)
-        is_aborting, has_failed, has_failed_previous = Signal(), Signal(), Signal()
+        is_aborting, has_failed, is_failure = Signal(), Signal(), Signal()
+        failed_of = Signal()  # parity of the instruction that failed
         refusal = Signal(ErrorCode)
         gives_up, stop, has_issued, is_over, ends = (Signal() for _ in range(5))
-        completes, is_refused = Signal(), Signal()
+        is_refused = Signal()
         m.d.comb += [
-            walker.words.eq(self.words), walker.start.eq(self.start), walker.parity.eq(parity),
+            walker.words.eq(self.words), walker.start.eq(self.start & ~stop),
+            walker.parity.eq(parity),
             walker.unit_ready.eq(self.unit_ready), self.unit_next.eq(walker.unit_next),
             walker.region_base.eq(self.region_base), walker.region_limit.eq(self.region_limit),
             issuer.retired.eq(retired),
             stop.eq(is_aborting | has_failed), walker.stop.eq(stop), issuer.stop.eq(stop),
             gives_up.eq(is_aborting | self.abort),
             is_refused.eq(refusal != ErrorCode.NONE),
-            completes.eq(ended_instruction & ~is_aborting),
             has_issued.eq(walker.idle & ~walker.line.valid & issuer.idle),
             is_over.eq(has_issued & ~issuer.issued & (issuer.n_open == 0) & is_drained),
+            self.error_previous.eq(is_failure & (failed_of ^ parity ^ self.start)),
         ]
         m.d.sync += [
-            self.progress.eq(Mux(ended_line & ~gives_up, n_words + ended_words, 0)),
+            self.progress.eq(Mux(gives_up, 0, progress)),
             self.complete.eq(completes & ~gives_up),
-            self.done.eq(0), self.error.eq(ErrorCode.NONE), self.error_previous.eq(0),
+            self.done.eq(0), self.error.eq(ErrorCode.NONE), is_failure.eq(0),
             n_under_way.eq(n_under_way + self.start - completes),
         ]
-        m.d.sync += n_words.eq(Mux(ended_line, 0, n_words + ended_words))
         with m.If(self.start):
             m.d.sync += [is_issuing.eq(1), parity.eq(~parity), self.busy.eq(1)]
         with m.If(self.abort & (self.busy | self.start)):
             m.d.sync += is_aborting.eq(1)
         with m.If(failed & ~has_failed):
-            m.d.sync += [has_failed.eq(1), has_failed_previous.eq(failed_parity != parity)]
+            m.d.sync += [has_failed.eq(1), failed_of.eq(failed_parity)]
 
         with m.If(walker.error != ErrorCode.NONE):
             m.d.sync += [refusal.eq(walker.error), is_issuing.eq(0)]
@@ -124,8 +124,7 @@ class TransferEngine(wiring.Component):
             with m.If(has_failed):
                 m.d.comb += ends.eq(is_over)
                 with m.If(is_over):
-                    m.d.sync += [self.error.eq(self.FAILURE),
-                                 self.error_previous.eq(has_failed_previous)]
+                    m.d.sync += [self.error.eq(self.FAILURE), is_failure.eq(1)]
             with m.Elif(is_refused):
                 m.d.comb += ends.eq(is_over)
                 with m.If(is_over):
@@ -135,5 +134,5 @@ class TransferEngine(wiring.Component):
         with m.If(ends):
             m.d.sync += [
                 self.busy.eq(0), is_aborting.eq(0), has_failed.eq(0), refusal.eq(ErrorCode.NONE),
-                is_issuing.eq(0), n_under_way.eq(0), n_words.eq(0)]
+                is_issuing.eq(0), n_under_way.eq(0)]
         return stop

@@ -2,26 +2,21 @@
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
 
+from hw.crossbar import WaitingWrite
 from hw.dma.axi import OKAY, ReadSignature, constant_controls
 from hw.dma.bursts import BURST_LAYOUT
 from hw.dma.engine import TransferEngine
 from hw.isa import ErrorCode, LocalMemory
-from hw.stream import SkidBuffer, SmallFIFO
+from hw.scratchpad import word_layout
+from hw.stream import RegisterSlice, SmallFIFO
 
-__all__ = ["LoadEngine", "SmallWriteSignature", "bank_write_signature"]
+__all__ = ["LoadEngine", "SmallWriteSignature"]
 
 #: Write port of the memories of 32-bit words, always accepted. ``address`` counts such words.
 SmallWriteSignature = wiring.Signature({
     "valid": Out(1), "is_instructions": Out(1), "address": Out(16), "data": Out(32)})
-
-
-def bank_write_signature(word_bytes):
-    """Write port `l` of the crossbar, the engine's view; ``enable`` has one bit per byte."""
-    return wiring.Signature({
-        "valid": Out(1), "ready": In(1), "bank": Out(2), "address": Out(16),
-        "data": Out(8 * word_bytes), "enable": Out(word_bytes)})
 
 
 class LoadEngine(TransferEngine):
@@ -34,20 +29,25 @@ class LoadEngine(TransferEngine):
     Arguments
     ---------
     beats_held : beats between the bus and the banks, a power of two.
+    confirmed : ``l.written`` and its companions are connected. Without them a word counts as
+        written once the crossbar accepts it, up to some cycles early.
 
     Members
     -------
-    bus : Out(ReadSignature). l : Out(bank_write_signature). small : Out(SmallWriteSignature).
+    bus : Out(ReadSignature). l : Out(hw.crossbar.WaitingWrite). small : Out(SmallWriteSignature).
     """
 
     FAILURE = ErrorCode.BUS_READ
     N_MEMORIES = len(LocalMemory)
+    MAX_PENDING = 7  #: words that the crossbar may have accepted and not written
 
-    def __init__(self, target, *, max_beats=16, outstanding=16, beats_held=16):
+    def __init__(self, target, *, max_beats=16, outstanding=16, beats_held=16,
+                 confirmed=False):
         self.beats_held = beats_held
+        self.confirmed = confirmed
         super().__init__(target, ReadSignature(target.bus_bits), {
-            "l": Out(bank_write_signature(target.word_bytes)),
-            "small": Out(SmallWriteSignature)}, max_beats=max_beats, outstanding=outstanding)
+            "l": Out(WaitingWrite(target.word_bytes)), "small": Out(SmallWriteSignature)},
+            max_beats=max_beats, outstanding=outstanding)
 
     def elaborate(self, platform):
         m = Module()
@@ -56,9 +56,6 @@ class LoadEngine(TransferEngine):
         m.submodules.beats = beats = SmallFIFO(
             data.StructLayout({"data": bus_bits, "resp": 2}), self.beats_held)
         m.submodules.bursts = bursts = SmallFIFO(BURST_LAYOUT, self.outstanding)
-        m.submodules.words = words = SkidBuffer(data.StructLayout({
-            "bank": 2, "address": 16, "data": 8 * self.target.word_bytes, "is_line_end": 1,
-            "is_instruction_end": 1}))
         constant_controls(m, bus, "ar", bus_bits)
         wiring.connect(m, walker.line, issuer.line)
         m.d.comb += [
@@ -71,78 +68,110 @@ class LoadEngine(TransferEngine):
         ]
         m.d.sync += self.bytes.eq(Mux(bus.rvalid & bus.rready, self.bus_bytes, 0))
 
+        # The beat in front, the burst that it belongs to, and where it goes.
         beat, burst = beats.o.payload, bursts.o.payload
-        take, is_small, is_bad, is_written, stop = (Signal() for _ in range(5))
-        is_last_beat, is_word_end, is_last_part = Signal(), Signal(), Signal()
+        is_here, is_bad, stop, take = (Signal() for _ in range(4))
+        is_last_beat, is_line_end, is_word_end = (Signal() for _ in range(3))
         index = Signal(8)
+        at_burst_start = Signal(init=1)
         address, next_address = Signal(16), Signal(16, reset_less=True)
-        at_line_start = Signal(init=1)
         m.d.comb += [
-            is_small.eq(burst.memory[2]), is_bad.eq(beat.resp != OKAY),
+            is_here.eq(beats.o.valid & bursts.o.valid), is_bad.eq(beat.resp != OKAY),
             is_last_beat.eq(index == burst.length),
-            is_written.eq(take & ~is_bad & ~stop),
-            address.eq(Mux(at_line_start, burst.local, next_address)),
+            is_line_end.eq(is_last_beat & burst.is_line_end),
+            is_word_end.eq(1 if self.beats_per_word == 1 else index[0]),
+            address.eq(Mux(at_burst_start & burst.is_line_start, burst.local, next_address)),
             beats.o.ready.eq(take), bursts.o.ready.eq(take & is_last_beat),
         ]
-        with m.If(beats.o.valid & bursts.o.valid):
-            # A word for the banks may wait in front of the crossbar: it comes first.
-            m.d.comb += take.eq(stop | Mux(
-                is_small, (is_last_part | is_bad) & ~words.o.valid, words.i.ready))
-        with m.If(take):
-            m.d.sync += index.eq(index + 1)
-            with m.If(is_last_beat):
-                m.d.sync += index.eq(0)
+        is_small = burst.memory[2]
+        n_words = Signal(16)
+        progress = Signal(16)
+        m.d.comb += progress.eq(Mux(is_line_end, n_words + 1, 0))
+        place = {"address": address, "progress": progress,
+                 "instruction_end": is_last_beat & burst.is_instruction_end}
 
-        # Words for a bank, assembled from one or two beats.
-        if self.beats_per_word == 1:
-            m.d.comb += [is_word_end.eq(1), words.i.payload.data.eq(beat.data)]
-        else:
-            first_half = Signal(bus_bits, reset_less=True)
-            m.d.comb += [is_word_end.eq(index[0]),
-                         words.i.payload.data.eq(Cat(first_half, beat.data))]
+        usable = is_here & ~is_bad & ~stop
+        written, written_progress, written_end = self._written()
+        word_pushed, word_ready, all_written = self._write_bank(
+            m, beat, usable & ~is_small & is_word_end, take, burst.memory, place, written)
+        # Words that the crossbar has not written yet come first.
+        part_pushed, is_last_part = self._write_small(
+            m, beat, usable & is_small & all_written, take, burst.memory, place)
+        m.d.comb += take.eq(is_here & (stop | is_bad | Mux(
+            is_small, is_last_part & all_written, word_ready)))
+        small_end = part_pushed & is_last_part & is_word_end
+        with m.If(take):
+            m.d.sync += index.eq(Mux(is_last_beat, 0, index + 1))
+        with m.If(take & is_last_beat):
+            m.d.sync += at_burst_start.eq(1)
+        with m.Elif(word_pushed | part_pushed):
+            m.d.sync += at_burst_start.eq(0)
+        with m.If(word_pushed | part_pushed):
+            m.d.sync += next_address.eq(address + 1)
+        with m.If(stop | (take & is_line_end)):
+            m.d.sync += n_words.eq(0)
+        with m.Elif(word_pushed | small_end):
+            m.d.sync += n_words.eq(n_words + 1)
+
+        m.d.comb += stop.eq(self.control(
+            m, walker, issuer, failed=take & is_bad, failed_parity=burst.parity,
+            is_drained=all_written, retired=take & is_last_beat,
+            progress=Mux(small_end, progress, written_progress),
+            completes=(small_end & place["instruction_end"]) | written_end))
+        return m
+
+    def _written(self):
+        """A word is written, the progress that came with it, whether its instruction ends."""
+        l = self.l
+        if self.confirmed:
+            return l.written, l.written_progress, l.written_end
+        accepted = l.valid & l.ready
+        return accepted, Mux(accepted, l.progress, 0), accepted & l.instruction_end
+
+    def _write_bank(self, m, beat, offered, take, bank, place, written):
+        """Port l; words are assembled from one or two beats.
+
+        Returns whether a word is pushed, whether one would be, and whether all are written.
+        """
+        l = self.l
+        m.submodules.words = words = RegisterSlice(data.StructLayout({
+            "bank": l.bank.shape(), "data": word_layout(self.target.word_bytes),
+            **{name: value.shape() for name, value in place.items()}}))
+        word = beat.data
+        if self.beats_per_word == 2:
+            first_half = Signal(beat.data.shape(), reset_less=True)
+            word = Cat(first_half, beat.data)
             with m.If(take):
                 m.d.sync += first_half.eq(beat.data)
         m.d.comb += [
-            words.i.valid.eq(is_written & is_word_end & ~is_small),
-            words.i.payload.bank.eq(burst.memory), words.i.payload.address.eq(address),
-            words.i.payload.is_line_end.eq(is_last_beat & burst.is_line_end),
-            words.i.payload.is_instruction_end.eq(is_last_beat & burst.is_instruction_end),
-            self.l.valid.eq(words.o.valid), words.o.ready.eq(self.l.ready),
-            self.l.bank.eq(words.o.payload.bank), self.l.address.eq(words.o.payload.address),
-            self.l.data.eq(words.o.payload.data), self.l.enable.eq(~0),
+            words.i.valid.eq(offered), words.i.payload.bank.eq(bank),
+            words.i.payload.data.eq(word), l.valid.eq(words.o.valid), words.o.ready.eq(l.ready),
+            l.enable.eq(~0),
+            *(words.i.payload[name].eq(value) for name, value in place.items()),
+            *(getattr(l, name).eq(words.o.payload[name]) for name in ("bank", "data", *place)),
         ]
+        n_pending = Signal(range(self.MAX_PENDING + 1))
+        pushed = Signal()
+        m.d.comb += pushed.eq(offered & words.i.ready)
+        m.d.sync += n_pending.eq(n_pending + pushed - written)
+        return pushed, words.i.ready, n_pending == 0
 
-        # 32-bit words for a small memory, one part of a beat after the other.
+    def _write_small(self, m, beat, offered, take, memory, place):
+        """Port small; one part of a beat after the other.
+
+        Returns whether a part is written and whether it is the beat's last.
+        """
         n_parts = self.bus_bytes // 4
         part = Signal(range(n_parts))
-        part_written = Signal()
-        m.d.comb += [
-            is_last_part.eq(part == n_parts - 1),
-            part_written.eq(beats.o.valid & bursts.o.valid & is_small & ~words.o.valid & ~is_bad
-                            & ~stop)]
-        m.d.sync += [
-            self.small.valid.eq(part_written),
-            self.small.is_instructions.eq(burst.memory == LocalMemory.INSTRUCTIONS),
-            self.small.address.eq(address),
-            self.small.data.eq(Array(beat.data.word_select(k, 32) for k in range(n_parts))[part])]
+        pushed = Signal()
+        m.d.comb += pushed.eq(offered)
         with m.If(take):
             m.d.sync += part.eq(0)
-        with m.Elif(part_written):
+        with m.Elif(pushed):
             m.d.sync += part.eq(part + 1)
-
-        with m.If(part_written | words.i.valid):
-            m.d.sync += [next_address.eq(address + 1), at_line_start.eq(0)]
-        with m.If(take & is_last_beat & (burst.is_line_end | stop)):
-            m.d.sync += at_line_start.eq(1)
-
-        sent = words.o.valid & self.l.ready
-        small_end = is_written & is_small & is_word_end
-        ends_line = is_last_beat & burst.is_line_end
-        m.d.comb += stop.eq(self.control(
-            m, walker, issuer, failed=take & is_bad, failed_parity=burst.parity,
-            is_drained=~words.o.valid, retired=take & is_last_beat,
-            ended_words=sent | small_end,
-            ended_line=(sent & words.o.payload.is_line_end) | (small_end & ends_line),
-            ended_instruction=(sent & words.o.payload.is_instruction_end)
-            | (small_end & is_last_beat & burst.is_instruction_end)))
-        return m
+        m.d.sync += [
+            self.small.valid.eq(pushed),
+            self.small.is_instructions.eq(memory == LocalMemory.INSTRUCTIONS),
+            self.small.address.eq(place["address"]),
+            self.small.data.eq(Array(beat.data.word_select(k, 32) for k in range(n_parts))[part])]
+        return pushed, part == n_parts - 1

@@ -70,14 +70,20 @@ class StoreEngine(TransferEngine):
         m.d.sync += [response.eq(bus.bvalid), is_bad.eq(bus.bresp != OKAY)]
         burst = answers.o.payload
         is_written = response & ~is_bad & ~stop
-        n_words = (burst.length + 1) >> exact_log2(self.beats_per_word)
+        n_words, n_arrived = Signal(16), Signal(16)
+        m.d.comb += n_arrived.eq(
+            n_words + ((burst.length + 1) >> exact_log2(self.beats_per_word)))
+        with m.If(stop):
+            m.d.sync += n_words.eq(0)
+        with m.Elif(response):
+            m.d.sync += n_words.eq(Mux(burst.is_line_end, 0, n_arrived))
         m.d.comb += [
             answers.o.ready.eq(response),
             stop.eq(self.control(
                 m, walker, issuer, failed=response & is_bad, failed_parity=burst.parity,
-                is_drained=is_drained, retired=response, ended_words=Mux(is_written, n_words, 0),
-                ended_line=is_written & burst.is_line_end,
-                ended_instruction=is_written & burst.is_instruction_end))]
+                is_drained=is_drained, retired=response,
+                progress=Mux(is_written & burst.is_line_end, n_arrived, 0),
+                completes=is_written & burst.is_instruction_end))]
         return m
 
     def _read_words(self, m, walker, issuer, words, stop):

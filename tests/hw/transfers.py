@@ -11,7 +11,7 @@ from hw.isa import FORMAT_WORDS, Format, LocalMemory, Opcode, encode
 from tests.hw.axi_slaves import Memory, ReadSlave, Stands, Traffic, WriteSlave
 
 BASE = 0x1000_0000
-READ_LATENCY = 4
+READ_LATENCY = 8
 
 
 @dataclass
@@ -60,13 +60,14 @@ def expected_writes(target, memory, fields):
 
 def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=None,
         ready=lambda instruction, unit, cycle: True, abort_at=None, abort_cycles=1, go_on=False,
-        seed=0, watchdog=2000, extra=60):
+        not_before=None, seed=0, watchdog=2000, extra=60):
     """Run (opcode, fields) instructions one after the other; returns a Log.
 
     traffic : of the bus. stalls : share of cycles in which the crossbar port is not ready.
     banks : lists of words that a STORE reads. ready(instruction, unit, cycle) : the chase.
-    abort_at : cycle of an abort. go_on : after an error or an abort, start the instructions that
-    are left once the engine is not busy; without it nothing more is started.
+    abort_at : cycle of an abort; an error is answered by one, too. go_on : afterwards, start the
+    instructions that are left once the engine is not busy; without it nothing more is started.
+    not_before : the cycle of the earliest start of some instructions, by their number.
     The run ends when the engine has been idle for ``extra`` cycles, in which nothing may happen.
     """
     log, rng = Log(), random.Random(f"run {seed}")
@@ -84,24 +85,28 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
         core = [dut.done, dut.unit_next, dut.error, dut.error_previous, dut.busy, dut.progress,
                 dut.complete, dut.bytes]
         if is_load:
-            port = [dut.l.valid, dut.l.bank, dut.l.address, dut.l.data, dut.l.enable,
+            port = [dut.l.valid, dut.l.bank, dut.l.address, dut.l.data.as_value(), dut.l.enable,
+                    dut.l.progress, dut.l.instruction_end,
                     dut.small.valid, dut.small.is_instructions, dut.small.address, dut.small.data]
         else:
             port = [dut.s.valid, dut.s.bank, dut.s.address]
         stands = Stands("crossbar port")
         n_started, unit, unit_known_at, quiet, answers = 0, 0, 0, 0, []
+        buffered, written = [], None
+        abort_windows = [] if abort_at is None else [(abort_at, abort_at + abort_cycles)]
         pending_start, may_start, port_ready, cycle, last_event = True, True, 0, 0, 0
         while quiet < extra:
             # What the inputs are in this cycle.
-            starts = may_start and pending_start and n_started < len(program) and cycle > 2
+            starts = (may_start and pending_start and n_started < len(program) and cycle > 2
+                      and cycle >= (not_before or {}).get(n_started, 0))
             ctx.set(dut.start, int(starts))
             if starts:
                 opcode, fields = program[n_started]
                 for k, word in enumerate(encode(opcode, **fields)[:FORMAT_WORDS[Format.TRANSFER]]):
                     ctx.set(dut.words[k], word)
                 log.starts.append(cycle)
-                n_started, unit, unit_known_at, pending_start = n_started + 1, 0, cycle + 2, False
-            aborts = abort_at is not None and abort_at <= cycle < abort_at + abort_cycles
+                n_started, unit, unit_known_at, pending_start = n_started + 1, 0, cycle + 3, False
+            aborts = any(first <= cycle < last for first, last in abort_windows)
             ctx.set(dut.abort, int(aborts))
             if aborts:
                 may_start, pending_start = False, True
@@ -110,7 +115,16 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
                     if cycle >= unit_known_at else rng.getrandbits(1))
             port_ready = int(rng.random() >= stalls)
             if is_load:
+                # The crossbar buffers two words; what it writes is reported a cycle later.
+                port_ready = int(len(buffered) < 2)
                 ctx.set(dut.l.ready, port_ready)
+                ctx.set(dut.l.written, int(written is not None))
+                ctx.set(dut.l.written_progress, written[0] if written else 0)
+                ctx.set(dut.l.written_end, written[1] if written else 0)
+                written = None
+                if buffered and rng.random() >= stalls:
+                    at, *written = buffered.pop(0)
+                    log.writes.append((cycle, *at))
             else:
                 ctx.set(dut.s.ready, port_ready)
                 due = bool(answers) and answers[0][0] <= cycle
@@ -130,25 +144,31 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
                 pending_start = True
             if unit_next:
                 log.units.append(cycle)
-                unit, unit_known_at = unit + 1, cycle + 2
+                unit, unit_known_at = unit + 1, cycle + 3
             if complete:
                 log.complete.append(cycle)
             if progress:
                 log.progress.append((cycle, progress))
             if error:
                 log.errors.append((cycle, error, previous))
-                may_start, pending_start = False, True
+                may_start, pending_start = False, False
+                abort_windows.append((cycle + 2, cycle + 5))
             if go_on and not may_start and not busy and not aborts:
                 may_start = True
             log.n_bytes += n_bytes
             if is_load:
-                valid, bank, address, data, enable, *small = port_values
-                if stands(valid, port_ready, bank, address, data, enable):
+                valid, bank, address, data, enable, words, ends, *small = port_values
+                if stands(valid, port_ready, bank, address, data, enable, words, ends):
                     assert enable == (1 << dut.target.word_bytes) - 1
-                    log.writes.append((cycle, bank, address, data))
+                    buffered.append(((bank, address, data), words, ends))
                 if small[0]:
+                    assert not buffered and written is None, "parameters overtake words"
                     which = LocalMemory.INSTRUCTIONS if small[1] else LocalMemory.PARAMETERS
                     log.writes.append((cycle, which, small[2], small[3]))
+                if progress or complete:
+                    arrived = sum(dut.target.word_bytes if w[1] < 4 else 4 for w in log.writes)
+                    reported = sum(words for _, words in log.progress) * dut.target.word_bytes
+                    assert arrived >= reported, "progress before its words are written"
                 for _, which, address, _ in log.writes[-2:]:
                     assert address < depths[which], f"write of word {address} of {which}"
             else:
