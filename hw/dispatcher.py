@@ -119,7 +119,8 @@ class Dispatcher(wiring.Component):
             m.d.comb += [
                 slot.write.eq(writing & mine), slot.write_index.eq(arriving),
                 slot.write_data.eq(self.fetch_data), slot.commit.eq(committing & mine),
-                slot.commit_index.eq(self.index), slot.clear.eq(self.begin | self.abort),
+                slot.commit_index.eq(self.index), slot.alone.eq(one_only),
+                slot.clear.eq(self.begin | self.abort),
             ]
             with m.If(committing & mine):
                 m.d.sync += issued[engine].eq(issued[engine] + 1)

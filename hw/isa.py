@@ -17,9 +17,9 @@ back over the inner levels.
 Synchronisation: every engine counts the instructions that it has completed, results written, since
 the program's start. An instruction begins once ``wait_E`` instructions of each engine E are
 completed. With ``chase`` it follows a producer that still runs: its unit i (a row of tiles, an
-output line, a pixel, a line of a transfer) begins once instruction number ``chase_number`` of engine
-``chase_engine`` is completed or has reported ``chase_first`` + i * ``chase_step`` units of progress
-(output pixels written; words for a load).
+output line, a pixel, a line of a transfer) begins once instruction number ``chase_number`` of
+engine ``chase_engine`` is completed or has reported ``chase_first`` + i * ``chase_step`` units of
+progress (output pixels written; words for a load).
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "FORMAT_WORDS", "N_COMMON", "N_WORDS", "Counter", "Engine", "ErrorCode",
-           "Feed",
-           "Field", "Format", "LocalMemory", "Opcode", "Register", "Window", "c_header", "decode",
-           "encode", "fields_of", "markdown_table"]
+__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "FORMAT_WORDS", "N_COMMON", "N_WORDS", "Counter",
+           "Engine", "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register",
+           "Window", "c_header", "decode", "encode", "fields_of", "markdown_table"]
 
 VERSION = 2
 MAGIC = 0x4C4F434B  # "LOCK"

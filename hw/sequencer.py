@@ -150,8 +150,8 @@ class ArraySequencer(wiring.Component):
         finished = tile_end & inner.last & outer.last
 
         for step, active, advance, rewind in (
-                (self.step_a, a_direct | a_window, inner.last, 0),
-                (self.step_b, b_direct | b_window, 1, inner.last)):
+                (self.step_a, a_direct | a_window, inner.last, finished),
+                (self.step_b, b_direct | b_window, tile_end, inner.last)):
             m.d.comb += [
                 step.active.eq(go & active), step.period_end.eq(go & slots.last),
                 step.tile_end.eq(tile_end), step.advance.eq(advance), step.rewind.eq(rewind),

@@ -43,6 +43,7 @@ class EngineSlot(wiring.Component):
         cycle; words are stable from then until the engine's ``done``. ``unit_ready`` is right
         from the third cycle after ``start`` and after ``unit_next``.
     index : place of the running instruction in the program.
+    alone : every earlier instruction is complete (single steps); nothing is waited for or chased.
     running : between ``start`` and ``done``; waiting : an instruction is held back by its waits,
         ``blocked`` says for which engines. clear : forget everything.
     """
@@ -54,7 +55,7 @@ class EngineSlot(wiring.Component):
         super().__init__({
             "write": In(1), "write_index": In(range(self.n_words)), "write_data": In(32),
             "commit": In(1), "commit_index": In(16), "free": Out(1), "clear": In(1),
-            "completed": In(counts),
+            "alone": In(1), "completed": In(counts),
             "progress": In(data.ArrayLayout(PROGRESS_WIDTH, len(ENGINES))),
             "words": Out(data.ArrayLayout(32, self.n_words)),
             "start": Out(1), "done": In(1), "unit_ready": Out(1), "unit_next": In(1),
@@ -78,7 +79,8 @@ class EngineSlot(wiring.Component):
         f = instruction_fields(following)
         unmet = Cat(self.completed[engine] < f[f"wait_{engine.name.lower()}"]
                     for engine in ENGINES)
-        m.d.sync += [self.blocked.eq(unmet), self.waiting.eq(full & ~self.running & ~move)]
+        m.d.sync += [self.blocked.eq(Mux(self.alone, 0, unmet)),
+                     self.waiting.eq(full & ~self.running & ~move)]
         can_move = full & checked[1] & ~self.blocked.any() & ~self.running & ~move
         m.d.sync += [move.eq(can_move), self.start.eq(move)]
         with m.If(can_move):
@@ -99,7 +101,7 @@ class EngineSlot(wiring.Component):
             progress.eq(Array(list(self.progress))[now["chase_engine"]]),
             past.eq(completed > now["chase_number"]), same.eq(completed == now["chase_number"]),
             enough.eq(progress >= need),
-            self.unit_ready.eq(~now["chase"] | past | (same & enough)),
+            self.unit_ready.eq(self.alone | ~now["chase"] | past | (same & enough)),
         ]
         with m.If(self.unit_next):
             m.d.sync += need.eq(need + now["chase_step"])

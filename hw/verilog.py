@@ -6,6 +6,7 @@ from amaranth.back import verilog
 
 __all__ = ["to_verilog"]
 
+_CONSTANT_BLOCK = re.compile(r"always @\*\n +(?P<signal>\S.*?) = \d+'[hdb][0-9a-fx]+;")
 _ZERO_WORD = re.compile(r"^ *(?P<memory>\S+) *\[(?P<index>\d+)\] = (?P<width>\d+)'[hdb]0+;$")
 
 
@@ -13,8 +14,14 @@ def to_verilog(component, name):
     """Return the Verilog of ``component`` as module ``name``, the same text from run to run.
 
     Amaranth writes a memory's initial zeros word by word; a loop says the same in one line.
+
+    Raises ValueError where some bits of a signal are constant and others are not: that becomes a
+    block without anything to wake it, which simulators never run.
     """
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    constant = _CONSTANT_BLOCK.search(text)
+    if constant:
+        raise ValueError(f"Signal '{constant['signal']}' of {name} is partly constant")
     lines, pending = [], None
     for line in text.splitlines():
         zero = _ZERO_WORD.match(line)
