@@ -83,15 +83,15 @@ class Image:
     metadata: dict = field(default_factory=dict)
 
     def sections(self) -> list[tuple[int, np.ndarray]]:
-        """(bus address, uint32 values) of everything the host has to write once."""
+        """(bus address, uint32 values) of what the host writes before a run; external memory
+        is filled beside it.
+        """
         channels = np.zeros((len(self.parameters), 4), "<u4")
         channels[:, :3] = self.parameters
         sections = [(Window.INSTRUCTIONS << 28, np.asarray(self.instructions, "<u4")),
                     (Window.PARAMETERS << 28, channels.ravel())]
         sections += [(((Window.BANK_0 + block.bank) << 28) + block.base * self.target.word_bytes,
                       to_bus(block.words).ravel()) for block in self.blocks]
-        if self.external is not None:
-            sections.append((EXTERNAL_WINDOW << 28, self.external.view("<u4")))
         return sections
 
     def bus_address(self, placement: Placement) -> int:
@@ -108,10 +108,12 @@ class Image:
     def to_bytes(self) -> bytes:
         """The memory image as one binary file (little endian uint32).
 
-        magic, version, configuration id, number of sections, then per section its bus address,
-        its number of words and the words.
+        magic, version, configuration id, number of sections, then per section its bus address
+        (EXTERNAL_WINDOW for external memory), its number of words and the words.
         """
         sections = self.sections()
+        if self.external is not None:
+            sections.append((EXTERNAL_WINDOW << 28, self.external.view("<u4")))
         parts = [struct.pack("<4I", MAGIC, VERSION, self.target.configuration_id, len(sections))]
         for address, values in sections:
             parts.append(struct.pack("<2I", address, len(values)) + values.tobytes())
