@@ -7,9 +7,9 @@ the first of ``a, b, v, w, s, h`` reads and the first of ``r, m, l, h`` writes. 
 request stays until its bank is free. Port ``h`` reads only in cycles in which ``s`` has nothing to
 read, whatever the bank.
 
-One stage each: request, choice of the bank's port, RAM, its output register, order of the two
-words (the addressed one first), choice of the port's bank, and for ``a`` two more that rotate the
-bytes to an unaligned address.
+One stage each: request, choice of each bank's port, choice of what that port says, a register
+beside the RAM, RAM, its output register, order of the two words (the addressed one first), choice
+of each port's bank, and for ``a`` two more that rotate the bytes to an unaligned address.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -99,8 +99,8 @@ class Crossbar(wiring.Component):
     request.
     """
 
-    READ_LATENCY = 8
-    WAITING_READ_LATENCY = 6
+    READ_LATENCY = 10
+    WAITING_READ_LATENCY = 8
     WRITE_TO_READ = 1
 
     def __init__(self, target):
@@ -117,7 +117,7 @@ class Crossbar(wiring.Component):
             "address_errors": Out(data.StructLayout(dict.fromkeys(_PORTS, 1)))})
         self._row_width = exact_bits(max(target.bank_words) // 2) or 1
         self._request = data.StructLayout({
-            "banks": N_BANKS, "row": self._row_width, "odd": 1})
+            "banks": N_BANKS, "even_row": self._row_width, "odd_row": self._row_width, "odd": 1})
         self._write = data.StructLayout({
             "banks": N_BANKS, "row": self._row_width, "enable_even": word, "enable_odd": word,
             "data": 8 * word, "progress": _PROGRESS_WIDTH, "instruction_end": 1})
@@ -140,27 +140,27 @@ class Crossbar(wiring.Component):
         return buffer.o
 
     def _array_request(self, m, name, word_address):
-        """The registered request of port a or b, and the row that holds the next even word."""
+        """The registered request of port a or b, for a word and the one behind it."""
         request = Signal(self._request, name=f"{name}_request")
-        even_row = Signal(self._row_width, name=f"{name}_even_row", reset_less=True)
         banks, _ = self._select_bank(m, name, word_address)
         m.d.sync += [
             request.banks.eq(Mux(getattr(self, name).valid, banks, 0)),
-            request.odd.eq(word_address[0]), request.row.eq(word_address[1:]),
-            even_row.eq((word_address + 1)[1:])]
-        return request, even_row
+            request.odd.eq(word_address[0]), request.odd_row.eq(word_address[1:]),
+            request.even_row.eq((word_address + 1)[1:])]
+        return request
 
     def _read_requests(self, m):
         """Registered requests of all read ports, the most urgent first, and what frees them."""
         byte_bits = exact_bits(self.target.word_bytes)
-        a, a_even_row = self._array_request(m, "a", self.a.address[byte_bits:])
-        b, _ = self._array_request(m, "b", self.b.address)
+        a = self._array_request(m, "a", self.a.address[byte_bits:])
+        b = self._array_request(m, "b", self.b.address)
         heads = {}
         for name in "vwsh":
             address = getattr(self, name).address
             banks, _ = self._select_bank(m, name, address)
             heads[name] = self._waiting(m, name, self._request, {
-                "banks": banks, "row": address[1:], "odd": address[0]})
+                "banks": banks, "even_row": address[1:], "odd_row": address[1:],
+                "odd": address[0]})
         # s and h become one request, and share the data path back.
         shared, shared_valid = Signal(self._request), Signal()
         shared_is_host = Signal()
@@ -175,22 +175,24 @@ class Crossbar(wiring.Component):
         requests = {"a": (1, a, None), "b": (1, b, None),
                     "v": (v.valid, v.payload, v.ready), "w": (w.valid, w.payload, w.ready),
                     "s": (shared_valid, shared, shared_granted)}
-        return requests, a_even_row, shared_is_host
+        return requests, shared_is_host
 
-    def _grant(self, m, requests, suffix=""):
-        """One-hot grants by bank: {port: Signal(N_BANKS)}. Ready is driven where there is one.
+    def _grant(self, m, requests, layout, suffix=""):
+        """What is granted: {port: (one-hot by bank, request)}, registered; drives ready.
 
         A write beyond its bank wants no bank at all; it is granted none and let go.
         """
-        grants, taken = {}, 0
+        granted, taken = {}, 0
         for name, (valid, request, ready) in requests.items():
-            grants[name] = grant = Signal(N_BANKS, name=f"{name}_grant{suffix}")
+            grant = Signal(N_BANKS, name=f"{name}_grant{suffix}")
+            late = Signal(layout, name=f"{name}_granted{suffix}", reset_less=True)
             wanted = Mux(valid, request.banks, 0)
-            m.d.comb += grant.eq(wanted & ~taken)
+            m.d.sync += [grant.eq(wanted & ~taken), late.eq(request)]
             if ready is not None:
                 m.d.comb += ready.eq(~(request.banks & taken).any())
+            granted[name] = grant, late
             taken = taken | wanted
-        return grants
+        return granted
 
     def _write_side(self, m, banks):
         """Choose for every bank what it writes; registered, so the RAM sees registers."""
@@ -214,15 +216,15 @@ class Crossbar(wiring.Component):
             head = self._waiting(m, name, self._write, fields(name) | {
                 "progress": port.progress, "instruction_end": port.instruction_end})
             requests[name] = (head.valid, head.payload, head.ready)
-        grants = self._grant(m, requests, "_write")
+        granted = self._grant(m, requests, self._write, "_write")
         for k, bank in enumerate(banks):
             row = Signal(self._row_width, name=f"write_row_{k}", reset_less=True)
             content = Signal(8 * word, name=f"write_data_{k}", reset_less=True)
             enables = [Signal(word, name=f"write_enable_{parity}_{k}") for parity in range(2)]
 
             def choose(field, k=k):
-                return _one_of({name: (grants[name][k], request[field])
-                                for name, (_, request, _) in requests.items()})
+                return _one_of({name: (grant[k], request[field])
+                                for name, (grant, request) in granted.items()})
 
             m.d.sync += [row.eq(choose("row")), content.eq(choose("data")),
                          enables[0].eq(choose("enable_even")), enables[1].eq(choose("enable_odd"))]
@@ -237,34 +239,30 @@ class Crossbar(wiring.Component):
 
     def _read_side(self, m, banks):
         """From requests to the two ordered words of every bank, and who they belong to."""
-        requests, a_even_row, shared_is_host = self._read_requests(m)
-        grants = self._grant(m, requests)
-        conflict = (requests["a"][1].banks & requests["b"][1].banks).any()
-        m.d.sync += self.conflict.eq(conflict)
+        requests, shared_is_host = self._read_requests(m)
+        granted = self._grant(m, requests, self._request)
+        m.d.sync += self.conflict.eq((requests["a"][1].banks & requests["b"][1].banks).any())
         words = []
         for k, bank in enumerate(banks):
-            rows = {name: (grants[name][k], request.row)
-                    for name, (_, request, _) in requests.items()}
-            even_rows = rows | {"a": (grants["a"][k], a_even_row)}
-            even_row = Signal(self._row_width, name=f"even_row_{k}", reset_less=True)
-            odd_row = Signal(self._row_width, name=f"odd_row_{k}", reset_less=True)
-            odd = Signal(name=f"odd_{k}", reset_less=True)
-            m.d.sync += [
-                even_row.eq(_one_of(even_rows)), odd_row.eq(_one_of(rows)),
-                odd.eq(_one_of({name: (grants[name][k], request.odd)
-                                for name, (_, request, _) in requests.items()}))]
-            m.d.comb += [bank.read_rows[0].eq(even_row), bank.read_rows[1].eq(odd_row)]
-            odd = _delay(m, odd, Bank.LATENCY, f"odd_{k}")
+            chosen = {field: Signal(self._request[field].shape, name=f"{field}_{k}",
+                                    reset_less=True) for field in ("even_row", "odd_row", "odd")}
+            for field, register in chosen.items():
+                m.d.sync += register.eq(_one_of({
+                    name: (grant[k], request[field]) for name, (grant, request) in
+                    granted.items()}))
+            m.d.comb += [bank.read_rows[0].eq(chosen["even_row"]),
+                         bank.read_rows[1].eq(chosen["odd_row"])]
+            odd = _delay(m, chosen["odd"], Bank.LATENCY, f"odd_{k}")
             even_data, odd_data = bank.read_data
             ordered = [Signal(8 * self.target.word_bytes, name=f"word_{k}_{n}", reset_less=True)
                        for n in range(2)]
             m.d.sync += [ordered[0].eq(Mux(odd, odd_data, even_data)),
                          ordered[1].eq(Mux(odd, even_data, odd_data))]
             words.append(ordered)
-        # From the grant to the ordered words: bank address, RAM, output register, order.
+        # From the grant to the ordered words: choice of what the port says, bank, order.
         owners = {name: _delay(m, grant, 2 + Bank.LATENCY, f"{name}_owner", reset_less=False)
-                  for name, grant in grants.items()}
-        return words, owners, _delay(m, shared_is_host, 2 + Bank.LATENCY, "is_host")
+                  for name, (grant, _) in granted.items()}
+        return words, owners, _delay(m, shared_is_host, 3 + Bank.LATENCY, "is_host")
 
     def elaborate(self, platform):
         m = Module()

@@ -1,6 +1,6 @@
 """On-chip memories: scratchpad banks, per-channel parameters, instructions.
 
-Every memory reads in two clocks: block RAM, then a register with nothing between the two.
+Behind every block RAM is a register, with nothing between the two.
 """
 
 from amaranth.hdl import Module, Signal, signed
@@ -46,10 +46,11 @@ class Bank(wiring.Component):
     write_row, write_data : one word, for either memory.
     write_enable : one bit per byte, for the even and for the odd memory.
 
-    What a read gives of a word that is being written in the same cycle is left open.
+    What a read gives of a word that is being written in the same cycle is left open. The bank's
+    memory lies all over the device: everything that enters is registered once more inside.
     """
 
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, *, depth, word_bytes):
         if depth % 2 or depth < 2:
@@ -66,20 +67,24 @@ class Bank(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        write_row = Signal(self.write_row.shape(), reset_less=True)
+        write_data = Signal(8 * self.word_bytes, reset_less=True)
+        m.d.sync += [write_row.eq(self.write_row), write_data.eq(self.write_data.as_value())]
         for parity, name in enumerate(("even", "odd")):
             m.submodules[name] = cells = memory.Memory(
                 shape=data.ArrayLayout(8, self.word_bytes), depth=self.depth // 2, init=[],
                 attrs=_FREE_COLLISIONS)
-            write = cells.write_port(granularity=1)
-            read = cells.read_port()
-            register = Signal(8 * self.word_bytes, name=f"{name}_data", reset_less=True)
+            write, read = cells.write_port(granularity=1), cells.read_port()
+            read_row = Signal(self.write_row.shape(), name=f"{name}_row", reset_less=True)
+            enable = Signal(self.word_bytes, name=f"{name}_enable")
+            content = Signal(8 * self.word_bytes, name=f"{name}_data", reset_less=True)
+            m.d.sync += [
+                read_row.eq(self.read_rows[parity]), enable.eq(self.write_enable[parity]),
+                content.eq(read.data.as_value())]
             m.d.comb += [
-                read.addr.eq(self.read_rows[parity]), read.en.eq(1),
-                write.addr.eq(self.write_row), write.en.eq(self.write_enable[parity]),
-                write.data.eq(self.write_data.as_value()),
-                self.read_data[parity].eq(register),
-            ]
-            m.d.sync += register.eq(read.data.as_value())
+                read.addr.eq(read_row), read.en.eq(1),
+                write.addr.eq(write_row), write.en.eq(enable), write.data.eq(write_data),
+                self.read_data[parity].eq(content)]
         return m
 
 
