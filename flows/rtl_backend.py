@@ -1,9 +1,8 @@
-"""The rtl backend of flows/sim.py: what the simulated accelerator runs, and what it measured."""
+"""The rtl backend of flows/sim.py: what the simulated accelerator runs."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from golden.errors import LockstepError
@@ -21,16 +20,21 @@ class RtlOptions:
 
     target: a hw.targets.Target; image: a hw.compiler.Image in place of the compiled program;
     verilog: text of a design in place of the generated one; jobs: simulations at a time
+    traced: of how many images every tensor is read, True for all; simulator: verilator or cxxrtl
     """
 
     target: object
     image: object = None
     verilog: str | None = None
     jobs: int = 1
+    traced: bool | int = True
+    simulator: str = "verilator"
 
 
-def rtl_options(program, *, target=None, image=None, verilog=None, jobs=1):
+def rtl_options(program, *, target=None, image=None, verilog=None, **options):
     """RtlOptions from a target's name and the paths of an image folder and a Verilog file.
+
+    options: jobs, traced and simulator, as they are.
 
     Raises LockstepError for an unknown target, an image of another program or target, and files
     that cannot be read.
@@ -53,7 +57,7 @@ def rtl_options(program, *, target=None, image=None, verilog=None, jobs=1):
             verilog = Path(verilog).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise LockstepError(f"Verilog {verilog} cannot be read: {error}") from None
-    return RtlOptions(target=chosen, image=image, verilog=verilog, jobs=jobs)
+    return RtlOptions(target=chosen, image=image, verilog=verilog, **options)
 
 
 def prepare_rtl(program, options):
@@ -73,6 +77,7 @@ def prepare_rtl(program, options):
 def run_rtl(program, x, options):
     """The trace of the simulated accelerator and its `sim.rtl.RtlReport`.
 
+    The output is that of all images at full speed, the other tensors those of the traced images.
     Raises SimulationFailure where the hardware stops with an error or hangs.
     """
     from sim import rtl
@@ -83,27 +88,8 @@ def run_rtl(program, x, options):
         with tqdm(total=len(x), unit="image", disable=None, leave=False) as bar:
             trace = rtl.run(program, x, target=options.target, jobs=options.jobs,
                             image=options.image, verilog=options.verilog, report=reports,
+                            trace=options.traced, simulator=options.simulator,
                             progress=bar.update)
     except SimulationError as error:
         raise SimulationFailure(str(error)) from error
     return trace, reports[0]
-
-
-def hardware_fields(program, report):
-    """The fields of R.json that an RtlReport gives, totals and per op.
-
-    bytes_moved counts the operands, weights, biases and results of an op once each, for one image.
-    """
-    nodes = {node.name: node for node in program.nodes}
-    steps = []
-    for step in report.steps:
-        node = nodes[step.node]
-        arrays = [value for name, value in vars(node.op).items() if isinstance(value, np.ndarray)]
-        tensors = sum(int(np.prod(program.tensors[name].shape))
-                      for name in (*node.inputs, *node.outputs))
-        steps.append({**asdict(step), "bytes_moved": tensors + sum(a.nbytes for a in arrays)})
-    fields = {name: getattr(report, name) for name in (
-        "configuration_id", "macs", "cycles", "array_busy", "stall", "utilisation",
-        "simulated_cycles", "wall_seconds", "build_seconds", "cycles_per_second")}
-    total = sum(step["bytes_moved"] for step in steps)
-    return {**fields, "bytes_moved": total, "ops": steps}

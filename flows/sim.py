@@ -1,8 +1,9 @@
 """Run an integer program on one backend, or on all four and compare every tensor.
 
 Without --backend the program runs on golden (numpy), torch, onnx (ONNX Runtime) and rtl (the
-generated Verilog in Verilator); every tensor of every backend is compared with golden's. Exit
-status 0: the same bits; 1: differences; 2: bad input.
+generated Verilog, simulated); every tensor of every backend is compared with golden's. The rtl
+backend runs every image at full speed; of the first ones, the traced, it reads every tensor, by
+single steps. Exit status 0: the same bits; 1: differences; 2: bad input.
 """
 
 import json
@@ -17,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from flows import cli
+from flows.hardware_report import hardware_fields, print_report
 from flows.rtl_backend import (
     DEFAULT_TARGET,
     SimulationFailure,
-    hardware_fields,
     prepare_rtl,
     rtl_options,
     run_rtl,
@@ -31,6 +32,8 @@ from golden.program import Program
 
 BACKENDS = ("golden", "torch", "onnx", "rtl")
 DEFAULT_IMAGES = 8  # random images where no inputs are given
+DEFAULT_TRACED = 4  # images that rtl runs by single steps as well
+SIMULATORS = ("verilator", "cxxrtl")
 SHOWN_DIFFERENCES = 10  # tensors per backend in the printed list
 DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run has left it
 
@@ -47,6 +50,10 @@ def parse(argv):
                         f"(default {DEFAULT_TARGET}, or the image's)")
     parser.add_argument("--image", metavar="DIR", help="let rtl run this memory image as deployed")
     parser.add_argument("--verilog", metavar="FILE", help="let rtl run this accelerator.v")
+    parser.add_argument("--simulator", choices=SIMULATORS, default=SIMULATORS[0],
+                        help="of the rtl backend (default %(default)s)")
+    parser.add_argument("--traced", type=int, metavar="N", help="images of which rtl reads every "
+                        f"tensor (default {DEFAULT_TRACED}, with --trace all)")
     parser.add_argument("--device", default="cpu", help="device of the torch backend")
     parser.add_argument("--outputs", metavar="Y.npy", help="write the integer output codes")
     parser.add_argument("--trace", metavar="DIR", help="write every tensor, DIR/BACKEND/NAME.npy")
@@ -54,10 +61,12 @@ def parse(argv):
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="simulations at a time (default: the cores)")
     arguments = parser.parse_args(argv)
-    for name in ("jobs", "images"):
+    for name, least in (("jobs", 1), ("images", 1), ("traced", 0)):
         value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise LockstepError(f"--{name} must be at least 1, not {value}")
+        if value is not None and value < least:
+            raise LockstepError(f"--{name} must be at least {least}, not {value}")
+    if arguments.traced is None:
+        arguments.traced = True if arguments.trace else DEFAULT_TRACED
     return arguments
 
 
@@ -114,7 +123,7 @@ def tally(traces, differences):
             continue
         shared = [name for name in reference if name in trace]
         rows.append({"backend": backend, "tensors": len(shared), "of": len(reference),
-                     "values": int(sum(reference[name].size for name in shared)),
+                     "values": int(sum(trace[name].size for name in shared)),
                      "differences": sum(d.n_different for d in differences
                                         if d.backend == backend)})
     return rows
@@ -187,7 +196,8 @@ def main(argv=None):
     arguments = parse(argv)
     program = Program.load(arguments.program)
     rtl = rtl_options(program, target=arguments.target, image=arguments.image,
-                      verilog=arguments.verilog, jobs=arguments.jobs)
+                      verilog=arguments.verilog, jobs=arguments.jobs, traced=arguments.traced,
+                      simulator=arguments.simulator)
     path = find_inputs(arguments.program, arguments.inputs)
     x = load_inputs(program, path, arguments.images)
     backends = (arguments.backend,) if arguments.backend else BACKENDS
@@ -212,9 +222,11 @@ def main(argv=None):
               "comparison": rows,
               "differences": [asdict(difference) for difference in differences]}
     if hardware is not None:
-        report.update(hardware_fields(program, hardware))
+        report.update(hardware_fields(program, rtl.target, hardware))
+        print_report(report)
         print(f"rtl     {hardware.cycles:,} cycles per image, array utilisation "
-              f"{hardware.utilisation:.1%}, {hardware.cycles_per_second:,.0f} cycles/s simulated")
+              f"{hardware.utilisation:.1%}, {hardware.cycles_per_second:,.0f} cycles/s simulated, "
+              f"{hardware.traced_images} of {len(x)} images traced")
     if arguments.outputs:
         output = traces[backends[0]][program.outputs[0]]
         write_file(arguments.outputs, lambda file: np.save(file, output))

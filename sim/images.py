@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hw.compiler.image import EXTERNAL_WINDOW, Image, from_bus, to_bus
+from hw.compiler.image import Image, from_bus, to_bus
 from hw.isa import Counter, ErrorCode, Register
 from sim.commands import Answers, Commands
 from sim.runner import SimulationError
@@ -30,15 +30,14 @@ class ImageRuns:
         self._step_counters: list[list[list[slice]]] = []  # by run, step, instruction
         self._outputs: list[list[slice]] = []  # by run and image, at full speed
         self._tensors: list[dict[str, slice]] = []  # by run, by single steps
-        self._load(everything=True)
+        if image.external is not None:
+            self.commands.write_external(0, image.external.view("<u4"))
+            self.commands.write(Register.REGION_LIMIT, [len(image.external)])
+        self._load()
 
-    def _load(self, everything):
+    def _load(self):
         for address, words in self.image.sections():
-            if address >> 28 != EXTERNAL_WINDOW:
-                self.commands.write(address, words)
-            elif everything:
-                self.commands.write_external(0, words)
-                self.commands.write(Register.REGION_LIMIT, [4 * len(words)])
+            self.commands.write(address, words)
 
     def _read(self, place) -> slice:
         n_words = place.n_words * place.word_bytes // 4
@@ -53,7 +52,7 @@ class ImageRuns:
     def _make_ready(self, words):
         """The state in which the program begins: a program may load over what the host wrote."""
         if self.image.external is not None:
-            self._load(everything=False)
+            self._load()
         self.commands.write(Register.PROGRAM_ADDRESS, [0])
         for k, picture in enumerate(words):
             place = self.image.place(self.image.input, k)
