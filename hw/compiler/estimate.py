@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
+from hw.compiler.reach import window_geometry
 from hw.isa import ENGINE_OF, FORMAT_OF, FORMAT_WORDS, N_WORDS, Engine, Opcode, decode
-from hw.model.vector import window_geometry
 
 __all__ = ["Estimate", "InstructionEstimate", "estimate", "estimate_fields", "unit_cost"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hw.compiler.reach import Reach, reach
 from hw.isa import Engine, Opcode
-from hw.model.reach import Reach, reach
 from hw.targets import Target
 
 __all__ = ["Scheduler", "chase_line"]

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hw.compiler.walks import pixel_addresses, port_walk
 from hw.isa import ENGINE_OF, Engine, LocalMemory, Opcode
-from hw.model.transfers import lines
-from hw.model.vector import window_geometry
-from hw.model.walks import pixel_addresses, port_walk
 
-__all__ = ["EXTERNAL", "Reach", "Region", "reach"]
+__all__ = ["EXTERNAL", "Reach", "Region", "reach", "window_geometry"]
 
 EXTERNAL = len(LocalMemory)
 _FIELDS_PER_CHANNEL = 4
+_DEPTHWISE_KERNEL = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +87,19 @@ def _matmul(f, target):
     return tuple(reads), writes, outer, rows
 
 
+def window_geometry(f):
+    """(rows (OH, KH), columns (OW, KW)) of the input that an operation with a window looks at."""
+    depthwise = f["opcode"] == Opcode.DEPTHWISE
+    height, width = ((_DEPTHWISE_KERNEL,) * 2 if depthwise else
+                     (f["kernel_height"], f["kernel_width"]))
+    dilation_y, dilation_x = (1, 1) if depthwise else (f["dilation_y"], f["dilation_x"])
+    iy = (np.arange(f["out_height"]) * f["stride_y"] - f["top"])[:, None] + (
+        np.arange(height) * dilation_y)
+    ix = (np.arange(f["out_width"]) * f["stride_x"] - f["left"])[:, None] + (
+        np.arange(width) * dilation_x)
+    return iy, ix
+
+
 def _window(f, target):
     iy, ix = window_geometry(f)
     columns = np.unique(ix)
@@ -128,7 +140,9 @@ def _add(f, target):
 
 
 def _transfer(f, target):
-    outside, inside = lines(f)
+    line = np.arange(f["n_lines"])
+    outside = f["external_base"] + line * f["external_step"] & 0xFFFFFFFF
+    inside = f["local_base"] + line * f["local_step"] & 0xFFFF
     memory, n_words = f["local_memory"], f["line_words"]
     per_word = target.word_bytes // 4 if memory >= LocalMemory.PARAMETERS else 1
     unit = np.arange(f["n_lines"])[:, None]
