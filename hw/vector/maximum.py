@@ -1,6 +1,6 @@
 """Maximum: the byte-wise maximum of the words from ``first`` to ``last``."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -19,7 +19,7 @@ class Maximum(wiring.Component):
         the first step.
     """
 
-    LATENCY = 1
+    LATENCY = 2
 
     def __init__(self, word_bytes):
         self.word_bytes = word_bytes
@@ -29,8 +29,12 @@ class Maximum(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.d.sync += self.maximum_valid.eq(self.valid & self.last)
+        # Own registers: the multipliers, which use the word too, lie elsewhere.
+        valid, first, last = (Signal(name=name) for name in ("valid_1", "first_1", "last_1"))
+        word = Signal(self.word.shape(), reset_less=True)
+        m.d.sync += [valid.eq(self.valid), first.eq(self.first), last.eq(self.last),
+                     word.eq(self.word), self.maximum_valid.eq(valid & last)]
         for k in range(self.word_bytes):
-            with m.If(self.valid & (self.first | (self.word[k] > self.maximum[k]))):
-                m.d.sync += self.maximum[k].eq(self.word[k])
+            with m.If(valid & (first | (word[k] > self.maximum[k]))):
+                m.d.sync += self.maximum[k].eq(word[k])
         return m

@@ -183,9 +183,9 @@ class StepWalker(wiring.Component):
         m.d.sync += [step.eq(event), step_address.eq(address), step_column.eq(column),
                      step_row.eq(row)]
         inside = Signal()
-        m.d.comb += inside.eq(~g.is_bounded | (
-            ~step_column[-1] & (step_column[:-1] < self.width)
-            & ~step_row[-1] & (step_row[:-1] < self.height)))
+        # Negative ones are large without their sign.
+        m.d.comb += inside.eq(~g.is_bounded | ((step_column.as_unsigned() < self.width)
+                                               & (step_row.as_unsigned() < self.height)))
         m.submodules.requests = requests = SmallFIFO(_REQUEST_LAYOUT, DEPTH)
         m.submodules.tags = tags = SmallFIFO(self.tags.payload.shape(), DEPTH)
         m.d.sync += [

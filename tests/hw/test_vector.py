@@ -82,6 +82,8 @@ def steady(report):
 @pytest.mark.parametrize(("opcode", "changes", "cycles"), [
     (Opcode.DEPTHWISE, {}, 3 * 2 * 3 * (5 + 2)),
     (Opcode.DEPTHWISE, {"stride_x": 2, "out_width": 3}, 3 * 2 * 3 * (5 + 2)),
+    (Opcode.DEPTHWISE, {"width": 12, "line_step": 72, "out_width": 12, "out_height": 1, "n_chunks":
+                        6, "n_channels": 24, "out_step": 6}, 6 * 3 * (12 + 2)),
     (Opcode.WINDOW, {}, 3 * 2 * 5 * 9),
     (Opcode.WINDOW, {"same_weights": 1}, 3 * 2 * 5 * 9),
     (Opcode.MAXPOOL, {}, 3 * 2 * 5 * 9),
@@ -94,10 +96,16 @@ def test_cycles(opcode, changes, cycles):
 
 
 def test_additions_keep_the_lanes_full():
-    report = check(8, [instruction(Opcode.ADD, 8, out_width=12)])
-    n_items = 12 * 2 * 2 * 3
+    report = check(16, [instruction(Opcode.ADD, 16, out_width=8)])
+    n_items = 8 * 2 * 4 * 3
     assert len(report.items) == n_items
     assert report.items[-1] - report.items[0] <= n_items + 30
+
+
+def test_groups_without_channels_are_skipped():
+    instructions = [instruction(opcode, 8, n_channels=11, first_channel=2, out_base=100 * k)
+                    for k, opcode in enumerate((Opcode.ADD, Opcode.LINEAR, Opcode.DEPTHWISE))]
+    assert len(check(8, instructions).items) == 5 * 3 * 3 + 3 + 3 * 5 * 3
 
 
 @pytest.mark.parametrize("abort_at", [3, 8, 30, 90])
@@ -136,6 +144,8 @@ def test_impossible_instructions_are_refused():
 
 def test_a_line_never_begins_before_its_input_is_there():
     """The bench sees every read; here that it would see a wrong one."""
+    pixels = instruction(Opcode.ADD, 4, n_chunks=1, n_channels=4, out_width=20)
+    check(4, [pixels], unit_cycles=8)  # units of two reads: the answer for the next one comes late
     f = instruction(Opcode.WINDOW, 4)
     check(4, [f], unit_cycles=60)
     with pytest.raises(AssertionError, match="read before it was there"):
