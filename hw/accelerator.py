@@ -16,7 +16,7 @@ from amaranth.lib.wiring import Out, connect, flipped
 from hw.array_engine import ArrayEngine
 from hw.crossbar import Crossbar
 from hw.dispatcher import Dispatcher
-from hw.dma import LoadEngine, StoreEngine
+from hw.dma import BusSignature, LoadEngine, StoreEngine, connect_master
 from hw.host import AXI4LiteSignature, HostInterface
 from hw.isa import Engine, ErrorCode, Window
 from hw.lanes import Lanes
@@ -35,8 +35,7 @@ class Accelerator(wiring.Component):
     Members
     -------
     bus : AXI4-Lite slave. interrupt : high while a finished run has not been started anew.
-    memory_read, memory_write : AXI4 master, read and write channels, where the target has
-        external memory.
+    memory : AXI4 master, where the target has external memory.
     """
 
     def __init__(self, target):
@@ -45,8 +44,7 @@ class Accelerator(wiring.Component):
         members = {"bus": Out(AXI4LiteSignature), "interrupt": Out(1)}
         if target.bus_bits:
             self.engines |= {Engine.LOAD: LoadEngine(target), Engine.STORE: StoreEngine(target)}
-            members |= {f"memory_{name}": self.engines[engine].signature.members["bus"]
-                        for name, engine in (("read", Engine.LOAD), ("write", Engine.STORE))}
+            members["memory"] = Out(BusSignature(target.bus_bits))
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -120,6 +118,7 @@ class Accelerator(wiring.Component):
     def _compute(self, m, units):
         """Array and vector engine: their operands, the lanes, their results."""
         crossbar, lanes, dispatcher = units.crossbar, units.lanes, units.dispatcher
+        registers = units.registers
         array, vector = self.engines[Engine.ARRAY], self.engines[Engine.VECTOR]
         connect(m, array.a, crossbar.a)
         connect(m, array.b, crossbar.b)
@@ -138,8 +137,9 @@ class Accelerator(wiring.Component):
             dispatcher.vector_progress.eq(lanes.vector_progress | crossbar.m.written_progress),
             dispatcher.vector_complete.eq(lanes.vector_complete | crossbar.m.written_end),
         ]
-        moved = lanes.r.valid & lanes.r.enable.any() | lanes.returned.valid | crossbar.m.written \
-            | crossbar.l.written
+        moved = lanes.r.valid & lanes.r.enable.any() | lanes.returned.valid | crossbar.m.written
+        if self.target.bus_bits:
+            moved |= registers.load_bytes.any() | registers.store_bytes.any()
         m.d.sync += dispatcher.moved.eq(moved)
 
     def _host_memory(self, m, units):
@@ -164,16 +164,17 @@ class Accelerator(wiring.Component):
         n_pieces = target.word_bytes // 4
         piece = offset[2:word_bits] if n_pieces > 1 else 0
         bank_window = window[2]
-        asked = Signal()
+        asked, answered = Signal(), Signal()
         answer = Signal(8 * target.word_bytes, reset_less=True)
         with m.If(~host.reading):
-            m.d.sync += asked.eq(0)
+            m.d.sync += [asked.eq(0), answered.eq(0)]
         with m.Elif(crossbar.h.valid & crossbar.h.ready):
             m.d.sync += asked.eq(1)
         with m.If(crossbar.h.response_valid):
-            m.d.sync += answer.eq(crossbar.h.data.as_value())
+            m.d.sync += [answer.eq(crossbar.h.data.as_value()), answered.eq(1)]
+        reads_bank = host.reading & bank_window & in_memory & idle
         m.d.comb += [
-            crossbar.h.valid.eq(host.reading & ~asked & bank_window & in_memory & idle),
+            host.pending.eq(reads_bank & ~answered), crossbar.h.valid.eq(reads_bank & ~asked),
             crossbar.h.bank.eq(window[:2]), crossbar.h.address.eq(offset[word_bits:]),
             crossbar.h_write.valid.eq(host.write & bank_window),
             crossbar.h_write.bank.eq(window[:2]),
@@ -219,23 +220,16 @@ class Accelerator(wiring.Component):
             return
         crossbar, dispatcher, registers = units.crossbar, units.dispatcher, units.registers
         load, store = self.engines[Engine.LOAD], self.engines[Engine.STORE]
-        for name, unit in (("read", load), ("write", store)):
-            connect(m, unit.bus, flipped(getattr(self, f"memory_{name}")))
-            m.d.comb += [unit.region_base.eq(registers.region_base),
-                         unit.region_limit.eq(registers.region_limit)]
-        for name in ("valid", "bank", "address", "enable"):
-            m.d.comb += getattr(crossbar.l, name).eq(getattr(load.l, name))
-        for name in ("valid", "bank", "address"):
-            m.d.comb += getattr(crossbar.s, name).eq(getattr(store.s, name))
-        m.d.comb += [
-            crossbar.l.data.as_value().eq(load.l.data), load.l.ready.eq(crossbar.l.ready),
-            store.s.ready.eq(crossbar.s.ready),
-            store.s.response_valid.eq(crossbar.s.response_valid),
-            store.s.data.eq(crossbar.s.data.as_value()),
-            dispatcher.load_progress.eq(load.progress),
-            dispatcher.load_complete.eq(load.complete), dispatcher.load_flushing.eq(load.busy),
-            dispatcher.store_progress.eq(store.progress),
-            dispatcher.store_complete.eq(store.complete),
-            dispatcher.store_flushing.eq(store.busy),
-            registers.load_bytes.eq(load.bytes), registers.store_bytes.eq(store.bytes),
-        ]
+        connect_master(m, self.memory, load.bus, store.bus)
+        connect(m, load.l, crossbar.l)
+        connect(m, store.s, crossbar.s)
+        for name, unit in (("load", load), ("store", store)):
+            m.d.comb += [
+                unit.region_base.eq(registers.region_base),
+                unit.region_limit.eq(registers.region_limit),
+                getattr(dispatcher, f"{name}_progress").eq(unit.progress),
+                getattr(dispatcher, f"{name}_complete").eq(unit.complete),
+                getattr(dispatcher, f"{name}_flushing").eq(unit.busy),
+                getattr(dispatcher, f"{name}_previous").eq(unit.error_previous),
+                getattr(registers, f"{name}_bytes").eq(unit.bytes),
+            ]

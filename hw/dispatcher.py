@@ -8,7 +8,7 @@ Any error ends the run: the engines are told to abort, what is under way is give
 and only then is the run done. The next start begins from a clean state.
 """
 
-from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -44,6 +44,7 @@ class Dispatcher(wiring.Component):
     E_words, E_start, E_done, E_unit_ready, E_unit_next : as of EngineSlot, for each engine E.
     E_error : ErrorCode, 0 for none. E_complete, E_progress : its results are written.
     E_running, E_waiting, E_blocked : for the counters. E_flushing : it still has bus bursts open.
+    E_previous : its error is of the instruction before the one started last.
     shared_error, shared_error_engine : an error that a shared unit found for an engine.
     """
 
@@ -65,7 +66,7 @@ class Dispatcher(wiring.Component):
                 "words": Out(data.ArrayLayout(32, words)), "start": Out(1), "done": In(1),
                 "unit_ready": Out(1), "unit_next": In(1), "error": In(ErrorCode),
                 "complete": In(1), "progress": In(16), "running": Out(1), "waiting": Out(1),
-                "blocked": Out(len(ENGINES)), "flushing": In(1)}.items()}
+                "blocked": Out(len(ENGINES)), "flushing": In(1), "previous": In(1)}.items()}
         super().__init__(members)
 
     def _of(self, engine, name):
@@ -253,7 +254,8 @@ class Dispatcher(wiring.Component):
         for engine in reversed(ENGINES):
             with m.If(self._of(engine, "error") != ErrorCode.NONE):
                 m.d.sync += [failing.eq(1), code.eq(self._of(engine, "error")),
-                             index.eq(slots[engine].index)]
+                             index.eq(Mux(self._of(engine, "previous"),
+                                          slots[engine].previous_index, slots[engine].index))]
         with m.If(self.shared_error != ErrorCode.NONE):
             m.d.sync += [failing.eq(1), code.eq(self.shared_error),
                          index.eq(Array([slots[e].index for e in ENGINES])[

@@ -30,11 +30,12 @@ class HostInterface(wiring.Component):
     -------
     bus : AXI4-Lite slave.
     address : byte address of the access. write, write_data, write_strobe : up for one cycle.
-    read_data : what lies at ``address``, at most READ_CYCLES after it.
+    read_data : what lies at ``address``, at most READ_CYCLES after it, or one cycle after
+        ``pending`` has fallen; pending : what is read is not there yet.
     allowed : the address may be accessed now, else SLVERR; SETTLE_CYCLES after ``address``.
     """
 
-    READ_CYCLES = 11
+    READ_CYCLES = 6
     SETTLE_CYCLES = 2
 
     def __init__(self):
@@ -42,12 +43,15 @@ class HostInterface(wiring.Component):
             "bus": Out(AXI4LiteSignature),
             "address": Out(32), "write": Out(1), "write_data": Out(32), "write_strobe": Out(4),
             "read_data": In(32), "allowed": In(1), "reading": Out(1),
+            "pending": In(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         bus = self.bus
         wait = Signal(range(self.READ_CYCLES + 1))
+        was_pending = Signal()
+        m.d.sync += was_pending.eq(self.pending)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(bus.awvalid & bus.wvalid):
@@ -75,8 +79,9 @@ class HostInterface(wiring.Component):
                     m.next = "IDLE"
             with m.State("READ"):
                 m.d.comb += [self.reading.eq(1), bus.arready.eq(wait == self.READ_CYCLES)]
-                m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 0):
+                with m.If(wait != 0):
+                    m.d.sync += wait.eq(wait - 1)
+                with m.Elif(~self.pending & ~was_pending):
                     m.d.sync += [bus.rdata.eq(Mux(self.allowed, self.read_data, 0)),
                                  bus.rresp.eq(Mux(self.allowed, OKAY, SLVERR))]
                     m.next = "ANSWER"

@@ -42,7 +42,7 @@ class EngineSlot(wiring.Component):
     words, start, done, unit_ready, unit_next : to and from the engine. ``start`` is up for one
         cycle; words are stable from then until the engine's ``done``. ``unit_ready`` is right
         from the third cycle after ``start`` and after ``unit_next``.
-    index : place of the running instruction in the program.
+    index, previous_index : places in the program of the running instruction and the one before.
     alone : every earlier instruction is complete (single steps); nothing is waited for or chased.
     running : between ``start`` and ``done``; waiting : an instruction is held back by its waits,
         ``blocked`` says for which engines. clear : forget everything.
@@ -59,7 +59,8 @@ class EngineSlot(wiring.Component):
             "progress": In(data.ArrayLayout(PROGRESS_WIDTH, len(ENGINES))),
             "words": Out(data.ArrayLayout(32, self.n_words)),
             "start": Out(1), "done": In(1), "unit_ready": Out(1), "unit_next": In(1),
-            "index": Out(16), "running": Out(1), "waiting": Out(1), "blocked": Out(len(ENGINES)),
+            "index": Out(16), "previous_index": Out(16), "running": Out(1), "waiting": Out(1),
+            "blocked": Out(len(ENGINES)),
         })
 
     def elaborate(self, platform):
@@ -86,7 +87,8 @@ class EngineSlot(wiring.Component):
         with m.If(can_move):
             m.d.sync += self.running.eq(1)
         with m.If(move):
-            m.d.sync += [self.words.eq(following), self.index.eq(following_index), full.eq(0)]
+            m.d.sync += [self.words.eq(following), self.index.eq(following_index), full.eq(0),
+                         self.previous_index.eq(self.index)]
         with m.If(self.done):
             m.d.sync += self.running.eq(0)
 

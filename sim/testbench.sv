@@ -39,17 +39,17 @@ module testbench (
     .bus__rdata(rdata), .bus__rresp(rresp), .bus__rvalid(rvalid), .bus__rready(1'b1)
 `ifdef MEMORY_BITS
     ,
-    .memory_read__arid(m_arid), .memory_read__araddr(m_araddr), .memory_read__arlen(m_arlen),
-    .memory_read__arsize(m_arsize), .memory_read__arburst(m_arburst),
-    .memory_read__arvalid(m_arvalid), .memory_read__arready(m_arready), .memory_read__rid(m_rid),
-    .memory_read__rdata(m_rdata), .memory_read__rresp(m_rresp), .memory_read__rlast(m_rlast),
-    .memory_read__rvalid(m_rvalid), .memory_read__rready(m_rready), .memory_write__awid(m_awid),
-    .memory_write__awaddr(m_awaddr), .memory_write__awlen(m_awlen),
-    .memory_write__awsize(m_awsize), .memory_write__awburst(m_awburst),
-    .memory_write__awvalid(m_awvalid), .memory_write__awready(m_awready),
-    .memory_write__wdata(m_wdata), .memory_write__wstrb(m_wstrb), .memory_write__wlast(m_wlast),
-    .memory_write__wvalid(m_wvalid), .memory_write__wready(m_wready), .memory_write__bid(m_bid),
-    .memory_write__bresp(m_bresp), .memory_write__bvalid(m_bvalid), .memory_write__bready(m_bready)
+    .memory__arid(m_arid), .memory__araddr(m_araddr), .memory__arlen(m_arlen),
+    .memory__arsize(m_arsize), .memory__arburst(m_arburst),
+    .memory__arvalid(m_arvalid), .memory__arready(m_arready), .memory__rid(m_rid),
+    .memory__rdata(m_rdata), .memory__rresp(m_rresp), .memory__rlast(m_rlast),
+    .memory__rvalid(m_rvalid), .memory__rready(m_rready), .memory__awid(m_awid),
+    .memory__awaddr(m_awaddr), .memory__awlen(m_awlen),
+    .memory__awsize(m_awsize), .memory__awburst(m_awburst),
+    .memory__awvalid(m_awvalid), .memory__awready(m_awready),
+    .memory__wdata(m_wdata), .memory__wstrb(m_wstrb), .memory__wlast(m_wlast),
+    .memory__wvalid(m_wvalid), .memory__wready(m_wready), .memory__bid(m_bid),
+    .memory__bresp(m_bresp), .memory__bvalid(m_bvalid), .memory__bready(m_bready)
 `endif
   );
 

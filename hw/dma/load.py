@@ -29,8 +29,6 @@ class LoadEngine(TransferEngine):
     Arguments
     ---------
     beats_held : beats between the bus and the banks, a power of two.
-    confirmed : ``l.written`` and its companions are connected. Without them a word counts as
-        written once the crossbar accepts it, up to some cycles early.
 
     Members
     -------
@@ -41,10 +39,8 @@ class LoadEngine(TransferEngine):
     N_MEMORIES = len(LocalMemory)
     MAX_PENDING = 7  #: words that the crossbar may have accepted and not written
 
-    def __init__(self, target, *, max_beats=16, outstanding=16, beats_held=16,
-                 confirmed=False):
+    def __init__(self, target, *, max_beats=16, outstanding=16, beats_held=16):
         self.beats_held = beats_held
-        self.confirmed = confirmed
         super().__init__(target, ReadSignature(target.bus_bits), {
             "l": Out(WaitingWrite(target.word_bytes)), "small": Out(SmallWriteSignature)},
             max_beats=max_beats, outstanding=outstanding)
@@ -91,9 +87,9 @@ class LoadEngine(TransferEngine):
                  "instruction_end": is_last_beat & burst.is_instruction_end}
 
         usable = is_here & ~is_bad & ~stop
-        written, written_progress, written_end = self._written()
+        written_progress, written_end = self.l.written_progress, self.l.written_end
         word_pushed, word_ready, all_written = self._write_bank(
-            m, beat, usable & ~is_small & is_word_end, take, burst.memory, place, written)
+            m, beat, usable & ~is_small & is_word_end, take, burst.memory, place)
         # Words that the crossbar has not written yet come first.
         part_pushed, is_last_part = self._write_small(
             m, beat, usable & is_small & all_written, take, burst.memory, place)
@@ -120,15 +116,7 @@ class LoadEngine(TransferEngine):
             completes=(small_end & place["instruction_end"]) | written_end))
         return m
 
-    def _written(self):
-        """A word is written, the progress that came with it, whether its instruction ends."""
-        l = self.l
-        if self.confirmed:
-            return l.written, l.written_progress, l.written_end
-        accepted = l.valid & l.ready
-        return accepted, Mux(accepted, l.progress, 0), accepted & l.instruction_end
-
-    def _write_bank(self, m, beat, offered, take, bank, place, written):
+    def _write_bank(self, m, beat, offered, take, bank, place):
         """Port l; words are assembled from one or two beats.
 
         Returns whether a word is pushed, whether one would be, and whether all are written.
@@ -153,7 +141,7 @@ class LoadEngine(TransferEngine):
         n_pending = Signal(range(self.MAX_PENDING + 1))
         pushed = Signal()
         m.d.comb += pushed.eq(offered & words.i.ready)
-        m.d.sync += n_pending.eq(n_pending + pushed - written)
+        m.d.sync += n_pending.eq(n_pending + pushed - l.written)
         return pushed, words.i.ready, n_pending == 0
 
     def _write_small(self, m, beat, offered, take, memory, place):

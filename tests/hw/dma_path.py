@@ -22,7 +22,7 @@ class TransferPath(wiring.Component):
 
     def __init__(self, target):
         self.target = target
-        self.engines = {"load": LoadEngine(target, confirmed=True), "store": StoreEngine(target)}
+        self.engines = {"load": LoadEngine(target), "store": StoreEngine(target)}
         super().__init__({
             "bus": Out(BusSignature(target.bus_bits)), "noise": In(1),
             **{name: Out(wiring.Signature({key: engine.signature.members[key]

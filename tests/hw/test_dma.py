@@ -37,7 +37,7 @@ def random_banks(target, seed=0):
 
 def check_load(target, program, *, memory=None, engine=None, **options):
     memory = memory or filled(64 * KIB)
-    log = run(LoadEngine(target, confirmed=True, **engine or {}), program, memory=memory, **options)
+    log = run(LoadEngine(target, **engine or {}), program, memory=memory, **options)
     expected = [w for _, fields in program for w in expected_writes(target, memory, fields)]
     assert [w[1:] for w in log.writes] == expected
     check_ends(target, program, log)

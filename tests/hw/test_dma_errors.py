@@ -2,7 +2,6 @@
 """Transfers that are refused, fail on the bus or are given up end clean, and the next one works."""
 
 import random
-from functools import partial
 
 import pytest
 
@@ -13,7 +12,7 @@ from tests.hw.axi_slaves import DECERR, SLVERR, Traffic
 from tests.hw.test_dma import check_load, check_store, random_banks, target_of
 from tests.hw.transfers import BASE, expected_writes, filled, lines, load, run, store
 
-ENGINES = {"load": (partial(LoadEngine, confirmed=True), load), "store": (StoreEngine, store)}
+ENGINES = {"load": (LoadEngine, load), "store": (StoreEngine, store)}
 SIZE = 1 << 16
 FAST = Traffic(latency=8)
 
