@@ -88,7 +88,7 @@ def routed_report(target, paths: str | None) -> dict | None:
     for path in map(Path, (paths or DEFAULT_SYNTHESIS).split(",")):
         try:
             report = json.loads(path.read_text())
-            named = report["target"], report["top"]
+            named, fits = (report["target"], report["top"]), report["fits"]
         except OSError as error:
             if paths:
                 raise LockstepError(f"{path}: {error.strerror}") from None
@@ -97,12 +97,16 @@ def routed_report(target, paths: str | None) -> dict | None:
             raise LockstepError(f"{path} is no report of flows/synth.py") from None
         if named != (target.name, "accelerator"):
             continue
-        if report["verilog_sha256"] == simulated_sha256(target):
+        if not fits:
+            problem = f"{path} is of a design larger than its device"
+        elif report["verilog_sha256"] != simulated_sha256(target):
+            problem = (f"{path} is of other hardware than the {target.name} of these sources: run "
+                       f"{report['command']} again")
+        else:
             return report
-        stale = f"{path} is of other hardware than the {target.name} of these sources"
         if paths:
-            raise LockstepError(f"{stale}: run {report['command']} again")
-        print(f"{stale}", file=sys.stderr)
+            raise LockstepError(problem)
+        print(problem, file=sys.stderr)
     print(f"skipped for {target.name}: MACs per DSP and inferences per second, there is no report "
           f"of the routed design (python flows/synth.py --target {target.name} -o DIR, then "
           f"--synthesis DIR/report.json)", file=sys.stderr)

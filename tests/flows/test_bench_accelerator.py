@@ -21,7 +21,7 @@ SHA = "ab" * 32
 def synthesis(**changes):
     return {"target": "ecp5-85k", "top": "accelerator", "verilog_sha256": SHA, "device":
             "LFE5U-85F", "speed_grade": 6, "dsps": 150, "luts": 40_000, "brams": 180,
-            "fmax_mhz": 112.5, "goal_mhz": 110, "seeds": [{}, {}, {}],
+            "fits": True, "fmax_mhz": 112.5, "goal_mhz": 110, "seeds": [{}, {}, {}],
             "command": "python flows/synth.py"} | changes
 
 
@@ -113,6 +113,12 @@ def test_a_stale_report_counts_for_nothing(played, tmp_path, monkeypatch, capsys
     (tmp_path / "build/synth/report.json").write_text(json.dumps(synthesis()))
     assert "mac_per_dsp_cycle.resnet8" not in measured()
     assert "is of other hardware" in capsys.readouterr().err
+
+
+def test_a_design_that_does_not_fit_has_no_figures(played, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps(synthesis(fits=False, fmax_mhz=None)))
+    with pytest.raises(LockstepError, match="report.json is of a design larger than its device"):
+        measured("--synthesis", "report.json")
 
 
 def test_a_network_beyond_the_chip_runs_from_external_memory(played, tmp_path):
