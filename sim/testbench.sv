@@ -38,18 +38,16 @@ module testbench (
     .bus__araddr(araddr), .bus__arvalid(arvalid), .bus__arready(arready),
     .bus__rdata(rdata), .bus__rresp(rresp), .bus__rvalid(rvalid), .bus__rready(1'b1)
 `ifdef MEMORY_BITS
-    ,
-    .memory__arid(m_arid), .memory__araddr(m_araddr), .memory__arlen(m_arlen),
-    .memory__arsize(m_arsize), .memory__arburst(m_arburst),
-    .memory__arvalid(m_arvalid), .memory__arready(m_arready), .memory__rid(m_rid),
-    .memory__rdata(m_rdata), .memory__rresp(m_rresp), .memory__rlast(m_rlast),
-    .memory__rvalid(m_rvalid), .memory__rready(m_rready), .memory__awid(m_awid),
-    .memory__awaddr(m_awaddr), .memory__awlen(m_awlen),
-    .memory__awsize(m_awsize), .memory__awburst(m_awburst),
-    .memory__awvalid(m_awvalid), .memory__awready(m_awready),
-    .memory__wdata(m_wdata), .memory__wstrb(m_wstrb), .memory__wlast(m_wlast),
-    .memory__wvalid(m_wvalid), .memory__wready(m_wready), .memory__bid(m_bid),
-    .memory__bresp(m_bresp), .memory__bvalid(m_bvalid), .memory__bready(m_bready)
+    , .memory__arid(m_arid), .memory__araddr(m_araddr), .memory__arlen(m_arlen),
+    .memory__arsize(m_arsize), .memory__arburst(m_arburst), .memory__arvalid(m_arvalid),
+    .memory__arready(m_arready), .memory__rid(m_rid), .memory__rdata(m_rdata),
+    .memory__rresp(m_rresp), .memory__rlast(m_rlast), .memory__rvalid(m_rvalid),
+    .memory__rready(m_rready), .memory__awid(m_awid), .memory__awaddr(m_awaddr),
+    .memory__awlen(m_awlen), .memory__awsize(m_awsize), .memory__awburst(m_awburst),
+    .memory__awvalid(m_awvalid), .memory__awready(m_awready), .memory__wdata(m_wdata),
+    .memory__wstrb(m_wstrb), .memory__wlast(m_wlast), .memory__wvalid(m_wvalid),
+    .memory__wready(m_wready), .memory__bid(m_bid), .memory__bresp(m_bresp),
+    .memory__bvalid(m_bvalid), .memory__bready(m_bready)
 `endif
   );
 

@@ -1,0 +1,256 @@
+"""Fuzzing of the instruction stream: random programs on the RTL against the instruction-set model.
+
+Whatever the instructions say, a run ends, within a bound; sound programs leave in the memories
+what hw.machine says, error code and instruction included; no program touches a memory that none
+of its instructions names, and the next program runs as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from golden.errors import LockstepError
+from hw import hazards
+from hw.isa import (
+    FORMAT_OF,
+    N_WORDS,
+    Counter,
+    ErrorCode,
+    Format,
+    Opcode,
+    Register,
+    Window,
+    decode,
+)
+from hw.machine import Machine, MachineError
+from hw.machine.accesses import effects
+from hw.targets import N_BANKS, Target
+from sim.commands import Commands, play
+from sim.random_programs import ProgramMaker, RandomProgram
+
+__all__ = ["Finding", "fuzz", "small_memories"]
+
+CYCLE_LIMIT, WATCHDOG = 4000, 1000
+#: Cycles from the limit to the end of a run: what is under way, open bursts included.
+GRACE = 1500
+EXTERNAL_BYTES = 4096  # the region of a program; as much again lies behind it
+_BUSY, _DONE, _FAILED = 1, 2, 4
+_PARAMETER_ROWS = 4  # words of a channel on the bus
+
+
+def small_memories(target: Target) -> Target:
+    """The target with memories that are quickly compared; everything else is the same."""
+    return replace(target, bank_words=(64, 64, 48, 48), parameter_words=32,
+                   instruction_words=6 * N_WORDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A program that did what it must not: its number, and what happened."""
+
+    number: int
+    what: str
+    program: RandomProgram
+
+    def __str__(self):
+        lines = [f"program {self.number}: {self.what}"]
+        for record in self.program.records:
+            fields = decode([int(word) for word in record])
+            lines.append("  " + " ".join(f"{k}={v}" for k, v in fields.items() if v))
+        return "\n".join(lines)
+
+
+class _Session:
+    """The commands of one simulator process, and the model that follows it."""
+
+    def __init__(self, target, seed):
+        self.target = target
+        self.rng = np.random.default_rng(seed)
+        external = EXTERNAL_BYTES if target.bus_bits else 0
+        self.maker = ProgramMaker(target, self.rng, external)
+        self.machine = Machine(target, external_bytes=2 * external)
+        self.machine.region_limit = external
+        self.commands = Commands()
+        self.programs = []
+        self.answers_at = []
+        self._fill()
+
+    def _fill(self):
+        """Random memories, in the accelerator and in the model."""
+        machine, rng, commands = self.machine, self.rng, self.commands
+        for number, bank in enumerate(machine.banks):
+            bank[:] = rng.integers(-128, 128, bank.shape)
+            commands.write((Window.BANK_0 + number) << 28, bank.view("<u4"))
+        n = len(machine.parameters)
+        self.parameters = np.stack(
+            [rng.integers(0, 1 << 32, n), rng.integers(0, 1 << 31, n), rng.integers(30, 50, n)], 1)
+        self._write_parameters()
+        if machine.external.size:
+            machine.external[:] = rng.integers(0, 256, machine.external.shape)
+            commands.write_external(0, machine.external.view("<u4"))
+            commands.write(Register.REGION_LIMIT, [machine.region_limit])
+        commands.write(Register.CYCLE_LIMIT, [CYCLE_LIMIT])
+        commands.write(Register.WATCHDOG, [WATCHDOG])
+
+    def _write_parameters(self):
+        rows = np.zeros((len(self.parameters), _PARAMETER_ROWS), "<u4")
+        rows[:, :3] = self.parameters
+        self.commands.write(Window.PARAMETERS << 28, rows)
+
+    def add(self):
+        """One more program."""
+        program, commands = self.maker.program(), self.commands
+        if self.programs and self.target.bus_bits:  # the one before may have loaded others
+            self._write_parameters()
+        n_records = self.machine.n_records
+        first = program.records[:n_records - program.start]
+        commands.write((Window.INSTRUCTIONS << 28) + 4 * N_WORDS * program.start, first)
+        if len(first) < len(program.records):
+            commands.write(Window.INSTRUCTIONS << 28, program.records[len(first):])
+        commands.write(Register.PROGRAM_ADDRESS, [program.start])
+        commands.start()
+        at = {"end": commands.wait(CYCLE_LIMIT + GRACE), "status": commands.read(Register.STATUS),
+              "index": commands.read(Register.INSTRUCTION_INDEX),
+              "counters": commands.read(Register.COUNTERS, 2 * (Counter.ARRAY_FETCH + 1))}
+        at["banks"] = [commands.read((Window.BANK_0 + k) << 28, bank.size // 4)
+                       for k, bank in enumerate(self.machine.banks)]
+        if self.machine.external.size:
+            at["external"] = commands.read_external(0, self.machine.external.size // 4)
+        self.programs.append(program)
+        self.answers_at.append(at)
+
+    def check(self, answers):
+        """Findings, program by program; the model goes on from what the hardware has left."""
+        for number, (program, at) in enumerate(zip(self.programs, self.answers_at)):
+            what = self._check(program, at, answers)
+            if what:
+                yield Finding(number=number, what=what, program=program)
+            for bank, where in zip(self.machine.banks, at["banks"]):
+                bank[:] = _codes(answers[where], bank.shape)
+            if "external" in at:
+                self.machine.external[:] = answers[at["external"]].view(np.uint8)
+
+    def _check(self, program, at, answers):
+        """What is wrong, or None."""
+        level, cycles = answers[at["end"]]
+        status, index = int(answers[at["status"]][0]), int(answers[at["index"]][0])
+        if not level or status & _BUSY or not status & _DONE:
+            return f"does not end within {cycles} cycles, status {status:#x}"
+        try:
+            code = ErrorCode(status >> 8 & 0xFF)
+        except ValueError:
+            return f"ends with the unknown error {status >> 8 & 0xFF}"
+        if bool(status & _FAILED) != (code != ErrorCode.NONE):
+            return f"ends with status {status:#x}"
+        counts = answers[at["counters"]][::2]
+        if counts[Counter.ARRAY_BUSY:].sum() != counts[Counter.CYCLES]:
+            return f"its cycles are not explained: {counts.tolist()}"
+        records = [decode([int(word) for word in record]) for record in program.records]
+        if program.is_sound:
+            return self._check_sound(program, records, at, answers, code, index)
+        return self._check_wild(records, at, answers)
+
+    def _check_sound(self, program, records, at, answers, code, index):
+        machine = self.machine
+        machine.parameters[:] = self.parameters
+        for k, record in enumerate(program.records):
+            machine.load_program([record], (program.start + k) % machine.n_records)
+        refused = None
+        try:
+            machine.run(program.start)
+        except MachineError as error:
+            refused = error
+        if refused is None:
+            try:
+                hazards.check(program.records, self.target)
+            except LockstepError as error:
+                return f"the generator left it unordered: {error}"
+            if code != ErrorCode.NONE:
+                return f"ends with {code.name} at {index}, the model without error"
+            return self._differences(at, answers, {})
+        if code == ErrorCode.NONE:
+            return f"ends without error, the model with {refused}"
+        if index != refused.index:
+            return f"ends with {code.name} at {index}, the model: {refused}"
+        if code != refused.code and not {code, refused.code} <= _EITHER:
+            return f"ends with {code.name}, the model: {refused}"
+        # What stood behind may have begun, and the refused one may have written some results.
+        failed = (refused.index - program.start) % machine.n_records
+        return self._differences(at, answers, _reach(records[failed:], self.target))
+
+    def _check_wild(self, records, at, answers):
+        touched = {bank: None for bank in _named_banks(records)}
+        return self._differences(at, answers, touched)
+
+    def _differences(self, at, answers, touched):
+        """Words that are not the model's, but for those touched: {bank: words, or None for all}."""
+        for number, (bank, where) in enumerate(zip(self.machine.banks, at["banks"])):
+            wrong = (_codes(answers[where], bank.shape) != bank).any(axis=1)
+            allowed = touched.get(number, ())
+            wrong[slice(None) if allowed is None else list(allowed)] = False
+            if wrong.any():
+                word = int(wrong.argmax())
+                return (f"bank {number} differs in {wrong.sum()} words, first at {word}: "
+                        f"{_codes(answers[where], bank.shape)[word].tolist()}, not "
+                        f"{bank[word].tolist()}")
+        if "external" in at:
+            external = answers[at["external"]].view(np.uint8)
+            wrong = external != self.machine.external
+            if touched:
+                wrong[:self.machine.region_limit] = False
+            if wrong.any():
+                return f"external memory differs in {wrong.sum()} bytes, first {wrong.argmax()}"
+        return None
+
+
+#: A product may read outside a bank and both operands from one bank: either may be seen first.
+_EITHER = {ErrorCode.ADDRESS, ErrorCode.BANK_CONFLICT}
+
+
+def _codes(words, shape):
+    return words.view(np.int8).reshape(shape)
+
+
+def _reach(records, target):
+    """{bank: words} that instructions write, within the banks."""
+    reach = {}
+    for fields in records:
+        if fields["opcode"] not in FORMAT_OF:
+            break
+        try:
+            writes = effects(fields, target).writes
+        except (LockstepError, ValueError, IndexError):
+            continue
+        for access in writes:
+            if access.memory < N_BANKS:
+                words = access.words[access.words < target.bank_words[access.memory]]
+                reach.setdefault(access.memory, set()).update(int(word) for word in words)
+    return reach
+
+
+def _named_banks(records):
+    """Banks that instructions name as their output."""
+    banks = set()
+    for fields in records:
+        format_ = FORMAT_OF.get(fields["opcode"])
+        if format_ is Format.TRANSFER:
+            if fields["opcode"] == Opcode.LOAD:
+                banks.add(fields["local_memory"])
+        elif format_ is not None:
+            banks.add(fields["out_bank"])
+    return banks
+
+
+def fuzz(build, target: Target, *, n_programs: int, seed: int = 0,
+         plusargs: dict | None = None) -> list[Finding]:
+    """Run random programs in one simulator process; what is wrong, in their order.
+
+    build: of `sim.design.build_accelerator` for ``target``, which should have `small_memories`.
+    """
+    session = _Session(target, seed)
+    for _ in range(n_programs):
+        session.add()
+    answers = play(build, session.commands, plusargs=plusargs)
+    return list(session.check(answers))

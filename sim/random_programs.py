@@ -1,0 +1,242 @@
+"""Random instructions and programs for fuzzing: sound ones, slightly wrong ones, and noise.
+
+A sound program is one that the instruction-set model (hw.machine) runs to its HALT or to an error,
+and whose waits order all its accesses: then the hardware must leave exactly the same. A wild one is
+made of noise; it must end, and touch no memory that none of its instructions names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden.arith import SHIFT_MAX
+from hw.compiler.schedule import Scheduler
+from hw.isa import (
+    ENGINE_OF,
+    FIELDS,
+    FORMAT_OF,
+    N_WORDS,
+    Engine,
+    Format,
+    LocalMemory,
+    Opcode,
+    encode,
+    fields_of,
+)
+from hw.machine.addresses import is_refused
+from hw.targets import N_BANKS
+
+__all__ = ["ProgramMaker", "RandomProgram"]
+
+_MOST_STEPS = 3000  # of the array or of taps, for one instruction
+_SYNC = ("chase", "chase_engine", "chase_number", "chase_first", "chase_step",
+         *(f"wait_{engine.name.lower()}" for engine in Engine))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RandomProgram:
+    """records: uint32 (n, N_WORDS), to be written from record ``start`` of the memory on, which is
+    a ring. is_sound: see above.
+    """
+
+    records: np.ndarray
+    start: int
+    is_sound: bool
+
+
+class ProgramMaker:
+    """Makes programs for one target; everything follows from the seed of ``rng``.
+
+    external_bytes: of the region of external memory that transfers may name.
+    """
+
+    def __init__(self, target, rng: np.random.Generator, external_bytes: int = 0):
+        self.target, self.rng, self.external_bytes = target, rng, external_bytes
+        self.n_records = target.instruction_words // N_WORDS
+        self.opcodes = [opcode for opcode in ENGINE_OF
+                        if target.bus_bits or FORMAT_OF[opcode] != Format.TRANSFER]
+
+    def program(self) -> RandomProgram:
+        """Three of four are sound."""
+        return self._wild() if self.rng.random() < 0.25 else self._sound()
+
+    # Small helpers: numbers up to and without n, and one of some things.
+
+    def _below(self, n):
+        return int(self.rng.integers(n))
+
+    def _between(self, low, high):
+        return int(self.rng.integers(low, high + 1))
+
+    def _one(self, *things):
+        return things[self._below(len(things))]
+
+    def _any(self, field):
+        """Any value of a field; often one of its ends."""
+        if self.rng.random() < 0.3:
+            return self._one(field.low, field.high, 0, 1)
+        return self._between(field.low, field.high)
+
+    # Sound programs
+
+    def _sound(self):
+        n = self._between(1, min(4, self.n_records - 1))
+        records = [self._instruction() for _ in range(n)]
+        spoiled = self.rng.random() < 0.4
+        if spoiled:
+            self._spoil(records[self._below(n)])
+        order = self._in_turn if spoiled or self.rng.random() < 0.3 else self._overlapping
+        return RandomProgram(records=self._encode(order(records)), is_sound=True,
+                             start=self._below(self.n_records))
+
+    def _encode(self, records):
+        return np.array([*(encode(**fields) for fields in records), encode(Opcode.HALT)], "<u4")
+
+    def _spoil(self, fields):
+        """Give one field any value at all."""
+        field = self._one(*[f for f in fields_of(fields["opcode"]) if f.name not in
+                            ("opcode", *_SYNC)])
+        before = fields[field.name] if field.name in fields else 0
+        fields[field.name] = self._any(field)
+        if field.name.startswith("shift_"):
+            fields[field.name] = min(fields[field.name], SHIFT_MAX)
+        if not self._is_small(fields):
+            fields[field.name] = before
+
+    def _is_small(self, f):
+        """Whether an instruction ends soon; those that are refused do."""
+        full = {field.name: 0 for field in fields_of(f["opcode"])} | f
+        if is_refused(full, self.target):
+            return True
+        format_ = FORMAT_OF[f["opcode"]]
+        if format_ is Format.ARRAY:
+            names = "slots", "period_count", "inner_count", "outer_count"
+        elif format_ is Format.TRANSFER:
+            names = "n_lines", "line_words"
+        elif f["opcode"] == Opcode.LINEAR:
+            names = "n_chunks", "n_inputs"
+        else:
+            names = ("n_chunks", "out_width") + (
+                () if f["opcode"] == Opcode.ADD else ("out_height",)) + (
+                ("kernel_width", "kernel_height")
+                if f["opcode"] in (Opcode.WINDOW, Opcode.MAXPOOL) else ())
+        return np.prod([float(full[name]) for name in names]) <= _MOST_STEPS
+
+    def _in_turn(self, records):
+        """Every instruction waits for all before it."""
+        counts, ordered = dict.fromkeys(Engine, 0), []
+        for fields in records:
+            waits = {f"wait_{engine.name.lower()}": count for engine, count in counts.items()}
+            ordered.append(fields | waits)
+            counts[ENGINE_OF[fields["opcode"]]] += 1
+        return ordered
+
+    def _overlapping(self, records):
+        """Every instruction waits for what it depends on, or chases it."""
+        scheduler = Scheduler(self.target, self.external_bytes // self.target.word_bytes,
+                              chases=self.rng.random() < 0.7)
+        try:
+            return [scheduler.add({field.name: 0 for field in fields_of(f["opcode"])} | f)
+                    for f in records]
+        except (IndexError, ValueError):  # what lies outside a memory cannot be ordered
+            return self._in_turn(records)
+
+    def _instruction(self):
+        opcode = self._one(*self.opcodes)
+        fields = {"opcode": opcode}
+        if FORMAT_OF[opcode] is Format.TRANSFER:
+            return fields | self._transfer(opcode)
+        fields |= {
+            "gemmlowp": self._below(2), "zero_point": self._between(-128, 127),
+            "low": self._between(-128, 0), "high": self._between(0, 127),
+            "out_base": self._below(self.target.bank_words[0]), "out_step": self._below(4),
+            "parameter_base": self._below(max(1, self.target.parameter_words - 8)),
+            "n_channels": self._between(0, 3 * self.target.columns),
+            "first_channel": self._one(0, 0, self._below(self.target.columns))}
+        banks = [int(bank) for bank in self.rng.permutation(N_BANKS)]
+        if opcode == Opcode.MATMUL:
+            return fields | self._matmul(banks)
+        return fields | self._vector(opcode, banks)
+
+    def _matmul(self, banks):
+        columns = self.target.columns
+        inner, outer = self._between(1, 3), self._between(1, 4)
+        fields = {
+            "slots": self._one(columns, columns, self._between(2, 2 * columns)),
+            "period_count": self._between(1, 6), "inner_count": inner, "outer_count": outer,
+            "wide": self._one(0, 0, 0, 1), "n_pixels": self._between(0, outer * self.target.rows),
+            "plane_step": self._below(16), "out_x_count": self._between(0, 6),
+            "out_line_step": self._between(-3, 3), "out_bank": banks[2]}
+        for port, bank, scale in (("a", banks[0], columns), ("b", banks[1], 1)):
+            depth = self.target.bank_words[bank] * scale
+            fields |= {f"{port}_{name}": value for name, value in {
+                "base": self._between(depth // 4, depth // 2), "bank": bank,
+                "feed": self._below(2), "bounded": self._below(2), "fixed": self._below(2),
+                "x_step": self._between(-scale, scale), "pad": self._between(-128, 127),
+                "y_step": self._between(-scale, scale), "tile_step": self._between(-scale, scale),
+                "x_count": self._between(0, 6), "group": self._between(0, 3),
+                "ix": self._between(-2, 2), "iy": self._between(-2, 2),
+                "width": self._below(8), "height": self._below(8), "ix_step": self._below(3),
+                "iy_step": self._below(3), "k0_count": self._between(0, 3),
+                "k1_count": self._between(0, 3)}.items()}
+            for level in range(3):
+                fields |= {f"{port}_k{level}_step": self._between(-scale, scale),
+                           f"{port}_k{level}_dx": self._between(-2, 2),
+                           f"{port}_k{level}_dy": self._between(-2, 2)}
+        return fields
+
+    def _vector(self, opcode, banks):
+        depth = min(self.target.bank_words)
+        return {
+            "out_bank": banks[0], "x_bank": banks[1], "w_bank": banks[2],
+            "y_bank": self._one(*banks[1:]), "pad": self._between(-128, 127),
+            "x_base": self._below(depth // 2), "y_base": self._below(depth // 2),
+            "w_base": 2 * self._below(depth // 4), "n_chunks": self._between(1, 2),
+            "width": self._below(6), "height": self._below(6),
+            "out_width": self._between(1, 4), "out_height": self._between(1, 3),
+            "kernel_width": self._between(1, 3), "kernel_height": self._between(1, 3),
+            "stride_x": self._between(1, 2), "stride_y": self._between(1, 2),
+            "left": self._below(3), "top": self._below(3), "line_step": self._below(8),
+            "dilation_x": self._between(1, 2), "dilation_y": self._between(1, 2),
+            "same_weights": self._below(2), "n_inputs": 2 * self._between(1, 4),
+            **{f"multiplier_{k}": self._any(_field(f"multiplier_{k}")) for k in range(3)},
+            **{f"shift_{k}": self._between(20, 50) for k in range(3)},
+            "left_shift": self._below(21),
+            **{f"zero_point_{k}": self._between(-128, 127) for k in range(2)}}
+
+    def _transfer(self, opcode):
+        word = self.target.word_bytes
+        memory = self._one(*range(N_BANKS), *([LocalMemory.PARAMETERS] if opcode == Opcode.LOAD
+                                              else []))
+        n_words = self._between(1, 6)
+        return {
+            "external_base": word * self._below(self.external_bytes // word - n_words),
+            "external_step": word * self._below(8), "local_memory": memory,
+            "local_base": self._below(self.target.bank_words[0] // 2),
+            "n_lines": self._between(1, 4), "line_words": n_words, "local_step": self._below(8)}
+
+    # Wild programs
+
+    def _wild(self):
+        """Noise in all records, or in the fields of known opcodes; a HALT may be missing."""
+        kind = self._below(3)
+        records = self.rng.integers(0, 1 << 32, (self.n_records, N_WORDS), dtype=np.uint64)
+        records = records.astype("<u4")
+        for record in records:
+            if kind == 0:
+                continue
+            opcode = self._one(*self.opcodes, Opcode.SYNC, Opcode.HALT)
+            fields = self._instruction() if opcode in ENGINE_OF else {"opcode": opcode}
+            for field in self.rng.permutation(fields_of(fields["opcode"]))[:self._between(1, 6)]:
+                if field.name != "opcode":
+                    fields[field.name] = self._any(field)
+            if kind == 1:
+                fields = {k: v for k, v in fields.items() if k not in _SYNC}
+            record[:] = encode(**fields)
+        return RandomProgram(records=records, start=self._below(self.n_records), is_sound=False)
+
+
+def _field(name):
+    return next(field for field in FIELDS[Format.VECTOR] if field.name == name)
