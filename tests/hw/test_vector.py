@@ -103,7 +103,7 @@ def test_additions_keep_the_lanes_full():
 
 
 def test_groups_without_channels_are_skipped():
-    instructions = [instruction(opcode, 8, n_channels=11, first_channel=2, out_base=100 * k)
+    instructions = [instruction(opcode, 8, n_channels=12, first_channel=2, out_base=100 * k)
                     for k, opcode in enumerate((Opcode.ADD, Opcode.LINEAR, Opcode.DEPTHWISE))]
     assert len(check(8, instructions).items) == 5 * 3 * 3 + 3 + 3 * 5 * 3
 
