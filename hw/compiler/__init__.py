@@ -8,6 +8,7 @@ from hw.compiler.build import assemble
 from hw.compiler.image import Block, Image, Placement, Step
 from hw.compiler.lower import layouts, lower
 from hw.compiler.order import orders
+from hw.compiler.tile import tile
 from hw.targets import Target
 
 __all__ = ["Block", "Image", "Placement", "Step", "compile"]
@@ -15,6 +16,8 @@ __all__ = ["Block", "Image", "Placement", "Step", "compile"]
 
 def compile(program, target: Target, batch: int = 1) -> Image:
     """Compile ``program`` for ``target``; ``batch``: images that one run computes.
+
+    What does not fit the chip runs from external memory, where the target has one.
 
     Raises LockstepError for an operator that the accelerator does not have (naming the node) and
     for a program that does not fit (saying how much is needed and how much there is).
@@ -35,6 +38,8 @@ def compile(program, target: Target, batch: int = 1) -> Image:
             continue
         if best is None or image.metadata["estimated_cycles"] < best.metadata["estimated_cycles"]:
             best = image
+    if best is None and target.bus_bits:
+        return tile(program, target, orders(program)[-1], batch)
     if best is None:
         raise refusal
     return best

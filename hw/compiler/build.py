@@ -15,7 +15,7 @@ from hw.compiler.schedule import Scheduler
 from hw.isa import ENGINE_OF, N_WORDS, Engine, Opcode, decode, encode
 from hw.targets import Target
 
-__all__ = ["assemble", "encode_program"]
+__all__ = ["assemble", "encode_program", "owners", "step_of"]
 
 _SLACKS = (3, 2, 1, 0)  # tasks that a buffer outlives its last reader, so that none waits for it
 _NEAR = 3  # tasks of two engines that may run side by side are at most so far apart
@@ -67,7 +67,7 @@ def _sequence(program, order, tasks, batch):
     return [(image, node, tasks[node.name]) for image in range(batch) for node in order]
 
 
-def _owners(program):
+def owners(program):
     """The tensor in whose place each tensor lies."""
     owner = {name: name for name in program.inputs}
     for node in program.nodes:
@@ -180,7 +180,7 @@ def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
             constants.add(task)
     n_tasks = sum(len(node_tasks) for _, _, node_tasks in sequence)
     _check_capacity(program, target, constants.n_channels, n_tasks + 1)
-    owner = _owners(program)
+    owner = owners(program)
     where = _arrange(program, target, sequence, constants, owner, layout)
 
     scheduler, fields, steps, placements = Scheduler(target=target), [], [], {}
@@ -190,7 +190,7 @@ def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
     for image, node, node_tasks in sequence:
         here = {name: layout[name].at(*where[owner[name], image])
                 for name in (*node.inputs, *node.outputs)}
-        steps.append(_step(program, node, len(fields), len(node_tasks), image))
+        steps.append(step_of(program, node, len(fields), len(node_tasks), image))
         for task in node_tasks:
             key = constants.weight_key(task)
             bound = task.bind(here, where[key] if key else None,
@@ -213,7 +213,8 @@ def _decoded(program, bound):
     return decode([int(word) for word in encode_program(program, [bound])])
 
 
-def _step(program, node, first, n, image):
+def step_of(program, node, first, n, image) -> Step:
+    """The Step of a node of image ``image``: n instructions from ``first`` on."""
     shapes = [program.tensors[name].shape for name in node.inputs]
     suffix = f"#{image}" if image else ""
     return Step(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,

@@ -68,9 +68,12 @@ def usual_cover(target, x: Placement, window: Window2d, channels=None) -> Cover:
                  index=index.reshape(-1, slots))
 
 
-def dense_cover(target, stored, window: Window2d, fill) -> Cover | None:
-    """The best cover of a dense input of (C, H, W), or None where there is none."""
-    covers = [cover for transposed in (False, True)
+def dense_cover(target, stored, window: Window2d, fill, by_rows=False) -> Cover | None:
+    """The best cover of a dense input of (C, H, W), or None where there is none.
+
+    by_rows: only those whose lines are the rows of the image.
+    """
+    covers = [cover for transposed in ((False,) if by_rows else (False, True))
               for merged in range(1, window.kernel[transposed] + 1)
               if (cover := _dense(target, stored, window, fill, transposed, merged))]
     return min(covers, key=lambda cover: cover.steps, default=None)

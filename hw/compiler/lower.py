@@ -33,8 +33,11 @@ def _conv_window(op, shape):
                     output=op.output_shape(shape)[1:])
 
 
-def layouts(program, target) -> dict[str, Placement]:
-    """How every tensor is laid out; where is still open (bank and base are 0)."""
+def layouts(program, target, by_rows=False) -> dict[str, Placement]:
+    """How every tensor is laid out; where is still open (bank and base are 0).
+
+    by_rows: rows must follow each other in memory.
+    """
     places = {}
 
     def usual(name):
@@ -44,7 +47,7 @@ def layouts(program, target) -> dict[str, Placement]:
 
     for name in program.inputs:
         places[name] = usual(name)
-        cover = _input_cover(program, target, name, places[name])
+        cover = _input_cover(program, target, name, places[name], by_rows)
         if cover:
             places[name] = Placement(**{**vars(places[name]), "dense": cover.dense})
     for node in program.nodes:
@@ -56,7 +59,7 @@ def layouts(program, target) -> dict[str, Placement]:
     return places
 
 
-def _input_cover(program, target, name, place):
+def _input_cover(program, target, name, place, by_rows):
     """The cover of a network input that is better read densely, else None."""
     readers = [node for node in program.nodes if name in node.inputs]
     if (len(readers) != 1 or not isinstance(readers[0].op, ops.Conv2d) or name in program.outputs
@@ -66,7 +69,7 @@ def _input_cover(program, target, name, place):
     if op.groups > 1 and op.groups == place.shape[0] == op.weights.shape[0]:
         return None
     window = _conv_window(op, place.shape)
-    dense = dense_cover(target, place.stored, window, op.input_zero_point)
+    dense = dense_cover(target, place.stored, window, op.input_zero_point, by_rows)
     return dense if dense and dense.steps < usual_cover(target, place, window).steps else None
 
 
@@ -75,7 +78,8 @@ def _convolution(job, op):
     product = Product(weights=op.weights, window=window, bias=op.folded_bias(),
                       rescale=op.rescale, pad=op.input_zero_point, groups=op.groups)
     if job.x.dense:
-        cover = dense_cover(job.target, job.x.stored, window, op.input_zero_point)
+        by_rows = job.alone or job.x.dense.x_step < job.x.dense.y_step
+        cover = dense_cover(job.target, job.x.stored, window, op.input_zero_point, by_rows)
         return product_tasks(job, Product(**{**vars(product), "cover": cover}))
     if op.groups > 1 and op.groups == job.x.stored[0] == len(op.weights):
         return depthwise_tasks(job, product)
@@ -86,12 +90,14 @@ def _single_pixel_or_products(job, product):
     """A window as large as the image is a fully connected layer."""
     whole = (product.window.kernel == job.x.stored[1:] and product.groups == 1
              and not any(product.window.padding) and product.window.output == (1, 1))
-    return linear_tasks(job, product) if whole else product_tasks(job, product)
+    if whole and not job.alone:
+        return linear_tasks(job, product)
+    return product_tasks(job, product)
 
 
 def _linear(job, op):
     channels, height, width = job.x.stored
-    return linear_tasks(job, Product(
+    return _single_pixel_or_products(job, Product(
         weights=op.weights.reshape(-1, channels, height, width),
         window=Window2d(kernel=(height, width), output=(1, 1)), bias=op.folded_bias(),
         rescale=op.rescale, pad=op.input_zero_point))
@@ -163,8 +169,8 @@ _LOWER = {
 }
 
 
-def lower(node, target, places) -> list[Task]:
-    """The tasks of a node. places: layouts by tensor.
+def lower(node, target, places, outputs=None, alone=False) -> list[Task]:
+    """The tasks of a node. places: layouts by tensor; outputs, alone: as of Job.
 
     Raises LockstepError naming the node for what the accelerator does not have.
     """
@@ -174,7 +180,7 @@ def lower(node, target, places) -> list[Task]:
     inputs = [places[name] for name in node.inputs]
     y = places[node.outputs[0]]
     job = Job(target=target, node=node.name, inputs=tuple(node.inputs), output=node.outputs[0],
-              x=inputs[0], y=y)
+              x=inputs[0], y=y, outputs=outputs, alone=alone)
     if isinstance(op, _NEEDS_IMAGE) and job.x.stored != job.x.shape:
         job.refuse(f"{type(op).__name__} behind a reshape does not run on the accelerator")
     if isinstance(op, ops.Add):

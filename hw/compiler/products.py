@@ -45,7 +45,10 @@ def tile_cycles(target, steps, n_channels) -> int:
 
 
 def product_tasks(job: Job, product: Product) -> list[Task]:
-    """One instruction, or where groups make that cheaper one per range of input channels."""
+    """One instruction, or where groups make that cheaper one per range of input channels.
+
+    Of the outputs only those of ``job.outputs``; the parameters are those of all.
+    """
     choices = [_dense_run(product)]
     if product.groups > 1 and product.cover is None:
         choices.append(_group_runs(job, product))
@@ -53,7 +56,9 @@ def product_tasks(job: Job, product: Product) -> list[Task]:
     target, first = job.target, product.out_channel % job.target.columns
     parameters = parameter_block(product.bias, product.rescale, len(product.weights),
                                  target.columns, first)
-    return [_task(job, product, run, parameters) for run in runs]
+    low, high = job.outputs or (0, len(product.weights))
+    return [_task(job, product, (max(low, run[0]), min(high, run[1]), *run[2:]), parameters)
+            for run in runs if run[0] < high and run[1] > low]
 
 
 def _dense_run(product):

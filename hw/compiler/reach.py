@@ -153,7 +153,7 @@ def _transfer(f, target):
         return ((_region(EXTERNAL, external, unit),),
                 (_region(memory, local, progress, latest=True),), f["n_lines"], n_words)
     return ((_region(memory, local, unit),),
-            (_region(EXTERNAL, external, progress, latest=True),), f["n_lines"], n_words)
+            (_region(EXTERNAL, external, progress, latest=True),), f["n_lines"], 0)
 
 
 _REACH = {

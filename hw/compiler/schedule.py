@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hw.compiler.reach import Reach, reach
+from hw.compiler.reach import EXTERNAL, Reach, reach
 from hw.isa import Engine, Opcode
 from hw.targets import Target
 
@@ -35,27 +35,33 @@ class _Memory:
 class Scheduler:
     """Sets the wait and chase fields of instructions, in program order.
 
-    external_words: of external memory that transfers touch. chases: False makes every
-    instruction wait instead, for comparison.
+    chases: False makes every instruction wait instead, for comparison.
     """
 
     target: Target
-    external_words: int = 0
     chases: bool = True
     counts: list[int] = field(default_factory=lambda: [0] * len(Engine))
     _issued: list = field(default_factory=lambda: [[] for _ in Engine])
     _memories: dict = field(default_factory=dict)
 
-    def _memory(self, number) -> _Memory:
-        if number not in self._memories:
-            target = self.target
-            sizes = [*target.bank_words, target.parameter_words * target.lanes * 4,
-                     target.instruction_words, self.external_words]
-            shape = len(Engine), sizes[number]
-            self._memories[number] = _Memory(
-                writer=np.full(shape, _NEVER, np.int32), progress=np.zeros(shape, np.int32),
-                reader=np.full(shape, _NEVER, np.int32))
-        return self._memories[number]
+    def _memory(self, region) -> _Memory:
+        """The memory of a region; external memory grows as it is used."""
+        target, number = self.target, region.memory
+        if number == EXTERNAL:
+            size = int(region.words[-1]) + 1
+        else:
+            size = [*target.bank_words, target.parameter_words * target.lanes * 4,
+                    target.instruction_words][number]
+        known = self._memories.get(number)
+        if known is None or known.writer.shape[1] < size:
+            old = known.writer.shape[1] if known else 0
+            grown = [np.full((len(Engine), size if not old else max(size, 2 * old)), _NEVER,
+                             np.int32) for _ in range(3)]
+            if known:
+                for new, values in zip(grown, (known.writer, known.progress, known.reader)):
+                    new[:, :old] = values
+            self._memories[number] = known = _Memory(*grown)
+        return known
 
     def add(self, fields: dict) -> dict:
         """The fields of the next instruction with what it must wait for."""
@@ -91,7 +97,7 @@ class Scheduler:
         """[(engine, number, units, progress)] of every instruction that wrote what is read."""
         found = {}
         for region in reached.reads:
-            memory = self._memory(region.memory)
+            memory = self._memory(region)
             for engine in Engine:
                 writer = memory.writer[engine][region.words]
                 for number in np.unique(writer[writer != _NEVER]):
@@ -122,7 +128,7 @@ class Scheduler:
     def _order_writes(self, reached, waits):
         """Writes after reads and after writes of other engines; an engine's own are in order."""
         for region in reached.writes:
-            memory = self._memory(region.memory)
+            memory = self._memory(region)
             for engine in Engine:
                 others = [memory.writer[engine][region.words]]
                 if engine != reached.engine:
@@ -142,9 +148,9 @@ class Scheduler:
         engine = reached.engine
         number = self.counts[engine]
         for region in reached.reads:
-            self._memory(region.memory).reader[engine][region.words] = number
+            self._memory(region).reader[engine][region.words] = number
         for region in reached.writes:
-            memory = self._memory(region.memory)
+            memory = self._memory(region)
             memory.writer[engine][region.words] = number
             memory.progress[engine][region.words] = region.when
         position = sum(self.counts)

@@ -38,6 +38,8 @@ class Job:
     """What every instruction of a node has in common.
 
     x, y: Placements, of which only the layout counts here; inputs, output: names of the tensors.
+    outputs: (first, end) of the output channels to compute, where these are not all. alone: no
+    other engine shall take a part.
     """
 
     target: Target
@@ -46,6 +48,8 @@ class Job:
     output: str
     x: object
     y: object
+    outputs: tuple[int, int] | None = None
+    alone: bool = False
 
     def refuse(self, why: str):
         """Raise LockstepError naming the node."""
