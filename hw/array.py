@@ -10,7 +10,7 @@ row's results and shifts all columns up by one.
 The elements are registers of one module: it simulates and compiles faster than one each.
 """
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,12 +74,12 @@ class MacArray(wiring.Component):
     @property
     def result_latency(self):
         """Cycles from ``last`` to the first legal ``pop`` (the row below has its sums by then)."""
-        return self.product_latency + 2
+        return self.product_latency + 1
 
     @property
     def hold_latency(self):
         """Cycles from ``last`` to the last legal ``pop`` of the tile before."""
-        return self.product_latency
+        return self.product_latency - 1
 
     @property
     def pop_latency(self):
@@ -96,7 +96,7 @@ class MacArray(wiring.Component):
                                       {name: chain[j:] for name, chain in controls[i].items()})
                      for j in range(self.columns)]
         for j, result in enumerate(below):
-            for stage in range(self.columns - j):  # undo the skew of the columns
+            for stage in range(self.columns - 1 - j):  # undo the skew of the columns
                 late = Signal.like(result, name=f"result_{j}_{stage}", reset_less=True)
                 m.d.sync += late.eq(result)
                 result = late
@@ -105,7 +105,11 @@ class MacArray(wiring.Component):
         return m
 
     def _controls(self, m):
-        """Per row the controls by name: bit k of a chain is the control, k cycles later."""
+        """Per row the controls by name: bit k of a chain is the control, k cycles later.
+
+        The chains of two rows differ in their initial values only, which do no harm: else a
+        synthesis tool would make one register of all those that lie on a diagonal of the array.
+        """
         lengths = {"first": self.columns + self.product_latency - 1,
                    "last": self.columns + self.product_latency, "pop": self.columns + 1}
         chains, entering = [], {name: getattr(self, name) for name in _CONTROLS}
@@ -114,7 +118,9 @@ class MacArray(wiring.Component):
                 entering = {name: chains[-1][name][1] for name in _CONTROLS}
             row = {}
             for name in _CONTROLS:
-                late = Signal(lengths[name] - 1, name=f"{name}_{i}", reset_less=name != "pop")
+                width = lengths[name] - 1
+                late = Signal(width, name=f"{name}_{i}", init=(1 << width) - 1 if i % 2 else 0,
+                              reset_less=i > 0 or name != "pop")
                 m.d.sync += late.eq(Cat(entering[name], late))
                 row[name] = Cat(entering[name], late)
             chains.append(row)
@@ -171,8 +177,8 @@ class MacArray(wiring.Component):
         m.d.sync += total.eq(added)
         with m.If(controls["first"][latency - 1]):  # a cycle early: a reset costs no logic
             m.d.sync += total.eq(0)
-        with m.If(controls["last"][latency]):
-            m.d.sync += result.eq(added)
-        with m.Elif(controls["pop"][0]):
-            m.d.sync += result.eq(below)
+        enable = Signal(name=f"enable_{name}", reset_less=True)
+        m.d.sync += enable.eq(controls["last"][latency - 1] | controls["pop"][0])
+        with m.If(enable):
+            m.d.sync += result.eq(Mux(controls["last"][latency], added, below))
         return result
