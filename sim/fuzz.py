@@ -42,7 +42,7 @@ _PARAMETER_ROWS = 4  # words of a channel on the bus
 
 def small_memories(target: Target) -> Target:
     """The target with memories that are quickly compared; everything else is the same."""
-    return replace(target, bank_words=(64, 64, 48, 48), parameter_words=32,
+    return replace(target, bank_words=(40, 40, 32, 32), parameter_words=32,
                    instruction_words=6 * N_WORDS)
 
 
@@ -169,26 +169,28 @@ class _Session:
                 return f"the generator left it unordered: {error}"
             if code != ErrorCode.NONE:
                 return f"ends with {code.name} at {index}, the model without error"
-            return self._differences(at, answers, {})
+            return self._differences(at, answers, None)
         if code == ErrorCode.NONE:
             return f"ends without error, the model with {refused}"
         if index != refused.index:
             return f"ends with {code.name} at {index}, the model: {refused}"
         if code != refused.code and not {code, refused.code} <= _EITHER:
             return f"ends with {code.name}, the model: {refused}"
-        # What stood behind may have begun, and the refused one may have written some results.
+        # The refused one may have written some results, and what it overtook be without its own.
         failed = (refused.index - program.start) % machine.n_records
-        return self._differences(at, answers, _reach(records[failed:], self.target))
+        return self._differences(at, answers, _reach(
+            records[failed:failed + 1] if program.in_turn else records, self.target))
 
     def _check_wild(self, records, at, answers):
-        touched = {bank: None for bank in _named_banks(records)}
-        return self._differences(at, answers, touched)
+        return self._differences(at, answers, {bank: None for bank in _named_banks(records)})
 
     def _differences(self, at, answers, touched):
-        """Words that are not the model's, but for those touched: {bank: words, or None for all}."""
+        """Words that are not the model's, but for those touched: {bank: words, or None for all},
+        and the region in external memory; None where nothing is.
+        """
         for number, (bank, where) in enumerate(zip(self.machine.banks, at["banks"])):
             wrong = (_codes(answers[where], bank.shape) != bank).any(axis=1)
-            allowed = touched.get(number, ())
+            allowed = (touched or {}).get(number, ())
             wrong[slice(None) if allowed is None else list(allowed)] = False
             if wrong.any():
                 word = int(wrong.argmax())
@@ -198,7 +200,7 @@ class _Session:
         if "external" in at:
             external = answers[at["external"]].view(np.uint8)
             wrong = external != self.machine.external
-            if touched:
+            if touched is not None:
                 wrong[:self.machine.region_limit] = False
             if wrong.any():
                 return f"external memory differs in {wrong.sum()} bytes, first {wrong.argmax()}"
@@ -243,7 +245,7 @@ def _named_banks(records):
     return banks
 
 
-def fuzz(build, target: Target, *, n_programs: int, seed: int = 0,
+def fuzz(build, target: Target, *, n_programs: int, seed: int | tuple[int, ...] = 0,
          plusargs: dict | None = None) -> list[Finding]:
     """Run random programs in one simulator process; what is wrong, in their order.
 
