@@ -1,6 +1,7 @@
 """Feeder: turns scratchpad words into one byte per lane and cycle, skewed by one cycle per lane.
 
-Each lane is a shift register of a word's length whose first byte goes to the array.
+Each lane is a shift register of a word's length whose first byte goes to the array, over another
+register, which gives a lane and the array's edge a cycle to meet.
 
 transposing  the word of slot i belongs to lane i, which loads it whole and shifts it out
 direct       byte i of every word belongs to lane i, which inserts it i places from its output
@@ -9,13 +10,14 @@ Both give lane i a delay of i cycles, which is the skew of a systolic array. Cyc
 slot of a period supply zeros, so nothing needs to stop the array.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["Feeder"]
 
 _BYTE = 8
+_BYTES_PER_LOAD = 8  #: of a word, that one control register drives
 
 
 class Feeder(wiring.Component):
@@ -39,7 +41,7 @@ class Feeder(wiring.Component):
     fewer bytes than lanes.
     """
 
-    LATENCY = 1
+    LATENCY = 2
 
     def __init__(self, *, n_lanes, word_bytes):
         if word_bytes < n_lanes:
@@ -56,19 +58,23 @@ class Feeder(wiring.Component):
         m = Module()
         word = self.word.as_value()
         slot, load = self.slot, self.slot & self.start & ~self.direct
+        loads = [load] * (1 + (self.word_bytes - 1) // _BYTES_PER_LOAD)
         for lane in range(self.n_lanes):
             held = Signal(_BYTE * self.word_bytes, name=f"lane{lane}", reset_less=True)
             here = slice(_BYTE * lane, _BYTE * (lane + 1))
-            above = Cat(held[_BYTE:], Signal(_BYTE, name=f"lane{lane}_end"))
+            above = Cat(held[_BYTE:], Const(0, _BYTE))
             shifted = Cat(above[:here.start], Mux(self.direct, word[here], above[here]),
                           above[here.stop:])
-            following = Mux(load, word, shifted)
-            m.d.sync += held.eq(following)
-            with m.If(~slot):
-                m.d.sync += held[:_BYTE].eq(0)
-            m.d.comb += self.lanes[lane].eq(held[:_BYTE])
-            if lane + 1 < self.n_lanes:
-                controls = slot, load
-                slot, load = (Signal(name=f"{x}{lane + 1}") for x in ("slot", "load"))
-                m.d.sync += [slot.eq(controls[0]), load.eq(controls[1])]
+            for k, load in enumerate(loads):
+                part = slice(_BYTE * _BYTES_PER_LOAD * k, _BYTE * _BYTES_PER_LOAD * (k + 1))
+                m.d.sync += held[part].eq(Mux(load, word[part], shifted[part]))
+            next_slot = Signal(name=f"slot{lane + 1}")
+            byte = Signal(signed(_BYTE), name=f"byte{lane}", reset_less=True)
+            m.d.sync += [next_slot.eq(slot), byte.eq(Mux(next_slot, held[:_BYTE], 0))]
+            m.d.comb += self.lanes[lane].eq(byte)
+            # Copies that start differently, which does no harm, stay apart in synthesis.
+            next_loads = [Signal(name=f"load{lane + 1}_{k}", init=k % 2, reset_less=True)
+                          for k in range(len(loads))]
+            m.d.sync += [late.eq(load) for late, load in zip(next_loads, loads)]
+            slot, loads = next_slot, next_loads
         return m
