@@ -12,6 +12,8 @@ __all__ = ["N_BANKS", "TARGETS", "Target", "get_target"]
 N_BANKS = 4
 _COLUMNS = (4, 8, 16)
 _BUS_BITS = (0, 64, 128)
+#: With 16-byte words 176 of the 208 block RAMs; parameters and instructions take 20 more.
+_ECP5_BANKS = (8192, 8192, 4096, 2048)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,10 @@ TARGETS = {
                instruction_words=8192),
         Target(name="sim-8x8-axi", rows=8, columns=8, bank_words=(1024,) * N_BANKS,
                parameter_words=256, bus_bits=64),
-        Target(name="ecp5-85k", rows=8, columns=16, multiplier="ecp5", device="LFE5U-85F"),
+        Target(name="ecp5-85k", rows=8, columns=16, multiplier="ecp5", device="LFE5U-85F",
+               bank_words=_ECP5_BANKS),
         Target(name="ecp5-85k-packed", rows=16, columns=16, multiplier="ecp5", packed=True,
-               device="LFE5U-85F"),
+               device="LFE5U-85F", bank_words=_ECP5_BANKS),
         Target(name="zynq-7020", rows=8, columns=16, bus_bits=128, device="xc7z020"),
     )
 }
