@@ -15,15 +15,15 @@ from hw.vector.loops import Countdown
 from hw.vector.places import GroupCount
 from hw.vector.ports import SUM_WIDTH, Which, returned_signature
 
-__all__ = ["DIFFERENCE_WIDTH", "AddUnit", "input_layout"]
+__all__ = ["AddUnit", "input_layout"]
 
-DIFFERENCE_WIDTH = 9
+_DIFFERENCE_WIDTH = 9
 
 
 def input_layout(lanes):
     """A group of one of the inputs of an addition."""
     return data.StructLayout({
-        "is_second": 1, "differences": data.ArrayLayout(signed(DIFFERENCE_WIDTH), lanes)})
+        "is_second": 1, "differences": data.ArrayLayout(signed(_DIFFERENCE_WIDTH), lanes)})
 
 
 class AddUnit(wiring.Component):

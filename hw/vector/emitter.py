@@ -15,7 +15,7 @@ from hw.crossbar import WaitingWrite
 from hw.isa import FORMAT_WORDS, Format
 from hw.slot import instruction_fields
 from hw.stream import SkidBuffer
-from hw.vector.add import DIFFERENCE_WIDTH, input_layout
+from hw.vector.add import input_layout
 from hw.vector.geometry import GEOMETRY_LAYOUT
 from hw.vector.places import place_layout
 from hw.vector.ports import SUM_WIDTH, Which, vector_item_layout
@@ -52,7 +52,8 @@ class Emitter(wiring.Component):
         """Stage 1: what comes next, as a stream."""
         g, place = self.geometry, self.places.payload
         m.submodules.chosen = chosen = SkidBuffer(data.StructLayout({
-            "which": Which, "is_maximum": 1, "place": place.shape(), "sums": self.sums.shape()}))
+            "which": Which, "is_maximum": 1, "place": place.shape(), "sums": self.sums.shape(),
+            "differences": self.inputs.payload.differences.shape()}))
         fence_sent, may_emit = Signal(), Signal()
         with m.If(self.returned | ~g.is_maximum):
             m.d.sync += may_emit.eq(1)
@@ -75,8 +76,8 @@ class Emitter(wiring.Component):
                                           Which.FIRST_INPUT))
         with m.Else():
             m.d.comb += item.which.eq(Mux(g.is_add, Which.SUM, Which.PARAMETERS))
-        for lane, difference in enumerate(self.inputs.payload.differences):
-            m.d.comb += item.sums[lane].eq(Mux(self.inputs.valid, difference, self.sums[lane]))
+        m.d.comb += [item.sums.eq(self.sums),
+                     item.differences.eq(self.inputs.payload.differences)]
         with m.If(move):
             m.d.sync += fence_sent.eq(fence_sent | fence)
         return chosen.o
@@ -109,10 +110,9 @@ class Emitter(wiring.Component):
             for name in ("multiplier", "shift"):
                 m.d.sync += item[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
                     is_second, f[f"{name}_1"], f[f"{name}_2"])))
-            for mine, value in zip(item.sums, chosen.sums):
-                m.d.sync += mine.eq(Mux(
-                    is_first | is_second,
-                    value[:DIFFERENCE_WIDTH].as_signed() << f["left_shift"], value))
+            for mine, value, difference in zip(item.sums, chosen.sums, chosen.differences):
+                m.d.sync += mine.eq(Mux(is_first | is_second, difference << f["left_shift"],
+                                        value))
         out = self.vector.payload
         m.d.comb += [
             out.eq(item), out.bank.eq(f["out_bank"]), out.plane.eq(0),

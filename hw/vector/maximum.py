@@ -31,10 +31,11 @@ class Maximum(wiring.Component):
         m = Module()
         # Own registers: the multipliers, which use the word too, lie elsewhere.
         valid, first, last = (Signal(name=name) for name in ("valid_1", "first_1", "last_1"))
-        word = Signal(self.word.shape(), reset_less=True)
-        m.d.sync += [valid.eq(self.valid), first.eq(self.first), last.eq(self.last),
-                     word.eq(self.word), self.maximum_valid.eq(valid & last)]
-        for k in range(self.word_bytes):
-            with m.If(valid & (first | (word[k] > self.maximum[k]))):
+        word = Signal(self.word.shape())
+        m.d.sync += [valid.eq(self.valid), self.maximum_valid.eq(valid & last)]
+        with m.If(self.valid):
+            m.d.sync += [first.eq(self.first), last.eq(self.last), word.eq(self.word)]
+        for k in range(self.word_bytes):  # once more does not change a maximum
+            with m.If(first | (word[k] > self.maximum[k])):
                 m.d.sync += self.maximum[k].eq(word[k])
         return m

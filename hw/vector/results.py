@@ -42,11 +42,14 @@ class ResultStore(wiring.Component):
         lanes, width = self.target.lanes, self.target.lanes * SUM_WIDTH
         n_groups = self.target.columns // lanes
         put = self.put | self.put_group
-        write_place, read_place = Signal(range(_DEPTH)), Signal(range(_DEPTH))
+        write_place = Signal(range(_DEPTH))
+        # One copy per group: each goes to many memory cells.
+        read_places = [Signal(range(_DEPTH), name=f"read_place_{k}", attrs={"keep": 1})
+                       for k in range(n_groups)]
         claimed, dropped = Signal(), Signal()
         m.d.sync += [claimed.eq(self.claim), dropped.eq(self.drop),
                      write_place.eq(write_place + put),
-                     read_place.eq(read_place + self.drop)]
+                     *(place.eq(place + self.drop) for place in read_places)]
         m.d.comb += [
             self.has_room.eq(Level(m, "claimed", _DEPTH - 1, claimed, dropped).room),
             self.available.eq(Level(m, "here", _DEPTH, put, self.drop).any)]
@@ -58,7 +61,7 @@ class ResultStore(wiring.Component):
             if k == 0:
                 content = Mux(self.put_group, self.group_sums.as_value(), content)
             m.d.comb += [write.en.eq(put), write.addr.eq(write_place), write.data.eq(content),
-                         read.addr.eq(read_place)]
+                         read.addr.eq(read_places[k])]
             groups.append(read.data)
         m.d.comb += self.sums.eq(Array(groups)[self.group] if n_groups > 1 else Cat(groups))
         return m

@@ -65,7 +65,7 @@ class StepWalker(wiring.Component):
                                     Countdown(m, "line", g.n_lines))
         pair_last = max(1, self.word_bytes // 2) - 1
         running, line_first, tap_first = Signal(), Signal(), Signal()
-        skip = Signal(4)
+        skip, emits = Signal(4), Signal()  # emits: none are left to skip
         pair = Signal(range(max(2, self.word_bytes // 2)))
         hold = Signal(range(_UNIT_LATENCY + 1))
         unit_open = Signal()
@@ -81,9 +81,8 @@ class StepWalker(wiring.Component):
 
         tap_end, position_end, chunk_end, line_end = (
             Signal(name=f"{name}_end") for name in ("tap", "position", "chunk", "line"))
-        emits = Signal()
         m.d.comb += [
-            emits.eq(skip == 0), tap_end.eq(columns.last & rows.last),
+            tap_end.eq(columns.last & rows.last),
             position_end.eq(tap_end & emits & positions.last),
             line_end.eq(position_end & chunks.last)]
         with m.If(go):
@@ -93,8 +92,8 @@ class StepWalker(wiring.Component):
             with m.If(columns.last):
                 rows.step()
             with m.If(tap_end):
-                m.d.sync += skip.eq(Mux(position_end, g.skip_first,
-                                        Mux(emits, g.skip, skip - 1)))
+                following = Mux(position_end, g.skip_first, Mux(emits, g.skip, skip - 1))
+                m.d.sync += [skip.eq(following), emits.eq(following == 0)]
             with m.If(tap_end & emits):
                 positions.step()
             with m.If(position_end):
@@ -107,7 +106,7 @@ class StepWalker(wiring.Component):
             for counter in (rows, columns, positions, chunks, lines):
                 m.d.sync += counter.load()
             m.d.sync += [running.eq(1), line_first.eq(1), tap_first.eq(1), pair.eq(0),
-                         skip.eq(g.skip_first)]
+                         skip.eq(g.skip_first), emits.eq(g.skip_first == 0)]
 
         event = Signal(data.StructLayout({
             "valid": 1, "row_ends": 1, "tap_ends": 1, "chunk_ends": 1, "line_ends": 1,

@@ -56,17 +56,16 @@ class WeightStore(wiring.Component):
             Countdown(m, name, g[f"weight_{name}"])
             for name in ("columns", "rows", "positions", "chunks", "lines")]
         m.submodules.queue = queue = SmallFIFO(16, _DEPTH)
-        running, taps_begin, go = Signal(), Signal(), Signal()
+        running, takes_room, go = Signal(), Signal(), Signal()
         address, chunk_address = Signal(16), Signal(16)
         # Room is counted in chunks of weights for DEPTHWISE, otherwise in responses.
-        takes_room = ~g.is_depthwise | taps_begin
         free = Level(m, "free", _DEPTH, freed, go & takes_room)
         m.d.comb += [go.eq(running & queue.i.ready & (free.any | ~takes_room)),
                      queue.i.valid.eq(go), queue.i.payload.eq(address)]
         step = Mux(g.is_linear, 2, 1)
         taps_end = columns.last & rows.last
         with m.If(go):
-            m.d.sync += [address.eq(address + step), taps_begin.eq(taps_end)]
+            m.d.sync += [address.eq(address + step), takes_room.eq(~g.is_depthwise | taps_end)]
             columns.step()
             with m.If(columns.last):
                 rows.step()
@@ -85,7 +84,7 @@ class WeightStore(wiring.Component):
         with m.If(self.load):
             for counter in counters:
                 m.d.sync += counter.load()
-            m.d.sync += [running.eq(g.has_weights), taps_begin.eq(1), free.any.eq(1),
+            m.d.sync += [running.eq(g.has_weights), takes_room.eq(1), free.any.eq(1),
                          free.count.eq(Mux(g.is_depthwise, _N_CHUNKS, _DEPTH)),
                          address.eq(self.base), chunk_address.eq(self.base)]
         m.d.comb += [self.w.valid.eq(queue.o.valid), queue.o.ready.eq(self.w.ready),
