@@ -24,7 +24,7 @@ def folders(tmp_path_factory):
     folders = []
     for seed in ("1", "2"):
         folder = tmp_path_factory.mktemp("rtl")
-        result = run_rtl("--target", "array-2x3", "-o", str(folder), hash_seed=seed)
+        result = run_rtl("--target", "array-2x4", "-o", str(folder), hash_seed=seed)
         assert result.returncode == 0, result.stderr
         assert f"wrote {folder / 'accelerator.v'}" in result.stdout
         folders.append(folder)

@@ -9,25 +9,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hw.isa import (
+    COMMON_FIELDS,
+    ENGINE_OF,
     FIELDS,
+    FORMAT_OF,
+    FORMAT_WORDS,
     MAGIC,
     N_WORDS,
+    Counter,
     ErrorCode,
     Feed,
+    Format,
+    LocalMemory,
     Opcode,
     Register,
     Window,
     c_header,
     decode,
     encode,
+    fields_of,
     markdown_table,
 )
 
-ANY_INSTRUCTION = st.fixed_dictionaries(
-    {field.name: st.integers(field.low, field.high) for field in FIELDS})
+#: A field of each format, and an operation that has it.
+ALL_FIELDS = [(Opcode.HALT, field) for field in COMMON_FIELDS if field.name != "opcode"] + [
+    (next(opcode for opcode, its in FORMAT_OF.items() if its == format_), field)
+    for format_ in Format for field in FIELDS[format_][len(COMMON_FIELDS):]]
 
 
-@given(ANY_INSTRUCTION)
+@st.composite
+def any_instruction(draw):
+    """The fields of an instruction, unknown operations included."""
+    opcode = draw(st.integers(0, 15))
+    return {field.name: draw(st.integers(field.low, field.high))
+            for field in fields_of(opcode)} | {"opcode": opcode}
+
+
+@given(any_instruction())
 def test_decode_inverts_encode(values):
     words = encode(**values)
     assert len(words) == N_WORDS
@@ -35,28 +53,38 @@ def test_decode_inverts_encode(values):
     assert decode(words) == values
 
 
-def test_fields_share_no_bit():
-    for field in FIELDS:
-        for other in FIELDS:
-            if field is not other and field.word == other.word:
-                assert (field.offset + field.width <= other.offset
-                        or other.offset + other.width <= field.offset)
-    assert len({field.name for field in FIELDS}) == len(FIELDS)
+@pytest.mark.parametrize("format_", list(Format))
+def test_fields_share_no_bit(format_):
+    used = [0] * FORMAT_WORDS[format_]
+    for field in FIELDS[format_]:
+        bits = (1 << field.width) - 1 << field.offset
+        assert bits < 1 << 32 and not used[field.word] & bits, field.name
+        used[field.word] |= bits
+    assert len({field.name for field in FIELDS[format_]}) == len(FIELDS[format_])
+    assert max(FORMAT_WORDS.values()) == N_WORDS
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_a_value_that_does_not_fit_names_its_field(field):
+def test_every_operation_has_an_engine_or_none():
+    assert set(ENGINE_OF) | {Opcode.HALT, Opcode.SYNC} == set(Opcode)
+    assert set(FORMAT_OF) == set(ENGINE_OF)
+
+
+@pytest.mark.parametrize(("opcode", "field"), ALL_FIELDS,
+                         ids=[f"{opcode.name}-{field.name}" for opcode, field in ALL_FIELDS])
+def test_a_value_that_does_not_fit_names_its_field(opcode, field):
     for value in field.low - 1, field.high + 1:
         with pytest.raises(ValueError, match=f"'{field.name}' must be in "
                                              f"{field.low}..{field.high}, not {value}"):
-            encode(**{field.name: value})
+            encode(opcode, **{field.name: value})
     for value in field.low, field.high:
-        assert decode(encode(**{field.name: value}))[field.name] == value
+        assert decode(encode(opcode, **{field.name: value}))[field.name] == value
 
 
 def test_an_unknown_field_is_named():
     with pytest.raises(ValueError, match="Unknown instruction field 'colour'"):
-        encode(opcode=1, colour=3)
+        encode(Opcode.MATMUL, colour=3)
+    with pytest.raises(ValueError, match="Unknown instruction field 'n_lines'"):
+        encode(Opcode.MATMUL, n_lines=3)
 
 
 def header_numbers():
@@ -67,11 +95,15 @@ def header_numbers():
 def test_the_header_holds_the_numbers_of_python():
     expected = {"MAGIC": MAGIC, "INSTRUCTION_WORDS": N_WORDS}
     for kind, prefix in ((Register, "REG"), (Window, "WINDOW"), (Opcode, "OP"), (Feed, "FEED"),
-                         (ErrorCode, "ERROR")):
+                         (LocalMemory, "LOCAL"), (Counter, "COUNTER"), (ErrorCode, "ERROR")):
         expected |= {f"{prefix}_{item.name}": item.value for item in kind}
-    for field in FIELDS:
-        for what in "word", "offset", "width":
-            expected[f"FIELD_{field.name.upper()}_{what.upper()}"] = getattr(field, what)
+    groups = {"": COMMON_FIELDS} | {f"{format_.name}_": FIELDS[format_][len(COMMON_FIELDS):]
+                                    for format_ in Format}
+    for prefix, fields in groups.items():
+        for field in fields:
+            for what in "word", "offset", "width":
+                name = f"FIELD_{prefix}{field.name.upper()}_{what.upper()}"
+                expected[name] = getattr(field, what)
     numbers = header_numbers()
     assert numbers.pop("VERSION") >= 1
     assert numbers == expected
@@ -88,10 +120,12 @@ def test_the_header_compiles(tmp_path):
                     "check.c"], cwd=tmp_path, check=True)
 
 
-def test_the_table_has_a_row_for_every_field():
-    rows = [row.split(" | ") for row in markdown_table().splitlines()[2:]]
-    assert [row[2] for row in rows] == [f"`{field.name}`" for field in FIELDS]
-    for field, (word, bits, _, meaning) in zip(FIELDS, rows):
+def test_the_tables_have_a_row_for_every_field():
+    fields = [*COMMON_FIELDS, *(field for format_ in Format
+                                for field in FIELDS[format_][len(COMMON_FIELDS):])]
+    rows = [row.split(" | ") for row in markdown_table().splitlines() if "| `" in row]
+    assert [row[2] for row in rows] == [f"`{field.name}`" for field in fields]
+    for field, (word, bits, _, meaning) in zip(fields, rows):
         assert word == f"| {field.word}"
         assert bits == f"{field.offset + field.width - 1}:{field.offset}"
         assert field.doc in meaning
