@@ -110,8 +110,8 @@ def _unit_table(units: list[dict]) -> str:
             for unit in units]
     return ("<h3>Submodules</h3>" + _table(["", "LUT4", "flip-flops", "MULT18X18D", "DP16KD"],
                                            rows, {1, 2, 3, 4})
-            + "<p>Cells by name before packing. A lookup table carries the name of what it drives, "
-              "so that column is an estimate.</p>")
+            + "<p>Cells by name before packing, without the registers that lie in block RAM. A "
+              "lookup table carries the name of what it drives, so that column is an estimate.</p>")
 
 
 def _facts(report: dict) -> str:

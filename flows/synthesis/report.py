@@ -36,7 +36,8 @@ def implement(design: Design, *, seeds: list[int], frequency_mhz: float, cache: 
         "package": ecp5.PACKAGE, "speed_grade": ecp5.SPEED, "aimed_at_mhz": frequency_mhz}
     used = ecp5.netlist_resources(figures["cells"]["unit"])
     report = _filled(common, used, ecp5.AVAILABLE) | {
-        "fmax_mhz": None, "seeds": [], "units": figures["units"]}
+        "fmax_mhz": None, "seeds": [], "units": figures["units"],
+        "registers_in_block_ram": figures["registers_in_block_ram"]}
     if not report["fits"]:
         return report, [folder / ecp5.LOG]
     routes = ecp5.place_seeds(
@@ -44,12 +45,11 @@ def implement(design: Design, *, seeds: list[int], frequency_mhz: float, cache: 
         progress=lambda route: progress(f"seed {route['seed']}: {route['fmax_mhz']} MHz in "
                                         f"{route['place_route_s']} s"))
     median = ecp5.median_of(routes)
-    report = _filled(common, median["used"], median["available"]) | {
+    report |= _filled(common, median["used"], median["available"]) | {
         "fmax_mhz": median["fmax_mhz"], "seed": median["seed"], "ports": median["ports"],
         "critical_path": median["critical_path"],
         "seeds": [_seed(route) for route in routes],
-        "place_route_s": round(sum(route["place_route_s"] for route in routes), 1),
-        "units": figures["units"]}
+        "place_route_s": round(sum(route["place_route_s"] for route in routes), 1)}
     report["tools"] |= {"nextpnr": median["version"]}
     return report, [folder / ecp5.LOG, *(Path(route["log"]) for route in routes)]
 

@@ -70,11 +70,13 @@ class FakeTools:
         folder.mkdir()
         stat = {name: {"design": {"num_cells_by_type": cells}}
                 for name, cells in (("unit", CELLS), ("wrapper", WRAPPER_CELLS))}
+        kinds = {"shell.unit.part.sum_TRELLIS_FF_Q": "TRELLIS_FF",
+                 "shell.unit.part.sum_TRELLIS_FF_Q_DI_LUT4_Z": "LUT4",
+                 "shell.unit.other_TRELLIS_FF_Q_1": "TRELLIS_FF",
+                 "received_TRELLIS_FF_Q": "TRELLIS_FF"}
         netlist = {"modules": {"wrapper": {"cells": {
-            "shell.unit.part.sum_TRELLIS_FF_Q": {"type": "TRELLIS_FF"},
-            "shell.unit.part.sum_TRELLIS_FF_Q_DI_LUT4_Z": {"type": "LUT4"},
-            "shell.unit.other_TRELLIS_FF_Q_1": {"type": "TRELLIS_FF"},
-            "received_TRELLIS_FF_Q": {"type": "TRELLIS_FF"}}}}}
+            name: {"type": kind, "parameters": {}, "connections": {}}
+            for name, kind in kinds.items()}}}}
         self._write(YOSYS, {
             "main": "netlist.json", "closing": "End of script. Logfile hash: 1",
             "files": {"netlist.json": netlist,
