@@ -172,10 +172,12 @@ def chase_line(need, total):
     unit = np.arange(len(need))
     if need[0] >= total:
         return None
-    n_open = int((need < total).sum())  # the units behind cannot begin before the end
-    slope = (int(need[n_open - 1]) - int(need[0])) // max(1, n_open - 1)
+    # The slope up to where the end is needed, or over all where that is the last unit alone.
+    ends = {int((need < total).sum()) - 1, len(need) - 1}
+    slopes = {(int(need[end]) - int(need[0])) // max(1, end) for end in ends}
+    steps = {step for slope in slopes for step in range(slope - 2, slope + 4)} | {0}
     best = None
-    for step in {0, *range(max(0, slope - 2), min(slope + 4, _STEP_LIMIT))}:
+    for step in sorted(step for step in steps if 0 <= step <= _STEP_LIMIT):
         first = max(0, int((need - unit * step).max()))
         lateness = int((np.minimum(first + unit * step, total) - need).sum())
         if best is None or lateness < best[0]:

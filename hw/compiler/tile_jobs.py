@@ -83,7 +83,8 @@ class Work:
     def __init__(self, program, target, order, batch, budget, layout):
         self.program, self.target, self.layout = program, target, layout
         self.external = ExternalMemory(target.word_bytes)
-        self.banks, self.parameters = Pool(target.bank_words), Pool([target.parameter_words])
+        self.banks = Pool(target.bank_words, "the scratchpad")
+        self.parameters = Pool([target.parameter_words], "parameters")
         self.root = owners(program)
         by_size = sorted(range(len(target.bank_words)), key=lambda k: target.bank_words[k])
         self.orders = {"x": by_size[1::-1] + by_size[:1:-1], "y": by_size, "w": by_size[::-1]}
@@ -261,10 +262,12 @@ class Work:
     def _dense_bytes(self, job, place):
         """(first, end) byte of what a convolution reads of a dense tensor, its border included."""
         op, (first, end) = job.owner.node.op, job.owner.stripes[job.stripe].rows
-        lines = (end - first - 1) * op.stride[0] + (op.kernel[0] - 1) * op.dilation[0] + 1
-        low = first * op.stride[0] * place.dense.y_step
-        high = low + lines * place.dense.y_step + self.target.word_bytes
-        return low, min(place.dense.n_bytes, high)
+        pitch, below = place.dense.y_step, (op.kernel[0] - 1) * op.dilation[0]
+        # What is read of a line may be longer than the distance of two.
+        height = self._output(job).layout.stored[1]
+        line = place.dense.n_bytes - ((height - 1) * op.stride[0] + below) * pitch
+        low = first * op.stride[0] * pitch
+        return low, low + ((end - first - 1) * op.stride[0] + below) * pitch + line
 
     def _transfer(self, opcode, address, buffer, n_lines, line_words):
         step = line_words * self.target.word_bytes

@@ -33,10 +33,10 @@ class Buffer:
 
 
 class Pool:
-    """Buffers in banks of ``depths`` words. turn: counts on with every job."""
+    """Buffers in banks of ``depths`` words of ``what``. turn: counts on with every job."""
 
-    def __init__(self, depths):
-        self.depths = tuple(depths)
+    def __init__(self, depths, what):
+        self.depths, self.what = tuple(depths), what
         self.buffers: list[Buffer] = []
         self.turn = 0
 
@@ -55,7 +55,8 @@ class Pool:
                 if best is None or rank < best[0]:
                     best = rank, bank, base
         if best is None:
-            raise NoRoom(f"{n_words} words in banks {tuple(order)}")
+            depths = ", ".join(str(self.depths[bank]) for bank in order)
+            raise NoRoom(f"{n_words} words of {self.what} in {depths}")
         _, bank, base = best
         buffer = Buffer(bank, base, n_words)
         # What lies under it is forgotten; its parts outside stay.
