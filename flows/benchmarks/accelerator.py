@@ -26,7 +26,9 @@ DEFAULT_SYNTHESIS = "build/synth/report.json,build/synth-zynq/report.json"
 MOST_CYCLES = {"resnet8": 110_000, "ds_cnn": 30_000, "mobilenet_v1_025": 98_000,
                "autoencoder": 12_500}
 LEAST_UTILISATION = {"resnet18": 0.87}
+_BESIDE = "depthwise layers run beside the array and count, so utilisation can pass 1"
 NOTES = {"autoencoder": "9,000 cycles are the goal beyond",
+         "ds_cnn": _BESIDE, "mobilenet_v1_025": _BESIDE,
          "resnet18": "AXI4, 128 bits, 40 cycles latency, all transfers counted"}
 EXTERNAL_MEMORY = {"axi_read_latency": 40, "axi_write_latency": 40}  # plusargs of sim
 MOST_DSPS = {"ecp5-85k": 156, "ecp5-85k-packed": 156, "zynq-7020": 220}
