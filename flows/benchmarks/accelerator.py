@@ -16,11 +16,13 @@ from pathlib import Path
 
 from flows.benchmarks.peers import PEERS
 from flows.benchmarks.rows import results_page, row
+from flows.benchmarks.training_products import training_rows
 from flows.rtl_backend import SimulationFailure
 from golden.errors import LockstepError
 
 ON_CHIP = ("resnet8", "ds_cnn", "mobilenet_v1_025", "autoencoder")
 EXTERNAL = ("resnet18",)  # larger than the memory of a chip
+TRAINING = "training"  # the products of a training step, in place of a network
 DEFAULT_TARGET, EXTERNAL_TARGET = "ecp5-85k", "zynq-7020"
 DEFAULT_SYNTHESIS = "build/synth/report.json,build/synth-zynq/report.json"
 MOST_CYCLES = {"resnet8": 110_000, "ds_cnn": 30_000, "mobilenet_v1_025": 98_000,
@@ -51,16 +53,27 @@ class Measurement:
 
 
 def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
-    """The rows of this suite; each part of it is one function that gives some."""
-    return networks_rows(arguments, command)
+    """The rows of this suite; each part of it is one function that gives some.
+
+    The training products run by default on the default target, and where ``--networks`` has
+    "training".
+    """
+    from hw.targets import get_target
+
+    names = arguments.networks.split(",") if arguments.networks else [*ON_CHIP, TRAINING]
+    target = get_target(arguments.target or DEFAULT_TARGET)
+    if not arguments.networks and target.name != DEFAULT_TARGET:
+        names.remove(TRAINING)
+    networks = [name for name in names if name != TRAINING]
+    rows = networks_rows(arguments, networks, command) if networks else []
+    return rows + (training_rows(target, command) if TRAINING in names else [])
 
 
-def networks_rows(arguments: argparse.Namespace, command: str) -> list[dict]:
+def networks_rows(arguments: argparse.Namespace, names: list[str], command: str) -> list[dict]:
     """Rows of whole networks, batch 1, and of the routed designs they ran on."""
     from hw.targets import get_target
 
-    names = arguments.networks.split(",") if arguments.networks else ON_CHIP
-    known = (*ON_CHIP, *EXTERNAL)
+    known = (*ON_CHIP, *EXTERNAL, TRAINING)
     for name in names:
         if name not in known:
             raise LockstepError(f"Unknown network {name!r}; known: {', '.join(known)}")

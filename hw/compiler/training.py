@@ -22,6 +22,7 @@ from hw.compiler.task import parameter_block, rescale_fields
 from hw.compiler.training_layout import (
     ENDLESS,
     Convolution,
+    checked,
     cover_of,
     pixel_words,
     port_fields,
@@ -47,9 +48,10 @@ def forward(target: Target, c: Convolution, x, weights, bias, rescale, *,
     columns, (out_height, out_width) = target.columns, c.output
     work = Workspace(name=f"{c.name}.forward", target=target)
     cover, place = cover_of(target, c, zero_point)
-    x_words = place.pack(x)
+    x_words = place.pack(checked(x, (c.in_channels, c.height, c.width)))
     x_block = work.put(x_words.reshape(-1, columns), "activations", spare=1)
-    w_block = work.put(weight_words(weights, c, columns), "weights", avoid=[x_block.bank])
+    w_block = work.put(weight_words(weights, c, columns), "weights", avoid=[x_block.bank],
+                       port="b")
     chunks, n_pixels = -(-c.out_channels // columns), out_height * out_width
     y = work.reserve(len(x) * n_pixels * chunks, "results")
     folded = np.asarray(bias, np.int64) - zero_point * weights.astype(np.int64).sum((1, 2, 3))
@@ -61,10 +63,10 @@ def forward(target: Target, c: Convolution, x, weights, bias, rescale, *,
             outer_count=-(-n_pixels // target.rows), inner_count=chunks, n_pixels=n_pixels,
             n_channels=c.out_channels, out_bank=y.bank, out_base=y.base + image * n_pixels * chunks,
             out_step=chunks, out_line_step=chunks, out_x_count=ENDLESS, **rescale_fields(rescale),
-            **port_fields("a", **cover.walker | {"base": base + image * x_words[0].size}, pad=zero_point,
-                    feed=Feed.TRANSPOSING, bank=x_block.bank),
+            **port_fields("a", **cover.walker | {"base": base + image * x_words[0].size},
+                          pad=zero_point, feed=Feed.TRANSPOSING, bank=x_block.bank),
             **port_fields("b", **straight(chunks), base=w_block.base, bank=w_block.bank,
-                    feed=Feed.DIRECT, group=cover.period_count, fixed=1, tile_step=1))
+                          feed=Feed.DIRECT, group=cover.period_count, fixed=1, tile_step=1))
     shape = len(x), c.out_channels, out_height, out_width
     return work.finish(len(x) * c.macs, lambda words: {"y": codes_of(words[0], shape)})
 
@@ -82,7 +84,7 @@ def input_gradient(target: Target, c: Convolution, dy, weights, rescale=None) ->
     dy_block = work.put(pixel_words(dy, (c.out_channels, *c.output), target), "gradients")
     chunks, tiles = -(-c.out_channels // columns), -(-c.in_channels // columns)
     w_block = work.put(weight_words(weights, c, columns), "weights", avoid=[dy_block.bank],
-                       spare=columns * chunks)
+                       spare=columns * chunks, port="b")
     n_words = len(dy) * c.height * c.width * tiles
     planes = 1 if rescale else PLANES
     region = work.reserve(planes * n_words, "results")
@@ -144,15 +146,16 @@ def _phase(c: Convolution, target, phase, chunks, tiles) -> dict | None:
         "period_count": n_ky * n_kx * chunks, "outer_count": -(-n_lines * n_x // target.rows),
         "n_pixels": n_lines * n_x, "out_base": (py * c.width + px) * tiles, "out_step": sx * tiles,
         "out_x_count": n_x, "out_line_step": (sy * c.width - (n_x - 1) * sx) * tiles,
-        **port_fields("a", base=oy * line + ox * pixel, bounded=1, width=out_width, height=out_height,
-                ix=ox, iy=oy, ix_step=1, iy_step=1, x_step=pixel, x_count=n_x,
-                y_step=line - (n_x - 1) * pixel, group=1, feed=Feed.TRANSPOSING, **levels,
-                k0_step=target.columns, k1_step=-pixel - back, k1_dx=-1,
-                k2_step=-line + (n_kx - 1) * pixel - back, k2_dx=n_kx - 1, k2_dy=-1),
+        **port_fields("a", base=oy * line + ox * pixel, bounded=1, width=out_width,
+                      height=out_height, ix=ox, iy=oy, ix_step=1, iy_step=1, x_step=pixel,
+                      x_count=n_x, y_step=line - (n_x - 1) * pixel, group=1,
+                      feed=Feed.TRANSPOSING, **levels, k0_step=target.columns,
+                      k1_step=-pixel - back, k1_dx=-1,
+                      k2_step=-line + (n_kx - 1) * pixel - back, k2_dx=n_kx - 1, k2_dy=-1),
         **port_fields("b", **straight(chunks), base=(ky * c.kernel[1] + kx) * tap, group=1,
-                feed=Feed.TRANSPOSING, fixed=1, tile_step=target.columns * chunks, **levels,
-                k0_step=1, k1_step=sx * tap - chunks + 1,
-                k2_step=(sy * c.kernel[1] - (n_kx - 1) * sx) * tap - chunks + 1),
+                      feed=Feed.TRANSPOSING, fixed=1, tile_step=target.columns * chunks, **levels,
+                      k0_step=1, k1_step=sx * tap - chunks + 1,
+                      k2_step=(sy * c.kernel[1] - (n_kx - 1) * sx) * tap - chunks + 1),
     }
 
 
@@ -191,8 +194,10 @@ def weight_gradient(target: Target, c: Convolution, x, dy, *, zero_point: int) -
     if len(x) * n_pixels > digits.MAX_TERMS:
         raise LockstepError(f"Product {work.name}: {len(x) * n_pixels} pixels are more than the "
                             f"{digits.MAX_TERMS} of an exact 32-bit sum; take fewer images")
+    if len(x) != len(dy):
+        raise LockstepError(f"Product {work.name}: {len(x)} images do not fit {len(dy)} gradients")
     cover, place = cover_of(target, c, zero_point)
-    x_words = place.pack(x)
+    x_words = place.pack(checked(x, (c.in_channels, c.height, c.width)))
     x_block = work.put(x_words.reshape(-1, columns), "activations", spare=2)
     slots = max((d for d in range(2, _SLOTS_MAX + 1) if n_pixels % d == 0), default=0)
     if not slots:
@@ -202,9 +207,9 @@ def weight_gradient(target: Target, c: Convolution, x, dy, *, zero_point: int) -
     lines = _dense_lines(c, cover) if cover.dense else _tap_lines(c, target)
     for part in parts:
         dy_block = work.put(pixel_words(part, (c.out_channels, out_height, out_width), target),
-                            "gradients", avoid=[x_block.bank])
+                            "gradients", avoid=[x_block.bank], port="b")
         b = port_fields("b", **straight(chunks), base=dy_block.base, bank=dy_block.bank,
-                  feed=Feed.DIRECT, group=group * len(x), fixed=1, tile_step=1)
+                        feed=Feed.DIRECT, group=group * len(x), fixed=1, tile_step=1)
 
         def add(n_results, a, b=b):
             region = work.reserve(PLANES * n_results * chunks, "results")
@@ -214,10 +219,10 @@ def weight_gradient(target: Target, c: Convolution, x, dy, *, zero_point: int) -
                 n_channels=c.out_channels, out_bank=region.bank, out_base=region.base,
                 out_step=chunks, out_line_step=chunks, out_x_count=ENDLESS,
                 plane_step=n_results * chunks, **b,
-                **port_fields("a", **{"feed": Feed.DIRECT, "bank": x_block.bank, "pad": zero_point,
-                                "group": group, "x_count": out_width, "fixed": 1,
-                                "tile_step": rows, "k0_count": len(x),
-                                "k0_step": x_words[0].size} | a))
+                **port_fields("a", **{
+                    "feed": Feed.DIRECT, "bank": x_block.bank, "pad": zero_point, "group": group,
+                    "x_count": out_width, "fixed": 1, "tile_step": rows, "k0_count": len(x),
+                    "k0_step": x_words[0].size} | a))
 
         for n_results, a in lines:
             add(n_results, a | {"base": a["base"] + x_block.base * columns})

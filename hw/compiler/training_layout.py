@@ -11,8 +11,8 @@ from hw.compiler.cover import dense_cover, usual_cover
 from hw.compiler.placement import Placement
 from hw.compiler.task import Window2d
 
-__all__ = ["ENDLESS", "Convolution", "cover_of", "pixel_words", "port_fields", "straight",
-           "weight_words"]
+__all__ = ["ENDLESS", "Convolution", "checked", "cover_of", "pixel_words", "port_fields",
+           "straight", "weight_words"]
 
 ENDLESS = 0xFFFF
 
@@ -50,7 +50,9 @@ class Convolution:
 
 
 def cover_of(target, c: Convolution, zero_point):
-    """How port a covers the window of x, in the order of the weights' words."""
+    """(Cover, Placement): how port a covers the window of x, in the order of the weights' words,
+    and how x lies; LockstepError where there is no such cover.
+    """
     stored = c.in_channels, c.height, c.width
     place = Placement(bank=0, base=0, shape=stored, stored=stored, word_bytes=target.word_bytes)
     order = np.arange(c.in_channels * c.kernel[0] * c.kernel[1]).reshape(c.in_channels, -1).T
@@ -62,19 +64,26 @@ def cover_of(target, c: Convolution, zero_point):
                         f"evenly into words of {target.word_bytes}")
 
 
+def checked(codes, shape) -> np.ndarray:
+    """codes, which must be int8 (N, *shape) of at least one image."""
+    if codes.dtype != np.int8 or codes.shape[1:] != tuple(shape) or not len(codes):
+        raise LockstepError(f"Training products need int8 (N, {', '.join(map(str, shape))}), not "
+                            f"{codes.dtype} {codes.shape}")
+    return codes
+
+
 def pixel_words(codes, shape, target) -> np.ndarray:
-    """int8 (N, C, H, W) as words, pixel by pixel; LockstepError for another shape."""
-    if codes.shape[1:] != shape:
-        raise LockstepError(f"Training products need (N, {', '.join(map(str, shape))}), "
-                            f"not {codes.shape}")
+    """int8 (N, C, H, W) as words, pixel by pixel."""
     place = Placement(bank=0, base=0, shape=shape, stored=shape, word_bytes=target.word_bytes)
-    return place.pack(codes).reshape(-1, target.word_bytes)
+    return place.pack(checked(codes, shape)).reshape(-1, target.word_bytes)
 
 
 def weight_words(weights, c: Convolution, columns) -> np.ndarray:
-    """int8 (O, I, kh, kw) as words (tap, input channel, chunk)."""
-    if weights.shape != (c.out_channels, c.in_channels, *c.kernel):
-        raise LockstepError(f"Convolution '{c.name}': weights of {weights.shape} do not fit")
+    """int8 (O, I, kh, kw) as words (tap, input channel, chunk of output channels)."""
+    shape = c.out_channels, c.in_channels, *c.kernel
+    if weights.dtype != np.int8 or weights.shape != shape:
+        raise LockstepError(f"Convolution '{c.name}' needs weights int8 {shape}, not "
+                            f"{weights.dtype} {weights.shape}")
     chunks = -(-c.out_channels // columns)
     words = np.zeros((*c.kernel, c.in_channels, chunks * columns), np.int8)
     words[..., :c.out_channels] = weights.transpose(2, 3, 1, 0)
@@ -82,10 +91,11 @@ def weight_words(weights, c: Convolution, columns) -> np.ndarray:
 
 
 def port_fields(port, **fields) -> dict:
+    """Fields of the walker of port "a" or "b"; levels that are not named make one step."""
     return {f"{port}_{name}": value for name, value in
             ({"k0_count": 1, "k1_count": 1} | fields).items()}
 
 
 def straight(step) -> dict:
-    """A slot walk of equal steps."""
+    """Walker fields of a slot walk of equal steps."""
     return {"x_step": step, "y_step": step, "x_count": ENDLESS}

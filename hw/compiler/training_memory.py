@@ -94,10 +94,13 @@ class Workspace:
         self._free[bank] -= n_words
         return bank, base
 
-    def put(self, words: np.ndarray, what: str, *, avoid=(), spare=0) -> Block:
+    def put(self, words: np.ndarray, what: str, *, avoid=(), spare=0, port="a") -> Block:
         """Place an operand, int8 (n, word_bytes). avoid: banks that the other port reads. spare:
         words behind it that lanes without a result may read; what they hold does not matter.
         """
+        if port == "b" and self.target.packed and (words == -128).any():
+            raise LockstepError(f"Product {self.name}: {what} of -128 do not run on target "
+                                f"{self.target.name}")
         bank, base = self._take(len(words) + spare, what, avoid)
         self.blocks.append(Block(bank=bank, base=base, words=np.ascontiguousarray(words, np.int8)))
         return self.blocks[-1]

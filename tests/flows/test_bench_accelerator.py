@@ -9,6 +9,7 @@ import pytest
 from flows import bench
 from flows.benchmarks import accelerator
 from flows.benchmarks.peers import PEERS
+from flows.benchmarks.rows import row
 from flows.rtl_backend import SimulationFailure
 from golden.errors import LockstepError
 from golden.interpreter import run
@@ -34,6 +35,8 @@ def played(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "simulated_sha256", lambda target: SHA)
     monkeypatch.setattr(accelerator, "simulate", lambda program, x, target: (
         run(program, x)[program.outputs[0]], CYCLES))
+    monkeypatch.setattr(accelerator, "training_rows", lambda target, command: [
+        row(f"utilisation.training.{target.name}", 0.9, "of the array", command)])
     (tmp_path / "report.json").write_text(json.dumps(synthesis()))
     return program
 
@@ -98,6 +101,15 @@ def test_without_a_routed_design_the_cycles_are_still_measured(played, capsys):
     assert "skipped for ecp5-85k: MACs per DSP and inferences per second" in error
     page = Path("out/accelerator.md").read_text()
     assert "| resnet8 | **Lockstep ecp5-85k** |  |  |  |  |" in page
+
+
+def test_training_products_run_by_default_and_by_name(played):
+    assert "utilisation.training.ecp5-85k" in measured()
+    assert "utilisation.training.ecp5-85k" not in measured("--networks", "resnet8")
+    assert not any(name.startswith("utilisation.training")
+                   for name in measured("--target", "zynq-7020"))
+    rows = measured("--networks", "training", "--target", "zynq-7020")
+    assert set(rows) == {"utilisation.training.zynq-7020"}
 
 
 def test_a_missed_goal_is_not_met(played, monkeypatch):
