@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,65 +10,20 @@ from golden.ops import Reshape
 from hw.compiler.build import owners
 from hw.compiler.placement import Placement
 from hw.compiler.tile_external import ExternalMemory
-from hw.compiler.tile_memory import Buffer, Pool
+from hw.compiler.tile_memory import Pool
 from hw.compiler.tile_plan import (
     channel_groups,
     row_stripes,
     stripe_inputs,
     stripe_tasks,
 )
+from hw.compiler.tile_state import Job, NodeState, TensorState
 from hw.compiler.tile_stream import Stream
 from hw.isa import ENGINE_OF, Engine, LocalMemory, Opcode
 
 __all__ = ["Work"]
 
 _PARAMETER_BYTES = 16
-
-
-@dataclass(eq=False)
-class _Tensor:
-    """A tensor of one image: its layout; where it is; how many of its rows are there."""
-
-    layout: Placement
-    address: int | None  # in external memory; None where it stays on the chip
-    readers: int = 0  # nodes that have not read all of it
-    rows: int = 0
-    buffer: Buffer | None = None
-
-
-@dataclass(eq=False)
-class _Node:
-    """A node of one image while it is computed."""
-
-    image: int
-    node: object
-    stripes: list
-    groups: list
-    on_array: bool
-    keeps_weights: bool = False
-    weights: dict = field(default_factory=dict)  # by external address
-    parameters: dict = field(default_factory=dict)
-    inputs: dict = field(default_factory=dict)  # buffers of the present stripe, by tensor
-    outputs: dict = field(default_factory=dict)  # buffers by stripe
-
-
-@dataclass(eq=False)
-class _Job:
-    """Some rows, and channels, of a node."""
-
-    owner: _Node
-    stripe: int
-    group: int
-    tasks: list | None = None
-    loaded: bool = False
-
-    @property
-    def ends_stripe(self) -> bool:
-        return self.group == len(self.owner.groups) - 1
-
-    @property
-    def ends_node(self) -> bool:
-        return self.ends_stripe and self.stripe == len(self.owner.stripes) - 1
 
 
 class Work:
@@ -105,11 +59,11 @@ class Work:
         place = self.layout[name]
         ends = {self.root[n] for n in (*self.program.inputs, *self.program.outputs)}
         if name not in ends and place.n_words <= budget.resident:
-            return _Tensor(place, None)
+            return TensorState(place, None)
         rows = place.stored[1] if name in self.program.inputs else 0
-        return _Tensor(place, self.external.room(place.n_words * place.word_bytes), rows=rows)
+        return TensorState(place, self.external.room(place.n_words * place.word_bytes), rows=rows)
 
-    def _of(self, owner, name) -> _Tensor:
+    def _of(self, owner, name) -> TensorState:
         return self.tensors[self.root[name], owner.image]
 
     def _node(self, image, node, budget):
@@ -120,7 +74,7 @@ class Work:
         stripes = [stripe_inputs(node, self.layout, *rows) for rows in stripes]
         tasks = stripe_tasks(node, self.target, self.layout, stripes[0], None)
         groups = channel_groups(tasks, self.target.columns, budget, len(stripes))
-        return _Node(image, node, stripes, groups,
+        return NodeState(image, node, stripes, groups,
                      any(ENGINE_OF[task.opcode] == Engine.ARRAY for task in tasks),
                      keeps_weights=groups == [None])
 
@@ -144,7 +98,7 @@ class Work:
         array, vector = deque(), deque()
         for owner in self.nodes:
             (array if owner.on_array else vector).extend(
-                _Job(owner, stripe, group) for stripe in range(len(owner.stripes))
+                Job(owner, stripe, group) for stripe in range(len(owner.stripes))
                 for group in range(len(owner.groups)))
         unstored = None
         while array or vector or unstored:
