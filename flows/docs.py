@@ -17,43 +17,147 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 
 
 def instruction_table() -> str:
-    """The fields of an instruction, from hw.isa."""
-    from hw.isa import N_WORDS, markdown_table
+    """The fields of an instruction, common ones and those of each format, from hw.isa."""
+    from hw.isa import FORMAT_WORDS, N_COMMON, N_WORDS, markdown_table
 
-    return f"An instruction has {N_WORDS} words of 32 bits.\n\n{markdown_table()}"
+    lengths = ", ".join(f"{n} ({format_.name.lower()})" for format_, n in FORMAT_WORDS.items())
+    return (f"An instruction takes {N_WORDS} words of 32 bits in memory; the first {N_COMMON} mean "
+            f"the\nsame in all. Fetched are as many as its format has: {lengths}.\n\n"
+            f"{markdown_table()}")
 
 
 def code_table() -> str:
-    """Opcodes, feeds, error codes and address windows with their numbers."""
-    from hw.isa import ErrorCode, Feed, Opcode, Window
+    """Opcodes, engines, feeds, memories, error codes and address windows with their numbers."""
+    from hw.isa import Engine, ErrorCode, Feed, LocalMemory, Opcode, Window
 
     rows = ["| kind | name | number |", "| --- | --- | --- |"]
-    for kind, items in (("operation", Opcode), ("feed", Feed), ("error", ErrorCode),
+    for kind, items in (("operation", Opcode), ("engine", Engine), ("feed", Feed),
+                        ("memory of a transfer", LocalMemory), ("error", ErrorCode),
                         ("address window (top four bits)", Window)):
         rows += [f"| {kind} | `{item.name}` | {item.value} |" for item in items]
     return "\n".join(rows) + "\n"
 
 
+REGISTERS = {
+    "MAGIC": ("r", "`0x{magic:08X}`"),
+    "VERSION": ("r", "of the instruction set, {version}"),
+    "CONFIGURATION": ("r", "rows, columns, lanes, word bytes, one byte each from the top"),
+    "CONTROL": ("rw", "bit 0 start, bit 1 stop after one instruction, bit 2 abort"),
+    "STATUS": ("r", "bit 0 busy, 1 done, 2 error; bits 15:8 error code"),
+    "PROGRAM_ADDRESS": ("rw", "index of the next instruction to run"),
+    "INSTRUCTION_INDEX": ("r", "the refused or halting instruction; after a stop the next one"),
+    "REGION_BASE": ("rw", "external addresses from here on, and"),
+    "REGION_LIMIT": ("rw", "below here are allowed; after reset 0 and `0xFFFFFFFF`"),
+    "WATCHDOG": ("rw", "cycles without progress that end a run"),
+    "CYCLE_LIMIT": ("rw", "cycles after which a run is ended; 0 for none"),
+    "FEATURES": ("r", "bits 15:0 width of the external bus, bit 16 packed"),
+    "COUNTERS": ("r", "{n_counters} counters of 64 bits, low word first"),
+}
+
+
+def register_table() -> str:
+    """The control registers."""
+    from hw.isa import MAGIC, VERSION, Counter, Register
+
+    rows = ["| offset | register | access | meaning |", "| --- | --- | --- | --- |"]
+    for register in Register:
+        access, meaning = REGISTERS[register.name]
+        meaning = meaning.format(magic=MAGIC, version=VERSION, n_counters=len(Counter))
+        rows.append(f"| 0x{register.value:02X} | `{register.name}` | {access} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+COUNTERS = {
+    "CYCLES": "from start to done",
+    "ARRAY_BUSY": "a slot of a `MATMUL`, useful or not",
+    "ARRAY_DRAIN": "a product waits, before a tile's last period, for the results of the tile "
+                   "before to be read",
+    "ARRAY_CHASE": "a product waits for the progress of the producer that it follows",
+    "ARRAY_WAIT_ARRAY": "the next product waits for an earlier one's last results",
+    "ARRAY_WAIT_VECTOR": "it waits for a vector instruction, and for no product",
+    "ARRAY_WAIT_LOAD": "it waits for a load, and for none of the above",
+    "ARRAY_WAIT_STORE": "it waits for a store alone",
+    "ARRAY_FETCH": "no product is there: not fetched yet, being handed over, or none left",
+    "VECTOR_BUSY": "the vector engine runs an instruction, its own waits for progress included",
+    "LANES_BUSY": "the rescaler lanes give a group of results",
+    "LOAD_BYTES": "bytes that came in over the external bus",
+    "STORE_BYTES": "bytes that went out",
+}
+
+
+def counter_table() -> str:
+    """The performance counters."""
+    from hw.isa import Counter, Register
+
+    rows = ["| offset | counter | counts |", "| --- | --- | --- |"]
+    rows += [f"| 0x{Register.COUNTERS + 8 * counter:02X} | `{counter.name}` "
+             f"| {COUNTERS[counter.name]} |" for counter in Counter]
+    return "\n".join(rows) + "\n"
+
+
 def target_table() -> str:
-    """Shapes, memories and derived timing of the named targets."""
-    from hw.accelerator import flush_cycles
+    """Shapes and memories of the named targets."""
     from hw.isa import N_WORDS
     from hw.targets import TARGETS
 
     rows = [
-        "| target | rows x columns | lanes | word bytes | bank 0, bank 1 words "
-        "| parameter channels | instructions | flush cycles | configuration id |",
+        "| target | rows x columns | words of banks 0 to 3 | scratchpad | parameter channels "
+        "| instructions | external bus | device | configuration id |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for name, target in TARGETS.items():
+        packed = " packed" if target.packed else ""
+        bus = f"{target.bus_bits} bit" if target.bus_bits else "none"
         rows.append(
-            f"| `{name}` | {target.rows} x {target.columns} | {target.lanes} "
-            f"| {target.word_bytes} | {target.bank_words[0]}, {target.bank_words[1]} "
-            f"| {target.parameter_words * target.lanes} | {target.instruction_words // N_WORDS} "
-            f"| {flush_cycles(target)} | `0x{target.configuration_id:08x}` |")
+            f"| `{name}` | {target.rows} x {target.columns}{packed} "
+            f"| {', '.join(map(str, target.bank_words))} "
+            f"| {sum(target.bank_words) * target.word_bytes // 1024} KiB "
+            f"| {target.parameter_words * target.lanes} "
+            f"| {target.instruction_words // N_WORDS} | {bus} | {target.device or 'any'} "
+            f"| `0x{target.configuration_id:08x}` |")
     return "\n".join(rows) + "\n"
 
 
-PARTS = {"instructions": instruction_table, "codes": code_table, "targets": target_table}
+def timing_table() -> str:
+    """Latencies, by the names that they have in the code."""
+    from hw import array_engine, dispatcher
+    from hw.array import MacArray
+    from hw.crossbar import Crossbar
+    from hw.feeder import Feeder
+    from hw.lanes import Lanes
+    from hw.rescaler import RescalerPipeline
+    from hw.scratchpad import Bank, ParameterMemory, WordMemory
+    from hw.walker import AddressWalker
+
+    plain, packed = (MacArray(rows=2, columns=4, packed=packed) for packed in (False, True))
+    values = [
+        ("AddressWalker.LATENCY", AddressWalker.LATENCY, "slot to address"),
+        ("Crossbar.READ_LATENCY", Crossbar.READ_LATENCY, "address to word, for the array's ports"),
+        ("Crossbar.WAITING_READ_LATENCY", Crossbar.WAITING_READ_LATENCY,
+         "the same for `v` and `w` where nothing waits; `s` and `h` one more"),
+        ("Crossbar.WRITE_TO_READ", Crossbar.WRITE_TO_READ,
+         "a read that enters so long after a write to `r` sees it"),
+        ("Bank.LATENCY", Bank.LATENCY, "of which the memory itself takes"),
+        ("array_engine.WORD_LATENCY", array_engine.WORD_LATENCY, "slot to word at the feeders"),
+        ("Feeder.LATENCY", Feeder.LATENCY, "word to lane 0's first byte"),
+        ("MacArray.result_latency", f"{plain.result_latency}, packed {packed.result_latency}",
+         "`last` to the first legal `pop`"),
+        ("MacArray.pop_latency", "columns", "`pop` to the whole row"),
+        ("MacArray.POP_SPACING", MacArray.POP_SPACING, "smallest distance of two pops"),
+        ("RescalerPipeline.LATENCY", RescalerPipeline.LATENCY, "sum to code"),
+        ("Lanes.LATENCY", Lanes.LATENCY, "item to write, parameters and rescaler included"),
+        ("ParameterMemory.LATENCY", ParameterMemory.LATENCY,
+         "channel to bias, multiplier, shift"),
+        ("WordMemory.LATENCY", WordMemory.LATENCY, "address to word of the instruction memory"),
+        ("dispatcher.FLUSH_CYCLES", dispatcher.FLUSH_CYCLES,
+         "from an error until the run is over, open bursts aside"),
+    ]
+    rows = ["| constant | cycles | meaning |", "| --- | --- | --- |"]
+    rows += [f"| `{name}` | {value} | {meaning} |" for name, value, meaning in values]
+    return "\n".join(rows) + "\n"
+
+
+PARTS = {"instructions": instruction_table, "codes": code_table, "registers": register_table,
+         "counters": counter_table, "targets": target_table, "timing": timing_table}
 
 
 def regenerated(text: str) -> str:
