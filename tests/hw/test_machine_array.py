@@ -97,9 +97,9 @@ def test_product_is_a_convolution(seed):
     rest = got[:, :out_step - 2].reshape(n_pixels, -1)[:, outputs:]
     assert (rest == 99).all(), "channels beyond the last are not written"
 
-    machine.execute(encode(**fields | {"wide": 1, "plane_step": 1000, "out_bank": 3,
+    machine.execute(encode(**fields | {"wide": 1, "plane_step": 500, "out_bank": 3,
                                        "first_channel": 1}))
-    planes = np.stack([machine.banks[3][5 + 1000 * q:][:n_pixels * out_step] for q in range(4)])
+    planes = np.stack([machine.banks[3][5 + 500 * q:][:n_pixels * out_step] for q in range(4)])
     planes = planes.reshape(4, n_pixels, out_step, -1)[:, :, :out_step - 2]
     planes = planes.reshape(4, n_pixels, -1)[:, :, :outputs].astype(np.int64)
     sums = sum((planes[q] if q == 3 else planes[q] & 255) << 8 * q for q in range(4))
