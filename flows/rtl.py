@@ -21,14 +21,14 @@ def write_rtl(target, directory: Path | str, *, fresh: bool = False) -> list[Pat
     hardware has been generated before. Files of the same names are replaced together, at the end.
     """
     from hw import isa
-    from hw.accelerator import Accelerator
+    from hw.accelerator import Accelerator, AcceleratorSignature
     from hw.verilog import to_verilog
     from sim.rtl import accelerator_verilog
     from sim.unit import flat_ports
 
     verilog = to_verilog(Accelerator(target), TOP) if fresh else accelerator_verilog(target)
     header = isa.c_header()
-    ports = flat_ports(Accelerator(target))
+    ports = flat_ports(AcceleratorSignature(target).create())
     interface = {
         "top": TOP,
         "clock": "clk",

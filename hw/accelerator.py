@@ -24,9 +24,19 @@ from hw.registers import ControlRegisters
 from hw.scratchpad import FIELDS_PER_CHANNEL, WordMemory
 from hw.vector import VectorEngine
 
-__all__ = ["Accelerator"]
+__all__ = ["Accelerator", "AcceleratorSignature"]
 
 _FIRST_BANK = Window.BANK_0
+
+
+class AcceleratorSignature(wiring.Signature):
+    """The ports of a target's accelerator."""
+
+    def __init__(self, target):
+        members = {"bus": Out(AXI4LiteSignature), "interrupt": Out(1)}
+        if target.bus_bits:
+            members["memory"] = Out(BusSignature(target.bus_bits))
+        super().__init__(members)
 
 
 class Accelerator(wiring.Component):
@@ -41,11 +51,9 @@ class Accelerator(wiring.Component):
     def __init__(self, target):
         self.target = target
         self.engines = {Engine.ARRAY: ArrayEngine(target), Engine.VECTOR: VectorEngine(target)}
-        members = {"bus": Out(AXI4LiteSignature), "interrupt": Out(1)}
         if target.bus_bits:
             self.engines |= {Engine.LOAD: LoadEngine(target), Engine.STORE: StoreEngine(target)}
-            members["memory"] = Out(BusSignature(target.bus_bits))
-        super().__init__(members)
+        super().__init__(AcceleratorSignature(target))
 
     def elaborate(self, platform):
         m = Module()

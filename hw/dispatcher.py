@@ -129,8 +129,8 @@ class Dispatcher(wiring.Component):
             m.d.sync += sync_words[arriving].eq(self.fetch_data)
         synced = Signal()
         waits = instruction_fields(sync_words, _SYNC_WORDS)
-        m.d.sync += synced.eq(Cat(completed[e] >= waits[f"wait_{e.name.lower()}"]
-                                  for e in ENGINES).all())
+        m.d.sync += synced.eq(one_only | Cat(completed[e] >= waits[f"wait_{e.name.lower()}"]
+                                             for e in ENGINES).all())
 
         def give_up():
             with m.If(failing):

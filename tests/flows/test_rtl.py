@@ -54,6 +54,17 @@ def test_the_interface_lists_the_ports_of_the_verilog(folders):
     assert interface["target"]["rows"] == 2
 
 
+def test_ports_of_external_memory_are_listed_and_nothing_is_said_of_unused_units(tmp_path):
+    command = ("from flows.rtl import write_rtl; from hw.targets import get_target; "
+               f"write_rtl(get_target('sim-8x8-axi'), {str(tmp_path)!r})")
+    result = subprocess.run([sys.executable, "-c", command], text=True, capture_output=True,
+                            check=True, cwd=ROOT)
+    assert result.stderr == ""
+    ports = {p["name"]: p for p in json.loads((tmp_path / "interface.json").read_text())["ports"]}
+    assert ports["memory__araddr"]["direction"] == "out"
+    assert ports["memory__rdata"] | {"width": 64, "direction": "in"} == ports["memory__rdata"]
+
+
 def test_an_unknown_target_is_one_line_and_exit_2(tmp_path):
     result = run_rtl("--target", "nonsense", "-o", str(tmp_path / "out"))
     assert result.returncode == 2

@@ -103,7 +103,7 @@ def test_counters_add_up_to_the_cycles_of_every_run(build):
 def test_single_steps_stop_after_each_instruction(build):
     product, commands = Product(TARGET), Commands()
     other = product.instruction(out_base=100)
-    product.load(commands, encode(Opcode.SYNC), other)
+    product.load(commands, encode(Opcode.SYNC, wait_array=1), other)
     seen = []
     for _ in range(4):
         commands.run(single_step=True)
