@@ -9,10 +9,11 @@ import pytest
 from golden import interpreter
 from golden.compare import compare
 from golden.errors import LockstepError
+from hw.accelerator import Accelerator
 from hw.compiler import compile
-from hw.compiler.emit import Emitter
-from hw.isa import N_WORDS, Opcode, decode
+from hw.isa import N_WORDS, decode
 from hw.targets import get_target
+from hw.verilog import to_verilog
 from sim import rtl
 from sim.runner import SimulationError
 from tests import programs
@@ -47,28 +48,12 @@ def test_running_through_gives_what_stopping_after_each_instruction_gives(name):
     assert np.array_equal(through[output], interpreter.run(program, x)[output])
 
 
-@pytest.mark.parametrize("rounding", list(programs.Rounding))
-def test_both_orientations_give_the_same_bits(monkeypatch, rounding):
-    program = programs.residual_net(3, rounding)
-    for swap in 0, 1:
-        monkeypatch.setattr(Emitter, "_choose_swap", lambda *_, swap=swap: swap)
-        image = compile(program, get_target(TARGET))
-        assert orientations(image) == {swap}
-        assert differences(program, target=TARGET, image=image) == []
-
-
-def orientations(image):
-    words = image.instructions.reshape(-1, N_WORDS)
-    fields = [decode([int(w) for w in instruction]) for instruction in words]
-    return {f["swap"] for f in fields if f["opcode"] == Opcode.MATMUL}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["array-2x2", "array-2x16", "array-16x2", "array-3x5", "array-7x7",
-                                  "array-4x2", "ecp5-85k", "array-16x16"])
+@pytest.mark.parametrize("name", ["array-2x4", "array-3x8", "array-2x16", "array-7x8", "ecp5-85k",
+                                  "ecp5-85k-packed"])
 def test_any_shape_of_the_array_gives_the_same_bits(name):
-    """Square and not, equal to the rescaler's lanes or not, and the vendor's multipliers."""
+    """Few and many rows, sides that divide nothing, the vendor's multipliers, one for two."""
     assert differences(programs.residual_net(), target=name) == []
     assert differences(programs.concat_net(), target=name) == []
 
@@ -76,7 +61,7 @@ def test_any_shape_of_the_array_gives_the_same_bits(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_every_program_on_sides_that_divide_nothing(name):
-    assert differences(make(name), target="array-3x5") == []
+    assert differences(make(name), target="array-3x4") == []
 
 
 def test_the_number_of_images_jobs_and_the_layout_do_not_matter():
@@ -90,6 +75,16 @@ def test_the_number_of_images_jobs_and_the_layout_do_not_matter():
     assert all(len(values) == 0 for values in nothing.values())
 
 
+def test_the_first_images_alone_can_be_traced():
+    program = programs.linear_net()
+    x = programs.random_codes(program, 3)
+    trace = rtl.run(program, x, target=TARGET, trace=1)
+    golden = interpreter.run(program, x)
+    for name, values in trace.items():
+        n_images = 3 if name == program.outputs[0] else 1
+        assert np.array_equal(values, golden[name][:n_images])
+
+
 def test_the_report_adds_up():
     program, report = programs.residual_net(), []
     rtl.run(program, programs.random_codes(program, 2), target=TARGET, report=report)
@@ -97,27 +92,33 @@ def test_the_report_adds_up():
     assert summary.target == TARGET
     assert summary.images == 2
     assert summary.macs == sum(step.macs for step in summary.steps)
-    assert [step.node for step in summary.steps] == [node.name for node in program.nodes]
+    # The compiler may run them in another order.
+    assert {step.node for step in summary.steps} == {node.name for node in program.nodes}
     assert 0 < summary.utilisation < 1
-    assert summary.array_busy <= summary.cycles
-    # Stopping after each instruction only leaves out the fetch of the final halt.
-    stepped = sum(step.cycles for step in summary.steps)
-    assert stepped <= summary.cycles < stepped + 3 * N_WORDS
-    for what in "array_busy", "stall":
-        assert getattr(summary, what) == sum(getattr(step, what) for step in summary.steps)
+    assert summary.unexplained == 0
+    assert 0 < summary.counters["array_busy"] <= summary.cycles
+    # Side by side the engines take less than one instruction after the other.
+    assert summary.cycles < sum(step.cycles for step in summary.steps)
     for step in summary.steps:
-        assert step.macs <= step.array_busy * 16
-        assert (step.array_busy > 0) == (step.op in ("Conv2d", "Linear", "GlobalAveragePool"))
+        # A fully connected layer may be shared between both.
+        assert step.op != "Conv2d" or step.counters["array_busy"]
+        assert step.op not in ("Add", "GlobalAveragePool") or step.counters["vector_busy"]
     assert summary.cycles_per_second > 0
 
 
 def test_an_altered_weight_is_reported_where_it_acts():
     program = programs.residual_net()
     image = compile(program, get_target(TARGET))
-    weights = image.weights.copy()
-    weights[0, 0] ^= 64
-    found = differences(program, target=TARGET, image=replace(image, weights=weights))
-    assert found[0].node == program.nodes[0].name
+    fields = decode([int(word) for word in image.instructions[:N_WORDS]])
+    blocks = []
+    for block in image.blocks:
+        words = block.words.copy()
+        at = fields["b_base"] - block.base
+        if block.bank == fields["b_bank"] and 0 <= at < len(words):
+            words[at, 0] ^= 64
+        blocks.append(replace(block, words=words))
+    found = differences(program, target=TARGET, image=replace(image, blocks=tuple(blocks)))
+    assert found[0].node == image.steps[0].node
     assert found[0].expected != found[0].actual
 
 
@@ -139,7 +140,7 @@ def test_an_image_of_another_target_is_refused():
 
 
 def test_the_verilog_is_the_same_every_time_and_names_no_path():
-    target = get_target("array-2x2")
-    texts = [rtl.to_verilog(rtl.Accelerator(target), "accelerator") for _ in range(2)]
+    target = get_target("array-2x4")
+    texts = [to_verilog(Accelerator(target), "accelerator") for _ in range(2)]
     assert texts[0] == texts[1]
     assert not re.search(r"\.py\b|/home|/work|/tmp|\bsrc\b", texts[0])

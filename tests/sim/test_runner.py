@@ -5,27 +5,28 @@ import threading
 import pytest
 
 from golden.errors import LockstepError
-from sim.runner import SimulationError, build, run_cocotb, run_to_finish
+from sim.runner import SimulationError, build, run_cocotb, run_driver
 
 COUNTER = """
-module testbench(input logic clk, output logic finished);
-  int unsigned limit;
-  int fd;
-  logic [31:0] count = 0;
-  initial begin
-    finished = 0;
-    if (!$value$plusargs("limit=%d", limit)) limit = STEP;
-  end
-  always_ff @(posedge clk) begin
-    count <= count + STEP;
-    if (count == limit && !finished) begin
-      finished <= 1;
-      fd = $fopen("count.txt", "w");
-      $fwrite(fd, "%0d", count);
-      $fclose(fd);
-    end
-  end
+module testbench(input logic clk, output logic [31:0] count);
+  initial count = 0;
+  always_ff @(posedge clk) count <= count + STEP;
 endmodule
+"""
+DRIVER = r"""
+#include "Vtop.h"
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+int main(int argc, char** argv) {
+  if (!strcmp(argv[1], "fail")) { fprintf(stderr, "the driver says so"); return 3; }
+  Vtop dut;
+  unsigned limit = atoi(argv[1]);
+  for (unsigned k = 0; limit == 0 || dut.count < limit; ++k) {
+    dut.clk = 0; dut.eval(); dut.clk = 1; dut.eval();
+  }
+  printf("counting\n%u\n", dut.count);
+}
 """
 
 
@@ -37,30 +38,40 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    path = tmp_path_factory.mktemp("driver") / "driver.cc"
+    path.write_text(DRIVER)
+    return path
+
+
+@pytest.fixture(scope="module")
 def counter(source):
     return build([source], "testbench")
 
 
-def test_a_run_reads_plusargs_writes_files_and_counts_cycles(counter, tmp_path):
-    short = run_to_finish(counter, plusargs={"limit": 10}, run_dir=tmp_path)
-    assert (tmp_path / "count.txt").read_text() == "10"
-    assert run_to_finish(counter, plusargs={"limit": 5010}, run_dir=tmp_path) == short + 5000
+@pytest.fixture(scope="module")
+def driven(source, driver):
+    return build([source], "testbench", driver=driver)
 
 
-def test_a_run_that_does_not_finish_fails(counter):
-    with pytest.raises(SimulationError, match="not finished after 100 cycles"):
-        run_to_finish(counter, plusargs={"limit": 10_000}, max_cycles=100)
+def test_a_driver_gets_its_arguments_and_gives_its_last_line(driven):
+    lines = []
+    assert run_driver(driven, [10], on_line=lines.append).strip() == "10"
+    assert [line.strip() for line in lines] == ["counting", "10"]
 
 
-def test_a_run_that_takes_too_long_fails(counter):
+def test_what_a_failing_driver_says_is_raised(driven):
+    with pytest.raises(SimulationError, match="the driver says so"):
+        run_driver(driven, ["fail"])
+
+
+def test_a_run_that_takes_too_long_fails(driven):
     with pytest.raises(SimulationError, match="no end after 2 s"):
-        run_to_finish(counter, plusargs={"limit": 1_000_000_000}, time_limit=2)
+        run_driver(driven, [0], time_limit=2)
 
 
-def test_runs_leave_nothing_in_the_current_folder(counter, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_to_finish(counter, plusargs={"limit": 10})
-    assert list(tmp_path.iterdir()) == []
+def test_builds_with_another_driver_are_others(counter, driven):
+    assert counter.folder != driven.folder
 
 
 def test_a_missing_module_or_test_is_reported(counter):
