@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Regenerate the tables of docs/hardware.md that come from the code.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`; everything
@@ -128,6 +129,7 @@ def timing_table() -> str:
     from hw.scratchpad import Bank, ParameterMemory, WordMemory
     from hw.walker import AddressWalker
 
+    # Only asked for their latencies, never built.
     plain, packed = (MacArray(rows=2, columns=4, packed=packed) for packed in (False, True))
     values = [
         ("AddressWalker.LATENCY", AddressWalker.LATENCY, "slot to address"),

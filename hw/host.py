@@ -1,7 +1,7 @@
 """Host interface: AXI4-Lite slave (32 bits) over the registers and the on-chip memories.
 
 The top four address bits choose a window (hw.isa.Window). Scratchpad words lie
-``Target.host_word_bytes`` apart; parameters lie 16 bytes apart per channel (bias, multiplier,
+``Target.word_bytes`` apart; parameters lie 16 bytes apart per channel (bias, multiplier,
 shift); instructions are plain words. Memories answer SLVERR while a program runs.
 """
 
