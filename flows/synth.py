@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     goal = FMAX_GOALS.get(target.name) if args.top == "accelerator" else None
     report = {"target": target.name, "top": args.top,
               "configuration_id": target.configuration_id, **report, "goal_mhz": goal,
-              "command": _command(args)}
+              "command": _command(args, target)}
     with cli.replacing(args.output) as folder:
         _write_files(folder, design, logs)
         write_json(folder / "report.json", report)
@@ -109,10 +109,11 @@ def main(argv: list[str] | None = None) -> int:
     return int(not report["fits"])
 
 
-def _command(args) -> str:
+def _command(args, target) -> str:
     words = ["python", "flows/synth.py", "--target", args.target]
     words += [] if args.top == "accelerator" else ["--top", args.top]
-    words += ["--seeds", ",".join(map(str, args.seeds)), "--freq", f"{args.freq:g}"]
+    if target.device != xilinx.DEVICE:
+        words += ["--seeds", ",".join(map(str, args.seeds)), "--freq", f"{args.freq:g}"]
     return shlex.join(words)
 
 

@@ -47,6 +47,8 @@ def test_the_median_seed_is_reported_and_the_wrapper_does_not_count(tmp_path, fa
                                 "source": "unit.v:7.1-7.9"}
     assert report["ports"] == {"input_ns": 2.5, "output_ns": None}
     assert report["goal_mhz"] == 110
+    assert report["command"] == ("python flows/synth.py --target ecp5-85k --seeds 1,2,3 "
+                                 "--freq 150")
     printed = capsys.readouterr().out
     assert "110.0 MHz (median of seeds 1: 120.0, 2: 100.0, 3: 110.0), goal 110: met" in printed
     assert "part.sum -> other" in printed
@@ -148,6 +150,7 @@ def test_zynq_resources_and_limits(tmp_path, fakes, capsys, changes, status, lin
     assert line in captured.err
     assert "no place and route for this part: no clock frequency" in captured.out
     assert report["fmax_mhz"] is None
+    assert report["command"] == "python flows/synth.py --target zynq-7020"
     if not changes:
         assert {key: report[key] for key in ("luts", "ffs", "dsps", "brams")} == {
             "luts": 1032, "ffs": 4000, "dsps": 140, "brams": 66}
