@@ -175,14 +175,18 @@ class Readout(wiring.Component):
             late.group.eq(group), late.plane.eq(plane), late.parameter.eq(parameter + group),
             late.progress.eq(Mux(pixels_end, target.rows, 0)), ends.eq(pixels_end & tile.ends),
         ]
-        mask = Cat((lane_channel + k < c.n_channels) & (lane_channel + k >= c.first_channel)
-                   for k in range(lanes))
+        # The next instruction's first row may take over ``c`` while the last group is here.
+        late_c = Signal(CONFIG_LAYOUT, reset_less=True)
+        m.d.sync += late_c.eq(c)
+        mask = Cat((lane_channel + k < late_c.n_channels)
+                   & (lane_channel + k >= late_c.first_channel) for k in range(lanes))
         m.d.sync += [
             self.sums.eq(sums), self.valid.eq(valid), self.address.eq(address),
-            self.bank.eq(c.out_bank), self.mask.eq(Mux(in_image, mask, 0)),
+            self.bank.eq(late_c.out_bank), self.mask.eq(Mux(in_image, mask, 0)),
             self.group.eq(late.group), self.plane.eq(late.plane),
             self.parameter.eq(late.parameter), self.progress.eq(late.progress),
-            self.instruction_end.eq(ends), self.wide.eq(c.wide), self.gemmlowp.eq(c.gemmlowp),
-            self.zero_point.eq(c.zero_point), self.low.eq(c.low), self.high.eq(c.high),
+            self.instruction_end.eq(ends),
+            *(getattr(self, name).eq(late_c[name])
+              for name in ("wide", "gemmlowp", "zero_point", "low", "high")),
         ]
         return m
