@@ -62,6 +62,7 @@ def test_rows_with_a_routed_design(played):
     assert rows["dsps.ecp5-85k"]["value"] == 150
     context = rows["cycles.resnet8"]["context"]
     assert all(text in context for text in ("0x08100410", "150 DSPs", "112.5 MHz", SHA[:12]))
+    assert "cycles.resnet18" in rows
     for name in accelerator.ON_CHIP:
         assert rows[f"cycles.{name}"]["goal"] == f"<= {accelerator.MOST_CYCLES[name]}"
 
