@@ -60,10 +60,13 @@ def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
     """
     from hw.targets import get_target
 
-    names = arguments.networks.split(",") if arguments.networks else [*ON_CHIP, TRAINING]
     target = get_target(arguments.target or DEFAULT_TARGET)
-    if not arguments.networks and target.name != DEFAULT_TARGET:
-        names.remove(TRAINING)
+    if arguments.networks:
+        names = arguments.networks.split(",")
+    elif target.name == DEFAULT_TARGET:
+        names = [*ON_CHIP, *EXTERNAL, TRAINING]
+    else:
+        names = [*ON_CHIP, *(EXTERNAL if target.bus_bits else ())]
     networks = [name for name in names if name != TRAINING]
     rows = networks_rows(arguments, networks, command) if networks else []
     return rows + (training_rows(target, command) if TRAINING in names else [])

@@ -118,6 +118,14 @@ def test_a_missed_goal_is_not_met(played, monkeypatch):
     assert measured("--networks", "resnet8")["cycles.resnet8"]["met"] is False
 
 
+def test_another_target_runs_what_it_can(played):
+    rows = measured("--target", "sim-8x8")
+    assert {name for name in rows if name.startswith("cycles.")} == {
+        f"cycles.{name}" for name in accelerator.ON_CHIP}
+    rows = measured("--target", "sim-8x8-axi")
+    assert "sim-8x8-axi" in rows["cycles.resnet18"]["context"]
+
+
 def test_a_stale_report_counts_for_nothing(played, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(accelerator, "simulated_sha256", lambda target: "cd" * 32)
     with pytest.raises(LockstepError, match="report.json is of other hardware than the ecp5-85k"):
