@@ -64,10 +64,10 @@ class AddUnit(wiring.Component):
         takes_second, arrives_second = Signal(), Signal()
         group = Signal.like(counted.last)
         group_end = Signal()
-        is_second, move, go = Signal(), Signal(), Signal()
+        is_second, move, go, settling = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             group_end.eq(group == counted.last), move.eq(~self.inputs.valid | self.inputs.ready),
-            go.eq(move & Mux(is_second, full[1], full[0] & self.has_room)),
+            go.eq(move & ~settling & Mux(is_second, full[1], full[0] & self.has_room)),
             self.claims.eq(go & ~is_second)]
         m.d.sync += self.wants_word.eq(
             ~self.geometry.is_add | ~Mux(takes_second ^ self.takes_word, claimed[1], claimed[0]))
@@ -84,9 +84,11 @@ class AddUnit(wiring.Component):
         with m.If(go & is_second):
             m.d.sync += group.eq(Mux(group_end, 0, group + 1))
             with m.If(group_end):
-                # The next group's end is asked for two cycles later at the earliest.
                 chunks.step()
                 m.d.sync += counted.step(chunks.last)
+        # A cycle more until the number of groups is that of the next chunk.
+        assert GroupCount.SETTLING == 2
+        m.d.sync += settling.eq(go & is_second & group_end)
         with m.If(self.load):
             m.d.sync += [chunks.load(), counted.load()]
 

@@ -102,6 +102,13 @@ def test_additions_keep_the_lanes_full():
     assert report.items[-1] - report.items[0] <= n_items + 30
 
 
+def test_additions_of_chunks_of_different_length():
+    """The first input of a short word may wait for the second one of a long word to go."""
+    f = instruction(Opcode.ADD, 8, n_channels=12, n_chunks=3, out_width=12)
+    for stalls in 0.3, 0.7:
+        check(8, [f], stalls=stalls, latency=3)
+
+
 def test_groups_without_channels_are_skipped():
     instructions = [instruction(opcode, 8, n_channels=12, first_channel=2, out_base=100 * k)
                     for k, opcode in enumerate((Opcode.ADD, Opcode.LINEAR, Opcode.DEPTHWISE))]
