@@ -77,6 +77,10 @@ def parse(argv: list[str] | None):
     return args
 
 
+def _tell(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 1 where the design is larger than its device."""
     from flows.synthesis.page import write_page
@@ -85,7 +89,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     target = get_target(args.target)
     design = top_design(args.top, target)
-    progress = lambda text: print(f"  {text}", flush=True)  # noqa: E731
     if target.device == xilinx.DEVICE:
         print(f"synthesizing {args.top} of {target.name} for {xilinx.DEVICE}", flush=True)
         report, logs = synthesis_only(design, CACHE)
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"placing and routing {args.top} of {target.name}, minutes for a whole accelerator",
               flush=True)
         report, logs = implement(design, seeds=args.seeds, frequency_mhz=args.freq,
-                                 jobs=args.jobs, cache=CACHE, progress=progress)
+                                 jobs=args.jobs, cache=CACHE, progress=_tell)
     goal = FMAX_GOALS.get(target.name) if args.top == "accelerator" else None
     report = {"target": target.name, "top": args.top,
               "configuration_id": target.configuration_id, **report, "goal_mhz": goal,
