@@ -17,6 +17,7 @@ from flows.synthesis import xilinx
 from flows.synthesis.cache import CACHE, write_json
 from flows.synthesis.design import Design, design_of
 from flows.synthesis.report import RESOURCES, excess, implement, synthesis_only
+from flows.synthesis.tools import NEXTPNR
 from flows.synthesis.tops import TOPS, top_design
 from golden.errors import LockstepError
 
@@ -61,6 +62,9 @@ def parse(argv: list[str] | None):
                         help="what the placer aims at (default 150)")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="seeds placed at a time (default: the cores)")
+    parser.add_argument("--nextpnr", default=NEXTPNR, metavar="PROGRAM",
+                        help="a native nextpnr-ecp5, several times faster (default: the pinned "
+                        "%(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/synth"), metavar="DIR",
                         help="folder to write into (default %(default)s)")
     args = parser.parse_args(argv)
@@ -96,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"placing and routing {args.top} of {target.name}, minutes for a whole accelerator",
               flush=True)
         report, logs = implement(design, seeds=args.seeds, frequency_mhz=args.freq,
-                                 jobs=args.jobs, cache=CACHE, progress=_tell)
+                                 jobs=args.jobs, cache=CACHE, nextpnr=args.nextpnr,
+                                 progress=_tell)
     goal = FMAX_GOALS.get(target.name) if args.top == "accelerator" else None
     report = {"target": target.name, "top": args.top,
               "configuration_id": target.configuration_id, **report, "goal_mhz": goal,
@@ -117,6 +122,7 @@ def _command(args, target) -> str:
     words += [] if args.top == "accelerator" else ["--top", args.top]
     if target.device != xilinx.DEVICE:
         words += ["--seeds", ",".join(map(str, args.seeds)), "--freq", f"{args.freq:g}"]
+        words += [] if args.nextpnr == NEXTPNR else ["--nextpnr", Path(args.nextpnr).name]
     return shlex.join(words)
 
 

@@ -84,10 +84,14 @@ def netlist_resources(cells: dict[str, int]) -> dict[str, int]:
 
 
 def place_seeds(netlist: Path, design: Design, *, seeds: Sequence[int], frequency_mhz: float,
-                jobs: int = 1, cache: Path, progress=lambda figures: None) -> list[dict]:
-    """Place and route once per seed, `jobs` at a time; returns the figures in the seeds' order."""
+                jobs: int = 1, cache: Path, nextpnr: str = NEXTPNR,
+                progress=lambda figures: None) -> list[dict]:
+    """Place and route once per seed, `jobs` at a time; returns the figures in the seeds' order.
+
+    nextpnr: the pinned package, or a program of the user's.
+    """
     def work(seed):
-        figures = _route(netlist, design, seed, frequency_mhz, cache)
+        figures = _route(netlist, design, seed, frequency_mhz, cache, nextpnr)
         progress(figures)
         return figures
 
@@ -117,8 +121,9 @@ def _cell_counts(folder: Path, name: str) -> dict[str, int]:
                             ) from None
 
 
-def _route(netlist: Path, design: Design, seed: int, frequency_mhz: float, cache: Path) -> dict:
-    version = tool_version(NEXTPNR)
+def _route(netlist: Path, design: Design, seed: int, frequency_mhz: float, cache: Path,
+           nextpnr: str) -> dict:
+    version = tool_version(nextpnr)
     options = ("--85k", "--package", PACKAGE, "--speed", str(SPEED), "--freq",
                str(float(frequency_mhz)), "--seed", str(seed), "--timing-allow-fail",
                "--lpf-allow-unconstrained")
@@ -131,14 +136,14 @@ def _route(netlist: Path, design: Design, seed: int, frequency_mhz: float, cache
         except OSError:
             shutil.copy(netlist / "netlist.json", folder)
         begin = time.monotonic()
-        run_tool(folder, NEXTPNR, log, *options, "--json", "netlist.json", "--report",
+        run_tool(folder, nextpnr, log, *options, "--json", "netlist.json", "--report",
                  "nextpnr.json")
         seconds = round(time.monotonic() - begin, 1)
-        raw = read_json(folder / "nextpnr.json", NEXTPNR, log)
+        raw = read_json(folder / "nextpnr.json", nextpnr, log)
         try:
             figures = _figures(raw, cells["wrapper"])
         except (KeyError, TypeError, ValueError) as error:
-            raise LockstepError(f"{NEXTPNR} left an incomplete nextpnr.json: {error!r} "
+            raise LockstepError(f"{nextpnr} left an incomplete nextpnr.json: {error!r} "
                                 f"(see {folder / log})") from None
         (folder / "netlist.json").unlink()
         write_json(folder / "figures.json",
@@ -146,7 +151,7 @@ def _route(netlist: Path, design: Design, seed: int, frequency_mhz: float, cache
 
     key = content_key(netlist.name, version, options)
     folder = cached(cache, f"{design.name}-seed{seed}-{key}", make)
-    return read_json(folder / "figures.json", NEXTPNR, log) | {"log": str(folder / log)}
+    return read_json(folder / "figures.json", nextpnr, log) | {"log": str(folder / log)}
 
 
 def _figures(raw: dict, wrapper_cells: dict[str, int]) -> dict:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flows.synthesis import ecp5, xilinx
 from flows.synthesis.design import Design
-from flows.synthesis.tools import read_json
+from flows.synthesis.tools import NEXTPNR, read_json
 
 __all__ = ["RESOURCES", "excess", "implement", "synthesis_only"]
 
@@ -24,7 +24,8 @@ def excess(report: dict) -> list[str]:
 
 
 def implement(design: Design, *, seeds: list[int], frequency_mhz: float, cache: Path,
-              jobs: int = 1, progress=lambda text: None) -> tuple[dict, list[Path]]:
+              jobs: int = 1, nextpnr: str = NEXTPNR,
+              progress=lambda text: None) -> tuple[dict, list[Path]]:
     """Synthesize for the ECP5, place and route every seed; returns the report and the logs.
 
     A design that is larger than the device is not placed: it has no fmax_mhz.
@@ -42,8 +43,8 @@ def implement(design: Design, *, seeds: list[int], frequency_mhz: float, cache: 
         return report, [folder / ecp5.LOG]
     routes = ecp5.place_seeds(
         folder, design, seeds=seeds, frequency_mhz=frequency_mhz, jobs=jobs, cache=cache,
-        progress=lambda route: progress(f"seed {route['seed']}: {route['fmax_mhz']} MHz in "
-                                        f"{route['place_route_s']} s"))
+        nextpnr=nextpnr, progress=lambda route: progress(
+            f"seed {route['seed']}: {route['fmax_mhz']} MHz in {route['place_route_s']} s"))
     median = ecp5.median_of(routes)
     report |= _filled(common, median["used"], median["available"]) | {
         "fmax_mhz": median["fmax_mhz"], "seed": median["seed"], "ports": median["ports"],

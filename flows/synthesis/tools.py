@@ -1,10 +1,14 @@
-"""Runs the YoWASP tools so that no failure passes unnoticed.
+"""Runs yosys and nextpnr so that no failure passes unnoticed.
+
+YOSYS and NEXTPNR are the pinned YoWASP packages; any other tool is a program of the user's.
 
 A run counts only with exit status 0, a log that holds the tool's closing line, and output that
 parses. Everything else is a LockstepError that names the log.
 """
 
+import functools
 import json
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -21,12 +25,31 @@ _SHOWN = 300  # characters of a tool's message in ours
 _running: set[subprocess.Popen] = set()
 
 
+@functools.cache
 def tool_version(tool: str) -> str:
-    """The version of the installed package."""
+    """The version of the installed package, or what a program of the user's says it is."""
+    if tool not in CLOSING:
+        done = subprocess.run([_executable(tool), "--version"], capture_output=True, text=True,
+                              check=False)
+        said = (done.stdout + done.stderr).strip().splitlines()
+        if done.returncode or not said:
+            raise LockstepError(f"{tool} does not tell its --version")
+        return said[0]
     try:
         return metadata.version(tool)
     except metadata.PackageNotFoundError:
         raise LockstepError(f"{tool} is not installed: run `make setup`") from None
+
+
+def _executable(tool: str) -> str:
+    if tool not in CLOSING:
+        found = shutil.which(tool)
+        if not found:
+            raise LockstepError(f"{tool} is no program that can be run")
+        return str(Path(found).absolute())
+    if not (BIN / tool).exists():
+        raise LockstepError(f"{tool} is not installed beside {sys.executable}: run `make setup`")
+    return str(BIN / tool)
 
 
 def run_tool(folder: Path, tool: str, log: str, *arguments: str, writes_log: bool = False) -> None:
@@ -35,13 +58,11 @@ def run_tool(folder: Path, tool: str, log: str, *arguments: str, writes_log: boo
     log: name of the file for what the tool prints; with `writes_log` the arguments make the tool
     write it, and what it prints is appended.
     """
-    executable = BIN / tool
-    if not executable.exists():
-        raise LockstepError(f"{tool} is not installed beside {sys.executable}: run `make setup`")
+    executable = _executable(tool)
     path = folder / log
     printed = path.with_name(f"{path.name}.printed") if writes_log else path
     with open(printed, "w") as output:  # to be followed while the tool runs
-        process = subprocess.Popen([str(executable), *arguments], cwd=folder, stdout=output,
+        process = subprocess.Popen([executable, *arguments], cwd=folder, stdout=output,
                                    stderr=subprocess.STDOUT)
         _running.add(process)
         try:
@@ -58,9 +79,10 @@ def run_tool(folder: Path, tool: str, log: str, *arguments: str, writes_log: boo
     if status:
         how = f"exited with {status}" if status > 0 else f"was ended by signal {-status}"
         raise LockstepError(f"{tool} {how}: {_message(text)} (see {path})")
-    if CLOSING[tool] not in text:
+    closing = CLOSING.get(tool, CLOSING[NEXTPNR])
+    if closing not in text:
         raise LockstepError(f"{tool} stopped early: its log lacks the closing line "
-                            f"'{CLOSING[tool]}' (see {path})")
+                            f"'{closing}' (see {path})")
 
 
 def stop_tools() -> None:

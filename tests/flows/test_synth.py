@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 from flows import synth
 from flows.synthesis.design import design_of
 from flows.synthesis.report import synthesis_only
-from flows.synthesis.tools import NEXTPNR, YOSYS
+from flows.synthesis.tools import NEXTPNR, YOSYS, tool_version
 from golden.errors import LockstepError
 from hw.multiplier import Multiplier, MultiplierECP5
 from tests.flows.synthesis.fake_tools import CELLS, FAULTS
@@ -78,6 +78,30 @@ def test_more_seeds_do_not_synthesize_again(tmp_path, fakes):
     assert len(fakes.calls(YOSYS)) == 1
     assert len(fakes.calls(NEXTPNR)) == 4
     assert "--freq 120.0" in fakes.calls(NEXTPNR)[-1]
+
+
+def test_a_program_of_the_users_places_and_routes(tmp_path, fakes):
+    program = tmp_path / "nextpnr-ecp5"
+
+    def write(version):
+        program.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; exit; fi\n'
+                           f'exec {fakes.folder / NEXTPNR} "$@"\n')
+        program.chmod(0o755)
+        tool_version.cache_clear()
+
+    write("echo nextpnr-ecp5 0.7")
+    _, report = run(tmp_path, "--seeds", "1,2,3", "--nextpnr", str(program))
+    assert report["fmax_mhz"] == 110.0
+    assert report["tools"]["nextpnr"] == "nextpnr-ecp5 0.7"
+    assert report["command"].endswith("--nextpnr nextpnr-ecp5")
+    write("echo nextpnr-ecp5 0.8")
+    run(tmp_path, "--seeds", "1", "--nextpnr", str(program))
+    assert len(fakes.calls(NEXTPNR)) == 4  # another version's result is not taken over
+    write("false")
+    with pytest.raises(LockstepError, match="nextpnr-ecp5 does not tell its --version"):
+        run(tmp_path, "--nextpnr", str(program))
+    with pytest.raises(LockstepError, match="no-such is no program that can be run"):
+        run(tmp_path, "--nextpnr", "no-such")
 
 
 MESSAGES = {
