@@ -77,16 +77,18 @@ module axi_memory #(
       $fatal(1, "axi_memory: no word at %h", address);
   endfunction
 
-  // xorshift: the same stalls from the same seed in every simulator
-  task automatic pause(inout reg [31:0] noise, output reg pauses);
-    pauses = 0;
-    if (stalls != 0) begin
-      noise = noise ^ (noise << 13);
-      noise = noise ^ (noise >> 17);
-      noise = noise ^ (noise << 5);
-      pauses = noise % 100 < stalls;
-    end
-  endtask
+  // xorshift: the same stalls from the same seed in every simulator. Noise is registered and
+  // handed to functions, as Verilator 5.048 forgets from one cycle to the next what a task's inout
+  // argument has left in a variable that only such tasks and the reset use.
+  function automatic [31:0] stir(input [31:0] noise);
+    stir = noise ^ (noise << 13);
+    stir = stir ^ (stir >> 17);
+    stir = stir ^ (stir << 5);
+  endfunction
+
+  function automatic pauses(input [31:0] noise);
+    pauses = noise % 100 < stalls;
+  endfunction
 
   function automatic [1:0] response(input [31:0] address);
     if (address - BASE >= BYTES) return DECERR;
@@ -133,10 +135,9 @@ module axi_memory #(
   int read_head, read_tail, n_reads;  // n_reads: not answered to the last beat
   int n_waiting;  // of these, not offered to the last beat
   reg [31:0] read_noise, write_noise;
-  reg read_pauses, write_pauses;
   always @(posedge clk) if (rst) begin
     read_head = 0; read_tail = 0; n_reads = 0; n_waiting = 0;
-    read_noise = seed == 0 ? 1 : seed;
+    read_noise <= seed == 0 ? 1 : seed;
     arready <= 0; rvalid <= 0; n_read_beats <= 0;
   end else begin
     if (arvalid && arready) begin
@@ -154,8 +155,7 @@ module axi_memory #(
     end
     if (!rvalid || rready) begin
       rvalid <= 0;
-      pause(read_noise, read_pauses);
-      if (n_waiting > 0 && now >= read_due[read_head] && !read_pauses) begin
+      if (n_waiting > 0 && now >= read_due[read_head] && !pauses(read_noise)) begin
         rvalid <= 1;
         rid <= read_id[read_head];
         rresp <= response(read_address[read_head]);
@@ -171,8 +171,8 @@ module axi_memory #(
         end
       end
     end
-    pause(read_noise, read_pauses);
-    arready <= n_reads < outstanding && !read_pauses;
+    arready <= n_reads < outstanding && !pauses(stir(read_noise));
+    read_noise <= stir(stir(read_noise));
   end
 
   // Writes: a ring of accepted bursts; data goes to the oldest with beats owed.
@@ -185,7 +185,7 @@ module axi_memory #(
   int n_owing, n_responding;
   always @(posedge clk) if (rst) begin
     write_head = 0; write_data = 0; write_tail = 0; n_writes = 0; n_owing = 0; n_responding = 0;
-    write_noise = ~seed == 0 ? 1 : ~seed;
+    write_noise <= ~seed == 0 ? 1 : ~seed;
     awready <= 0; wready <= 0; bvalid <= 0; n_write_beats <= 0;
   end else begin
     if (awvalid && awready) begin
@@ -217,8 +217,7 @@ module axi_memory #(
     if (bvalid && bready) n_writes = n_writes - 1;
     if (!bvalid || bready) begin
       bvalid <= 0;
-      pause(write_noise, write_pauses);
-      if (n_responding > 0 && now >= write_due[write_head] && !write_pauses) begin
+      if (n_responding > 0 && now >= write_due[write_head] && !pauses(write_noise)) begin
         bvalid <= 1;
         bid <= write_id[write_head];
         bresp <= write_response[write_head];
@@ -226,9 +225,8 @@ module axi_memory #(
         n_responding = n_responding - 1;
       end
     end
-    pause(write_noise, write_pauses);
-    awready <= n_writes < outstanding && !write_pauses;
-    pause(write_noise, write_pauses);
-    wready <= n_owing > 0 && !write_pauses;
+    awready <= n_writes < outstanding && !pauses(stir(write_noise));
+    wready <= n_owing > 0 && !pauses(stir(stir(write_noise)));
+    write_noise <= stir(stir(stir(write_noise)));
   end
 endmodule
