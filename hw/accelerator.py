@@ -18,10 +18,11 @@ from hw.crossbar import Crossbar
 from hw.dispatcher import Dispatcher
 from hw.dma import BusSignature, LoadEngine, StoreEngine, connect_master
 from hw.host import AXI4LiteSignature, HostInterface
-from hw.isa import Engine, ErrorCode, Window
+from hw.isa import Engine, ErrorCode, Opcode, Window
 from hw.lanes import Lanes
 from hw.registers import ControlRegisters
 from hw.scratchpad import FIELDS_PER_CHANNEL, WordMemory
+from hw.slot import instruction_fields
 from hw.vector import VectorEngine
 
 __all__ = ["Accelerator", "AcceleratorSignature"]
@@ -108,6 +109,12 @@ class Accelerator(wiring.Component):
                 m.d.comb += getattr(dispatcher, f"{engine.name.lower()}_{name}").eq(
                     getattr(unit, name))
             m.d.comb += unit.abort.eq(dispatcher.abort)
+        # A word of MAXPOOL may wait long for its bank after the engine has given it away. The next
+        # vector instruction begins behind its end, so that completions come one at a time, in the
+        # order of the program, and progress is of the oldest instruction that is not complete.
+        vector_opcode = instruction_fields(dispatcher.vector_words, 1)["opcode"]
+        with m.If(vector_opcode == Opcode.MAXPOOL):
+            m.d.comb += dispatcher.vector_done.eq(crossbar.m.written_end)
         # Who asked for what is not there; results are counted to the array where both may be meant.
         errors = crossbar.address_errors
         culprits = {Engine.STORE: errors.s, Engine.LOAD: errors.l,

@@ -7,8 +7,7 @@ themselves, from the instruction before in the engine and from the SYNCs before.
 knows when its last write and its reads since are over. The second must not be later than the first.
 
 What the hardware orders without waits: the reads of an engine, and its writes, are in the order of
-its instructions (except that words of MAXPOOL take another way than those of other vector
-instructions), and results are written after the reads that they depend on.
+its instructions, and results are written after the reads that they depend on.
 """
 
 from __future__ import annotations
@@ -51,7 +50,6 @@ class _Memory:
         self.written = np.full(depth, _NEVER, np.int64)
         self.writer = np.zeros(depth, np.int32)
         self.writer_engine = np.zeros(depth, np.int8)
-        self.is_maximum = np.zeros(depth, bool)
         self.read = np.full((len(Engine), depth), _NEVER, np.int64)
         self.reader = np.zeros((len(Engine), depth), np.int32)
 
@@ -198,14 +196,12 @@ class _Program:
             late = memory.written[places] > known[row, memory.writer_engine[places]]
             self._refuse(late, index, "reads", access.memory, places, memory.writer[places],
                          "has written")
-        is_maximum = self.records[index]["opcode"] == Opcode.MAXPOOL
         for access in done.writes:
             places = self._places(access)
             memory = self.memories[access.memory]
             row = self._units(access, access.first) + 1
             engine = memory.writer_engine[places]
-            in_order = (engine == done.engine) & (is_maximum | ~memory.is_maximum[places])
-            late = (memory.written[places] > known[row, engine]) & ~in_order
+            late = (memory.written[places] > known[row, engine]) & (engine != done.engine)
             self._refuse(late, index, "writes", access.memory, places, memory.writer[places],
                          "has written")
             for other in Engine:
@@ -240,7 +236,6 @@ class _Program:
             memory.written[places] = issued.over(self._units(access, access.last))
             memory.writer[places] = index
             memory.writer_engine[places] = done.engine
-            memory.is_maximum[places] = self.records[index]["opcode"] == Opcode.MAXPOOL
             memory.read[:, places] = _NEVER  # this write came after those reads
 
     def _refuse(self, late, index, verb, memory, places, others, what):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hw.compiler.reach import EXTERNAL, Reach, reach
-from hw.isa import Engine, Opcode
+from hw.isa import Engine
 from hw.targets import Target
 
 __all__ = ["Scheduler", "chase_line"]
@@ -90,7 +90,7 @@ class Scheduler:
         for engine in Engine:
             if waits[engine]:
                 sync[f"wait_{engine.name.lower()}"] = waits[engine]
-        self._remember(fields, reached)
+        self._remember(reached)
         return fields | sync
 
     def _producers(self, reached: Reach):
@@ -130,21 +130,14 @@ class Scheduler:
         for region in reached.writes:
             memory = self._memory(region)
             for engine in Engine:
-                others = [memory.writer[engine][region.words]]
-                if engine != reached.engine:
-                    others.append(memory.reader[engine][region.words])
-                elif not self._overtakes(reached, engine):
+                if engine == reached.engine:
                     continue
+                others = (memory.writer[engine][region.words], memory.reader[engine][region.words])
                 latest = max((int(values.max()) for values in others if values.size),
                              default=_NEVER)
                 waits[engine] = max(waits[engine], latest + 1)
 
-    def _overtakes(self, reached, engine):
-        """Whether the vector engine's two ways to the banks could change the order of writes."""
-        return engine == Engine.VECTOR and any(
-            opcode == Opcode.MAXPOOL for _, _, opcode in self._issued[engine])
-
-    def _remember(self, fields, reached):
+    def _remember(self, reached):
         engine = reached.engine
         number = self.counts[engine]
         for region in reached.reads:
@@ -154,7 +147,7 @@ class Scheduler:
             memory.writer[engine][region.words] = number
             memory.progress[engine][region.words] = region.when
         position = sum(self.counts)
-        self._issued[engine].append((position, reached.progress, fields["opcode"]))
+        self._issued[engine].append((position, reached.progress))
         self.counts[engine] += 1
 
     def everything(self) -> dict:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hw import hazards
 from hw.compiler.image import from_bus
 from hw.host import OKAY, SLVERR
 from hw.isa import (
@@ -17,6 +18,7 @@ from hw.isa import (
     Window,
     encode,
 )
+from hw.machine import Machine
 from hw.targets import get_target
 from sim.commands import Commands, play
 from sim.design import build_accelerator
@@ -319,3 +321,51 @@ def test_failing_transfers_stop_with_their_index(change, plusargs, code):
     external = answers[answer[3]]
     assert (external[:512] == fill[0]).all() and (external[1024:] == fill[0]).all()
     product.check(answers[again])
+
+
+# Order
+
+
+def window(opcode, n_pixels, n_taps, **fields):
+    """A line of windows, one word per pixel."""
+    return encode(opcode, **{
+        "n_chunks": 1, "n_channels": 4, "width": n_pixels * n_taps, "height": 1,
+        "out_width": n_pixels, "out_height": 1, "kernel_width": n_taps, "kernel_height": 1,
+        "stride_x": 1, "stride_y": 1, "dilation_x": 1, "dilation_y": 1, "out_step": 1,
+        "low": -128, "high": 127, **fields})
+
+
+def test_maxima_that_wait_for_their_bank_end_before_what_follows_them(build):
+    """A product keeps the bank of the maximum; windows behind it write the bank beside, or it."""
+    rng = np.random.default_rng(0)
+    banks = rng.integers(-128, 128, (3, 256, TARGET.columns)).astype(np.int8)
+    machine, commands, runs = Machine(TARGET), Commands(), []
+    commands.write(Register.WATCHDOG, [2 * WATCHDOG])
+    for k, bank in enumerate(banks):
+        machine.banks[k][:len(bank)] = bank
+        commands.write((Window.BANK_0 + k) << 28, bank.view("<u4"))
+    n_tiles = 30  # 16 cycles each, without a gap
+    keeps = encode(Opcode.MATMUL, slots=4, period_count=1, inner_count=1, outer_count=n_tiles,
+                   n_pixels=4 * n_tiles, n_channels=4, out_bank=2, out_step=1, wide=1,
+                   plane_step=4 * n_tiles, out_x_count=0xFFFF, a_k0_count=1, a_k1_count=1,
+                   a_group=1, a_x_count=0xFFFF, b_bank=1, b_k0_count=1, b_k1_count=1, b_group=1,
+                   b_x_count=0xFFFF)
+    for out_bank, n_pixels in [(3, n) for n in range(1, 7)] + [(2, 1), (2, 5)]:
+        program = [window(Opcode.MAXPOOL, 1, 120, out_bank=2, out_base=900), keeps,
+                   window(Opcode.WINDOW, n_pixels, 1, w_bank=1, zero_point=n_pixels,
+                          out_bank=out_bank, out_base=900), HALT]
+        hazards.check(program, TARGET)
+        machine.load_program(program)
+        machine.run()
+        instructions(commands, *program)
+        commands.write(Register.PROGRAM_ADDRESS, [0])
+        commands.run()
+        status = commands.read(Register.STATUS)
+        runs.append((status, [(machine.banks[k][900:908].copy(),
+                               commands.read(((Window.BANK_0 + k) << 28) + 4 * 900, 8))
+                              for k in (2, 3)]))
+    answers = play(build, commands)
+    for status, banks in runs:
+        assert int(answers[status][0]) == DONE
+        for expected, found in banks:
+            assert np.array_equal(answers[found].view(np.int8).reshape(-1, 4), expected)

@@ -127,14 +127,14 @@ def test_products_of_one_engine_are_pipelined():
     verify([program[0], product((3, Z), (0, X))])  # reads in order, before the results
 
 
-def test_words_of_maxima_take_another_way():
+def test_writes_of_the_vector_engine_are_in_order():
     maximum = depthwise((2, Y), (3, Z)) | {"opcode": Opcode.MAXPOOL, "kernel_width": 1,
                                            "kernel_height": 1}
     other = depthwise((2, Y), (3, Z))
     verify([other, maximum])
-    with pytest.raises(LockstepError, match=r"1 \(DEPTHWISE\) writes 200..263 of BANK_3"):
-        verify([maximum, other])
-    verify([maximum, other | {"wait_vector": 1}])
+    verify([maximum, other])  # although words of maxima take another way
+    with pytest.raises(LockstepError, match=r"2 \(MATMUL\) writes 200..263 of BANK_3"):
+        verify([maximum, other, product((0, X), (3, Z), wait_vector=1)])
 
 
 def test_what_the_producer_waited_for_is_over_too():
