@@ -20,6 +20,7 @@ from hw.dma import BusSignature, LoadEngine, StoreEngine, connect_master
 from hw.host import AXI4LiteSignature, HostInterface
 from hw.isa import Engine, ErrorCode, Opcode, Window
 from hw.lanes import Lanes
+from hw.pipeline import delayed
 from hw.registers import ControlRegisters
 from hw.scratchpad import FIELDS_PER_CHANNEL, WordMemory
 from hw.slot import instruction_fields
@@ -115,18 +116,30 @@ class Accelerator(wiring.Component):
         vector_opcode = instruction_fields(dispatcher.vector_words, 1)["opcode"]
         with m.If(vector_opcode == Opcode.MAXPOOL):
             m.d.comb += dispatcher.vector_done.eq(crossbar.m.written_end)
-        # Who asked for what is not there; results are counted to the array where both may be meant.
-        errors = crossbar.address_errors
-        culprits = {Engine.STORE: errors.s, Engine.LOAD: errors.l,
-                    Engine.VECTOR: errors.v | errors.w | errors.m,
-                    Engine.ARRAY: errors.a | errors.b | errors.r | units.lanes.address_error}
-        for engine, wrong in culprits.items():
-            with m.If(wrong):
-                m.d.sync += [dispatcher.shared_error.eq(ErrorCode.ADDRESS),
-                             dispatcher.shared_error_engine.eq(engine)]
-        with m.If(crossbar.conflict):
+        self._blame(m, units)
+
+    def _blame(self, m, units):
+        """Who asked for what is not there."""
+        dispatcher, errors = units.dispatcher, units.crossbar.address_errors
+        # Beside the error of an item's write: whose it is, and whether its parameters are missing.
+        array_item = self.engines[Engine.ARRAY].item_valid
+        from_array = delayed(m, array_item, Lanes.LATENCY + 1, "from_array")
+        no_parameters = delayed(m, units.lanes.address_error, Lanes.LATENCY - 2, "no_parameters")
+        wrong_item = errors.r | no_parameters
+        reads = {Engine.ARRAY: errors.a | errors.b, Engine.VECTOR: errors.v | errors.w,
+                 Engine.STORE: errors.s}
+        results = {Engine.ARRAY: wrong_item & from_array,
+                   Engine.VECTOR: (wrong_item & ~from_array) | errors.m, Engine.LOAD: errors.l}
+        for of_result, culprits in enumerate((reads, results)):
+            for engine, wrong in culprits.items():
+                with m.If(wrong):
+                    m.d.sync += [dispatcher.shared_error.eq(ErrorCode.ADDRESS),
+                                 dispatcher.shared_error_engine.eq(engine),
+                                 dispatcher.shared_error_of_result.eq(of_result)]
+        with m.If(units.crossbar.conflict):
             m.d.sync += [dispatcher.shared_error.eq(ErrorCode.BANK_CONFLICT),
-                         dispatcher.shared_error_engine.eq(Engine.ARRAY)]
+                         dispatcher.shared_error_engine.eq(Engine.ARRAY),
+                         dispatcher.shared_error_of_result.eq(0)]
         with m.If(dispatcher.begin | ~dispatcher.busy):
             m.d.sync += dispatcher.shared_error.eq(ErrorCode.NONE)
 

@@ -6,13 +6,18 @@ instruction memory is a ring: behind its last whole record the fetch goes on at 
 
 Any error ends the run: the engines are told to abort, what is under way is given time to pass,
 and only then is the run done. The next start begins from a clean state.
+
+An error names an instruction by its engine and its number there, which is looked up in the places
+of the last instructions handed out.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import ENGINE_OF, FORMAT_WORDS, N_WORDS, Engine, ErrorCode, Format, Opcode
+from hw.pipeline import delayed
 from hw.slot import COMPLETED_WIDTH, ENGINES, PROGRESS_WIDTH, EngineSlot, instruction_fields
 
 __all__ = ["Dispatcher", "engine_format"]
@@ -20,6 +25,11 @@ __all__ = ["Dispatcher", "engine_format"]
 #: Cycles after an abort in which everything that is under way reaches its end.
 FLUSH_CYCLES = 255
 _SYNC_WORDS = 3
+#: Bits of an instruction's number in its engine, for errors. An engine never has as many as eight
+#: under way: one waits, one runs, the others have left but for their results.
+_NUMBER_WIDTH = 3
+#: Cycles for which all must be complete before a run ends: its last result may be an error.
+_SETTLE_CYCLES = 3
 
 
 def engine_format(engine):
@@ -39,14 +49,20 @@ class Dispatcher(wiring.Component):
     start, single_step, abort_request, program_address : begin at instruction ``program_address``.
     cycle_limit, watchdog_limit : cycles; moved : a result or a transfer made progress.
     busy, done, error, index : status; ``index`` is the refused or halting instruction, or the next
-        one after a single step.
+        one after a single step. Where the watchdog or the host ends a run it is the oldest
+        instruction of an engine that runs, or else of one whose instruction waits, or else what is
+        fetched.
     begin : the run begins, for counters. abort : engines return to idle.
     E_words, E_start, E_done, E_unit_ready, E_unit_next : as of EngineSlot, for each engine E.
     E_error : ErrorCode, 0 for none. E_complete, E_progress : its results are written.
     E_running, E_waiting, E_blocked : for the counters. E_flushing : it still has bus bursts open.
     E_previous : its error is of the instruction before the one started last.
-    shared_error, shared_error_engine : an error that a shared unit found for an engine.
+    shared_error, shared_error_engine, shared_error_of_result : an error that a shared unit found
+        for an engine SHARED_LATENCY cycles ago: in a result of its oldest instruction that was not
+        complete, or in a read of the one started last.
     """
+
+    SHARED_LATENCY = 2
 
     def __init__(self, *, target, fetch_latency):
         self.target = target
@@ -59,6 +75,7 @@ class Dispatcher(wiring.Component):
             "index": Out(16), "begin": Out(1), "abort": Out(1),
             "fetch_address": Out(range(target.instruction_words)), "fetch_data": In(32),
             "shared_error": In(ErrorCode), "shared_error_engine": In(2),
+            "shared_error_of_result": In(1),
         }
         for engine in ENGINES:
             words = FORMAT_WORDS[engine_format(engine)]
@@ -95,9 +112,9 @@ class Dispatcher(wiring.Component):
             with m.If(self.begin):
                 m.d.sync += [completed[engine].eq(0), progress[engine].eq(0),
                              issued[engine].eq(0)]
-        all_complete = Signal()
-        m.d.sync += all_complete.eq(Cat(issued[e] == completed[e] for e in ENGINES).all())
-        failing, failing_index, failing_code = self._find_errors(m, slots)
+        incomplete = Signal(len(ENGINES))
+        m.d.sync += incomplete.eq(Cat(issued[e] != completed[e] for e in ENGINES))
+        all_complete = ~incomplete.any()
 
         # Fetch: the first word tells engine and length, then the words go into the slot.
         base = Signal(range(self.target.instruction_words))
@@ -114,6 +131,15 @@ class Dispatcher(wiring.Component):
         writing = Signal()
         committing = Signal()
         is_engine = Signal()
+        m.submodules.places = places = Memory(shape=16, depth=len(ENGINES) << _NUMBER_WIDTH,
+                                              init=[])
+        place = places.write_port()
+        m.d.comb += [
+            place.en.eq(committing & is_engine), place.data.eq(self.index),
+            place.addr.eq(Cat(Array([issued[e][:_NUMBER_WIDTH] for e in ENGINES])[engine_number],
+                              engine_number))]
+        failing, failing_code, at_fetch, failing_index = self._find_errors(
+            m, slots, completed, incomplete, places)
         free = Array([slots[e].free for e in ENGINES])[engine_number]
         for engine, slot in slots.items():
             mine = is_engine & (engine_number == engine)
@@ -134,8 +160,10 @@ class Dispatcher(wiring.Component):
 
         def give_up():
             with m.If(failing):
-                m.d.sync += [self.error.eq(failing_code), self.index.eq(failing_index),
-                             self.done.eq(0), after.eq(FLUSH_CYCLES)]
+                m.d.sync += [self.error.eq(failing_code), self.done.eq(0),
+                             after.eq(FLUSH_CYCLES)]
+                with m.If(~at_fetch):
+                    m.d.sync += self.index.eq(failing_index)
                 m.next = "ABORT"
 
         with m.FSM() as fsm:
@@ -215,9 +243,11 @@ class Dispatcher(wiring.Component):
                     m.next = "DRAIN"
                 give_up()
             with m.State("DRAIN"):
-                with m.If(after != 0):
+                with m.If(~all_complete):
+                    m.d.sync += after.eq(_SETTLE_CYCLES)
+                with m.Elif(after != 0):
                     m.d.sync += after.eq(after - 1)
-                with m.Elif(all_complete):
+                with m.Else():
                     m.d.sync += self.done.eq(1)
                     m.next = "IDLE"
                 give_up()
@@ -231,9 +261,65 @@ class Dispatcher(wiring.Component):
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return m
 
-    def _find_errors(self, m, slots):
-        """One registered error of an engine, a shared unit, the watchdog or the host."""
-        failing, index, code = Signal(), Signal(16), Signal(ErrorCode)
+    def _find_errors(self, m, slots, completed, incomplete, places):
+        """The first error of an engine, a shared unit, the watchdog or the host, three stages on.
+
+        Returns whether there is one, its code, whether it is of the instruction that is fetched,
+        and the index of the instruction where it is not.
+        """
+        expired = self._watch(m)
+        with_engine = data.StructLayout({"code": ErrorCode, "engine": 2, "number": _NUMBER_WIDTH})
+        number = {e: completed[e][:_NUMBER_WIDTH] for e in ENGINES}  # of the oldest
+        latest = {e: Signal(_NUMBER_WIDTH, name=f"latest_{e.name.lower()}") for e in ENGINES}
+        for engine, slot in slots.items():
+            with m.If(self.begin):
+                m.d.sync += latest[engine].eq(-1)
+            with m.Elif(slot.start):
+                m.d.sync += latest[engine].eq(latest[engine] + 1)
+
+        # Each error and its instruction.
+        own = {e: Signal(with_engine, name=f"error_{e.name.lower()}") for e in ENGINES}
+        shared, ended = Signal(with_engine), Signal(with_engine)
+        nowhere = Signal()
+        for engine, error in own.items():
+            m.d.sync += [error.code.eq(self._of(engine, "error")), error.engine.eq(engine),
+                         error.number.eq(latest[engine] + slots[engine].start
+                                         - self._of(engine, "previous"))]
+        then = [Array([delayed(m, numbers[e], self.SHARED_LATENCY, f"{name}_{e.name.lower()}")
+                       for e in ENGINES])[self.shared_error_engine]
+                for name, numbers in (("latest", latest), ("oldest", number))]
+        m.d.sync += [shared.code.eq(self.shared_error), shared.engine.eq(self.shared_error_engine),
+                     shared.number.eq(Mux(self.shared_error_of_result, then[1], then[0]))]
+        m.d.sync += [ended.code.eq(Mux(expired | self.abort_request, ErrorCode.WATCHDOG,
+                                       ErrorCode.NONE)),
+                     nowhere.eq(~incomplete.any())]
+        running = Cat(slots[e].running for e in ENGINES)
+        for found in incomplete, running:
+            for engine in reversed(ENGINES):
+                with m.If(found[engine]):
+                    m.d.sync += [ended.engine.eq(engine), ended.number.eq(number[engine])]
+
+        # One of them.
+        chosen = Signal(with_engine)
+        chosen_nowhere = Signal()
+        m.d.sync += [chosen.eq(ended), chosen_nowhere.eq(nowhere)]
+        for error in (*reversed(own.values()), shared):
+            with m.If(error.code != ErrorCode.NONE):
+                m.d.sync += [chosen.eq(error), chosen_nowhere.eq(0)]
+
+        # Its place in the program.
+        failing, at_fetch, index, code = Signal(), Signal(), Signal(16), Signal(ErrorCode)
+        place = places.read_port(domain="comb")
+        m.d.comb += place.addr.eq(Cat(chosen.number, chosen.engine))
+        m.d.sync += [failing.eq(chosen.code != ErrorCode.NONE), code.eq(chosen.code),
+                     at_fetch.eq(chosen_nowhere), index.eq(place.data)]
+        with m.If(~self.busy):  # what is left of the run before
+            m.d.sync += [failing.eq(0), *(error.code.eq(ErrorCode.NONE) for error in (
+                *own.values(), shared, ended, chosen))]
+        return failing, code, at_fetch, index
+
+    def _watch(self, m):
+        """Whether nothing has moved for too long, or the run takes too long."""
         quiet, cycles = Signal(32), Signal(32)
         expired = Signal()
         began = Signal()
@@ -245,19 +331,4 @@ class Dispatcher(wiring.Component):
         m.d.sync += expired.eq(self.busy & ~self.begin & ~began & (
             (quiet >= self.watchdog_limit)
             | (self.cycle_limit.any() & (cycles >= self.cycle_limit))))
-        m.d.sync += [failing.eq(0), index.eq(self.index)]
-        with m.If(expired | self.abort_request):
-            m.d.sync += [failing.eq(1), code.eq(ErrorCode.WATCHDOG)]
-            for engine in reversed(ENGINES):  # the array's, if it is the array that is stuck
-                with m.If(slots[engine].running):
-                    m.d.sync += index.eq(slots[engine].index)
-        for engine in reversed(ENGINES):
-            with m.If(self._of(engine, "error") != ErrorCode.NONE):
-                m.d.sync += [failing.eq(1), code.eq(self._of(engine, "error")),
-                             index.eq(Mux(self._of(engine, "previous"),
-                                          slots[engine].previous_index, slots[engine].index))]
-        with m.If(self.shared_error != ErrorCode.NONE):
-            m.d.sync += [failing.eq(1), code.eq(self.shared_error),
-                         index.eq(Array([slots[e].index for e in ENGINES])[
-                             self.shared_error_engine])]
-        return failing, index, code
+        return expired

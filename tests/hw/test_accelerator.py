@@ -164,11 +164,65 @@ def test_an_error_stops_with_its_index_and_the_next_run_is_right(build, change, 
     answers = play(build, commands)
     assert answers[end][0] == 1, "the run does not end"
     assert int(answers[first[0]][0]) == failed(code)
-    # An instruction that waits is in no engine; the fetch stands behind it.
-    assert int(answers[first[1]][0]) == 1 + ("wait_vector" in change)
+    assert int(answers[first[1]][0]) == 1
     product.check(answers[first[2]])
     assert int(answers[second[0]][0]) == DONE, "an accepted start clears the error"
     product.check(answers[second[1]])
+
+
+def window(opcode, n_pixels, n_taps, **fields):
+    """A line of windows, one word per pixel."""
+    return encode(opcode, **{
+        "n_chunks": 1, "n_channels": 4, "width": n_pixels * n_taps, "height": 1,
+        "out_width": n_pixels, "out_height": 1, "kernel_width": n_taps, "kernel_height": 1,
+        "stride_x": 1, "stride_y": 1, "dilation_x": 1, "dilation_y": 1, "out_step": 1,
+        "w_bank": 1, "out_bank": 3, "low": -128, "high": 127, **fields})
+
+
+def product_of_a_tile(**fields):
+    """The shortest product: its results come when the next ones have begun."""
+    return encode(Opcode.MATMUL, **{
+        "slots": 4, "period_count": 1, "inner_count": 1, "outer_count": 1, "n_pixels": 4,
+        "n_channels": 4, "out_bank": 2, "out_step": 1, "out_x_count": 0xFFFF, "a_k0_count": 1,
+        "a_k1_count": 1, "a_group": 1, "a_x_count": 0xFFFF, "b_bank": 1, "b_k0_count": 1,
+        "b_k1_count": 1, "b_group": 1, "b_x_count": 0xFFFF, **fields})
+
+
+ENDS = {"out_base": TARGET.bank_words[2] - 3}  # the fourth word lies outside
+NO_PARAMETERS = {"parameter_base": TARGET.parameter_words}
+OTHERS = [product_of_a_tile(), window(Opcode.WINDOW, 4, 1), product_of_a_tile(), HALT]
+
+
+@pytest.mark.parametrize("wrong", [
+    *(pytest.param(make(**fields), id=f"{name}-{'-'.join(fields)}") for name, make in {
+        "product": product_of_a_tile,
+        "window": lambda **f: window(Opcode.WINDOW, 4, 1, **f),
+        "linear": lambda **f: encode(Opcode.LINEAR, **{
+            "n_inputs": 2, "n_chunks": 4, "n_channels": 16, "w_bank": 1, "out_bank": 3,
+            "out_step": 1, **f}),
+    }.items() for fields in (ENDS, NO_PARAMETERS)),
+    pytest.param(window(Opcode.MAXPOOL, 4, 1, **ENDS), id="maxpool-out_base"),
+    pytest.param(window(Opcode.WINDOW, 4, 1, x_base=TARGET.bank_words[0] - 3), id="window-x_base"),
+    pytest.param(window(Opcode.WINDOW, 4, 4, w_base=TARGET.bank_words[1] - 2), id="window-w_base"),
+    pytest.param(product_of_a_tile(a_base=4 * TARGET.bank_words[0] - 12, a_x_step=4),
+                 id="product-a_base"),
+    pytest.param(product_of_a_tile(b_base=TARGET.bank_words[1] - 3, b_x_step=1),
+                 id="product-b_base"),
+])
+def test_a_wrong_address_names_its_instruction_among_others(build, wrong):
+    """Its last word alone lies outside, at every place of a program of short instructions."""
+    commands, runs = Commands(), []
+    for at in range(len(OTHERS)):
+        for n_alike in range(3):  # as many good ones behind it, which follow in the same engine
+            alike = window(Opcode.WINDOW, 1, 1) if wrong[0] & 0xF != Opcode.MATMUL else OTHERS[0]
+            instructions(commands, *OTHERS[:at], wrong, *[alike] * n_alike, *OTHERS[at:])
+            commands.write(Register.PROGRAM_ADDRESS, [0])
+            commands.run()
+            runs.append((at, commands.read(Register.STATUS),
+                         commands.read(Register.INSTRUCTION_INDEX)))
+    answers = play(build, commands)
+    found = [(int(answers[status][0]), int(answers[index][0])) for _, status, index in runs]
+    assert found == [(failed(ErrorCode.ADDRESS), at) for at, *_ in runs]
 
 
 @pytest.mark.parametrize("when", [0, 20, 60, 100, 150])
@@ -326,15 +380,6 @@ def test_failing_transfers_stop_with_their_index(change, plusargs, code):
 # Order
 
 
-def window(opcode, n_pixels, n_taps, **fields):
-    """A line of windows, one word per pixel."""
-    return encode(opcode, **{
-        "n_chunks": 1, "n_channels": 4, "width": n_pixels * n_taps, "height": 1,
-        "out_width": n_pixels, "out_height": 1, "kernel_width": n_taps, "kernel_height": 1,
-        "stride_x": 1, "stride_y": 1, "dilation_x": 1, "dilation_y": 1, "out_step": 1,
-        "low": -128, "high": 127, **fields})
-
-
 def test_maxima_that_wait_for_their_bank_end_before_what_follows_them(build):
     """A product keeps the bank of the maximum; windows behind it write the bank beside, or it."""
     rng = np.random.default_rng(0)
@@ -345,14 +390,11 @@ def test_maxima_that_wait_for_their_bank_end_before_what_follows_them(build):
         machine.banks[k][:len(bank)] = bank
         commands.write((Window.BANK_0 + k) << 28, bank.view("<u4"))
     n_tiles = 30  # 16 cycles each, without a gap
-    keeps = encode(Opcode.MATMUL, slots=4, period_count=1, inner_count=1, outer_count=n_tiles,
-                   n_pixels=4 * n_tiles, n_channels=4, out_bank=2, out_step=1, wide=1,
-                   plane_step=4 * n_tiles, out_x_count=0xFFFF, a_k0_count=1, a_k1_count=1,
-                   a_group=1, a_x_count=0xFFFF, b_bank=1, b_k0_count=1, b_k1_count=1, b_group=1,
-                   b_x_count=0xFFFF)
+    keeps = product_of_a_tile(outer_count=n_tiles, n_pixels=4 * n_tiles, wide=1,
+                              plane_step=4 * n_tiles)
     for out_bank, n_pixels in [(3, n) for n in range(1, 7)] + [(2, 1), (2, 5)]:
         program = [window(Opcode.MAXPOOL, 1, 120, out_bank=2, out_base=900), keeps,
-                   window(Opcode.WINDOW, n_pixels, 1, w_bank=1, zero_point=n_pixels,
+                   window(Opcode.WINDOW, n_pixels, 1, zero_point=n_pixels,
                           out_bank=out_bank, out_base=900), HALT]
         hazards.check(program, TARGET)
         machine.load_program(program)

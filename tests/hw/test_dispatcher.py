@@ -21,12 +21,17 @@ END = [encode(Opcode.HALT)]
 class Engines:
     """Fake engines: an instruction takes ``external_base`` cycles or, for the others, chosen ones.
 
-    events: (cycle, "start" or "complete", engine, its number).
+    events: (cycle, "start" or "complete", engine, its number). refuse, stuck, lost, bad_read,
+    bad_result : an engine and a number there, of an instruction that is refused, never done, never
+    complete, or reads or writes what is not there.
     """
 
-    def __init__(self, seed=0, *, length=20, refuse=None, stuck=None):
+    def __init__(self, seed=0, *, length=20, refuse=None, stuck=None, lost=None, bad_read=None,
+                 bad_result=None):
         self.rng = random.Random(seed)
-        self.length, self.refuse, self.stuck = length, refuse, stuck
+        self.length, self.refuse, self.stuck, self.lost = length, refuse, stuck, lost
+        self.bad_read, self.bad_result = bad_read, bad_result
+        self.shared = {}  # what a shared unit says after so many cycles
         self.events = []
         self.units = []
 
@@ -62,13 +67,22 @@ class Engines:
                     running -= 1
                     if running == 0:
                         ctx.set(port("done"), 1)
+                        if self.bad_read == (engine, number - 1):  # its last, a cycle later
+                            self.shared[cycle + 1 + Dispatcher.SHARED_LATENCY] = (engine, 0)
                         last = todo[-1] if todo else cycle
                         todo.append(max(last + 1, cycle + self.rng.randint(0, 30)))
-                if todo and todo[0] <= cycle:
+                done = sum(e[1:3] == ("complete", engine) for e in self.events)
+                if todo and todo[0] <= cycle and self.lost != (engine, done):
                     todo.pop(0)
                     ctx.set(port("complete"), 1)
-                    done = sum(e[1:3] == ("complete", engine) for e in self.events)
+                    if self.bad_result == (engine, done):
+                        self.shared[cycle + Dispatcher.SHARED_LATENCY] = (engine, 1)
                     self.events.append((cycle, "complete", engine, done))
+                if cycle in self.shared:
+                    where, of_result = self.shared.pop(cycle)
+                    ctx.set(dut.shared_error_engine, where)
+                    ctx.set(dut.shared_error_of_result, of_result)
+                    ctx.set(dut.shared_error, ErrorCode.ADDRESS)
                 await ctx.tick()
                 cycle += 1
         return testbench
@@ -185,9 +199,71 @@ def test_the_watchdog_ends_what_is_stuck():
     assert (result["error"], result["index"]) == (ErrorCode.WATCHDOG, 1)
 
 
-def test_a_wait_that_never_comes_is_ended_by_the_watchdog():
-    result = run([encode(Opcode.ADD, wait_array=3), *END], Engines(), watchdog=400)
-    assert result["error"] == ErrorCode.WATCHDOG
+WAITS = {"wait_array": 3}  # for ever
+
+
+@pytest.mark.parametrize(("program", "index", "faults"), [
+    ([encode(Opcode.ADD, **WAITS)], 0, {}),
+    ([encode(Opcode.MATMUL), encode(Opcode.ADD, **WAITS), encode(Opcode.SYNC)], 1, {}),
+    ([encode(Opcode.MATMUL), encode(Opcode.STORE, **WAITS), encode(Opcode.LOAD),
+      encode(Opcode.STORE), encode(Opcode.MATMUL)], 1, {}),
+    ([encode(Opcode.MATMUL), encode(Opcode.SYNC, **WAITS), encode(Opcode.ADD)], 1, {}),
+    ([encode(Opcode.MATMUL), encode(Opcode.ADD, **WAITS), encode(Opcode.SYNC, **WAITS)], 1, {}),
+    # An engine that runs comes before one that waits, whatever their order.
+    ([encode(Opcode.MATMUL, **WAITS), encode(Opcode.ADD), encode(Opcode.LOAD)], 2,
+     {"stuck": (Engine.LOAD, 0)}),
+    # Its instruction has gone through the engine, and its results never come.
+    ([encode(Opcode.MATMUL), encode(Opcode.ADD), encode(Opcode.ADD, wait_vector=2)], 1,
+     {"lost": (Engine.VECTOR, 0)}),
+])
+def test_a_wait_that_never_comes_is_ended_with_the_index_of_what_waits(program, index, faults):
+    result = run([*program, *END], Engines(**faults), watchdog=400)
+    assert (result["error"], result["index"]) == (ErrorCode.WATCHDOG, index)
+
+
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize("seed", range(5))
+def test_an_error_of_a_shared_unit_names_the_instruction_it_found(engine, seed):
+    rng = random.Random(seed)
+    others = [encode(OPCODES[rng.choice(list(Engine))]) for _ in range(8)]
+    program = [record for other in others for record in (other, encode(OPCODES[engine]))]
+    places = [k for k, record in enumerate(program) if record[0] & 0xF == OPCODES[engine]]
+    number = rng.choice([0, rng.randrange(len(places)), len(places) - 1])
+    for kind in "bad_read", "bad_result":
+        engines = Engines(seed, length=6, **{kind: (engine, number)})
+        result = run([*program, *END], engines)
+        assert (result["error"], result["index"]) == (ErrorCode.ADDRESS, places[number]), kind
+
+
+def test_an_error_in_the_last_result_of_a_program_is_not_lost():
+    for seed in range(5):
+        engines = Engines(seed, bad_result=(Engine.VECTOR, 0))
+        result = run([encode(Opcode.ADD), *END], engines)
+        assert (result["error"], result["index"]) == (ErrorCode.ADDRESS, 0)
+
+
+def test_nothing_is_left_of_an_error_when_the_next_run_starts_at_once():
+    dut = Dispatcher(target=TARGET, fetch_latency=LATENCY)
+
+    async def testbench(ctx):
+        ctx.set(dut.watchdog_limit, 1 << 20)
+        for wrong in True, False:
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            ctx.set(dut.shared_error, ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
+            cycles = 0
+            while ctx.get(dut.busy):
+                await ctx.tick()
+                cycles += 1
+                assert cycles < 1000
+            assert ctx.get(dut.done)
+            assert ctx.get(dut.error) == (ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.run()
 
 
 def test_the_cycle_limit_ends_a_run():
