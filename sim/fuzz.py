@@ -7,6 +7,7 @@ of its instructions names, and the next program runs as if nothing had happened.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -172,6 +173,8 @@ class _Session:
             return self._differences(at, answers, None)
         if code == ErrorCode.NONE:
             return f"ends without error, the model with {refused}"
+        if not program.in_turn and index != refused.index:
+            refused = self._refused_beside(program, index) or refused
         if index != refused.index:
             return f"ends with {code.name} at {index}, the model: {refused}"
         if code != refused.code and not {code, refused.code} <= _EITHER:
@@ -180,6 +183,18 @@ class _Session:
         failed = (refused.index - program.start) % machine.n_records
         return self._differences(at, answers, _reach(
             records[failed:failed + 1] if program.in_turn else records, self.target))
+
+    def _refused_beside(self, program, index):
+        """The error of an instruction that is wrong, too, and may have been found before the first
+        of the program: they run side by side. None where it is not."""
+        at = index - program.start & 0xFFFF
+        if at >= len(program.records):
+            return None
+        try:
+            copy.deepcopy(self.machine).execute(program.records[at])
+        except MachineError as error:
+            return MachineError(error.code, index, error.detail)
+        return None
 
     def _check_wild(self, records, at, answers):
         return self._differences(at, answers, {bank: None for bank in _named_banks(records)})

@@ -105,8 +105,21 @@ class ProgramMaker:
         fields[field.name] = self._any(field)
         meant = fields.get("low", 0) <= fields.get("high", 0) and all(
             fields.get(f"shift_{k}", 0) <= SHIFT_MAX for k in range(3))
-        if not meant or not self._is_small(fields):
+        if not meant or not self._is_small(fields) or self._overwrites_itself(fields):
             fields[field.name] = before
+
+    def _overwrites_itself(self, fields):
+        """Whether an instruction that is not refused writes what it reads later."""
+        if is_refused({field.name: 0 for field in fields_of(fields["opcode"])} | fields,
+                      self.target):
+            return False
+        try:
+            hazards.check(self._encode([fields]), self.target)
+        except LockstepError:
+            return True
+        except IndexError:  # far outside the memories
+            pass
+        return False
 
     def _is_small(self, f):
         """Whether an instruction ends soon; those that are refused do."""
