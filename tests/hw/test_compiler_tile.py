@@ -54,6 +54,7 @@ def assert_tiled_where_it_fits(program, target, batch=1):
         assert re.search("not even in pieces: there is no room for [0-9]{3,} words", str(error))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(networks(), st.sampled_from([SMALL, TIGHT]), st.integers(1, 2))
 def test_any_network_is_as_golden(program, target, batch):
