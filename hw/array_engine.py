@@ -102,7 +102,7 @@ class ArrayEngine(wiring.Component):
         m.d.comb += [bus.valid.eq(walker.valid & walker.inside), bus.bank.eq(walker.bank),
                      bus.address.eq(walker.address)]
         inside = delayed(m, walker.inside, latency, f"{port}_inside")
-        pad = delayed(m, walker.pad, latency, f"{port}_pad")
+        pad = delayed(m, walker.pad, latency, f"{port}_pad", reset_less=True)
         word = Signal(bus.data.shape(), name=f"{port}_word", reset_less=True)
         m.d.sync += word.as_value().eq(
             Mux(inside, bus.data.as_value(), pad[:8].replicate(self.target.columns)))

@@ -16,6 +16,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.pipeline import registered
 from hw.scratchpad import Bank, exact_bits, word_layout
 from hw.stream import SkidBuffer
 from hw.targets import N_BANKS
@@ -206,7 +207,7 @@ class Crossbar(wiring.Component):
                     "enable_even": Mux(odd, 0, port.enable),
                     "enable_odd": Mux(odd, port.enable, 0)}
 
-        direct = Signal(self._write, name="r_request")
+        direct = Signal(self._write, name="r_request", reset_less=True)
         m.d.sync += [direct[key].eq(value) for key, value in fields("r").items()]
         with m.If(~self.r.valid):
             m.d.sync += direct.banks.eq(0)
@@ -283,8 +284,8 @@ class Crossbar(wiring.Component):
             m.d.sync += port.response_valid.eq(owners[name].any())
         shared_data = Signal(word_layout(self.target.word_bytes), reset_less=True)
         m.d.sync += [
-            self.v.data.eq(chosen("v", 0)),
-            self.w.data.eq(Cat(chosen("w", 0), chosen("w", 1))),
+            registered(m, self.v.data).eq(chosen("v", 0)),
+            registered(m, self.w.data).eq(Cat(chosen("w", 0), chosen("w", 1))),
             shared_data.eq(chosen("s", 0)),
             self.s.response_valid.eq(owners["s"].any() & ~is_host),
             self.h.response_valid.eq(owners["s"].any() & is_host)]

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 from golden import arith
 from hw.array import ACCUMULATOR_WIDTH, MULTIPLIERS
 from hw.crossbar import Write
-from hw.pipeline import Pipeline
+from hw.pipeline import Pipeline, registered
 from hw.rescaler import RescalerPipeline
 from hw.scratchpad import FIELDS_PER_CHANNEL, ParameterMemory, exact_bits
 from hw.stream import SkidBuffer
@@ -191,13 +191,16 @@ class Lanes(wiring.Component):
         assert pipe.depth == self.LATENCY - 2, pipe.depth
         now = pipe.now
         n_lanes = self.target.lanes
-        m.d.sync += [self.r.data[k].eq(values[k % n_lanes]) for k in range(self.target.word_bytes)]
+        data_register = registered(m, self.r.data)
+        m.d.sync += [data_register[k].eq(values[k % n_lanes])
+                     for k in range(self.target.word_bytes)]
         m.d.sync += [
             self.r.valid.eq(now.valid & now.writes), self.r.enable.eq(now.enable),
             self.r.bank.eq(now.bank), self.r.address.eq(now.address),
             self.returned.valid.eq(now.valid & now.returns),
             Value.cast(self.returned.which).eq(now.which)]
-        m.d.sync += [self.returned.values[k].eq(value) for k, value in enumerate(values)]
+        returned = registered(m, self.returned.values)
+        m.d.sync += [returned[k].eq(value) for k, value in enumerate(values)]
         for name, mine in (("array", now.from_array), ("vector", ~now.from_array)):
             passes = now.valid & mine
             m.d.sync += [

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from amaranth.hdl import Signal, Value
 
-__all__ = ["Pipeline", "delayed"]
+__all__ = ["Pipeline", "delayed", "registered"]
 
 
 class Pipeline:
@@ -51,10 +51,19 @@ class Pipeline:
         return self.now
 
 
-def delayed(m, value, n_cycles, name):
+def registered(m, port):
+    """A register that drives ``port`` and takes no part in the reset, for what travels with a
+    valid bit: a net to every register of the accelerator would cross the device.
+    """
+    register = Signal(port.shape(), name=f"{Value.cast(port).name}_register", reset_less=True)
+    m.d.comb += port.eq(register)
+    return register
+
+
+def delayed(m, value, n_cycles, name, *, reset_less=False):
     """``value`` as it was ``n_cycles`` ago; plain registers in ``m``, named after ``name``."""
     for stage in range(n_cycles):
-        late = Signal.like(value, name=f"{name}_{stage}")
+        late = Signal.like(value, name=f"{name}_{stage}", reset_less=reset_less)
         m.d.sync += late.eq(value)
         value = late
     return value

@@ -99,7 +99,7 @@ class Readout(wiring.Component):
         m = Module()
         target, lanes, columns = self.target, self.target.lanes, self.target.columns
         popped_tile, popped_first, popped_last = self._pop_rows(m)
-        waiting, c = Signal(CONFIG_LAYOUT), Signal(CONFIG_LAYOUT)
+        waiting, c = (Signal(CONFIG_LAYOUT, name=n, reset_less=True) for n in ("waiting", "c"))
         waits = Signal()
         m.d.comb += self.config_free.eq(~waits)
 

@@ -7,6 +7,8 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.pipeline import registered
+
 __all__ = ["FIELDS_PER_CHANNEL", "PARAMETER_LAYOUT", "Bank", "ParameterMemory", "WordMemory",
            "word_layout"]
 
@@ -111,7 +113,7 @@ class WordMemory(wiring.Component):
             write.addr.eq(self.write_address), write.en.eq(self.write_enable),
             write.data.eq(self.write_data),
         ]
-        m.d.sync += self.read_data.eq(read.data)
+        m.d.sync += registered(m, self.read_data).eq(read.data)
         return m
 
 

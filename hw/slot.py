@@ -9,6 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import COMMON_FIELDS, FIELDS, FORMAT_WORDS, Engine
+from hw.pipeline import registered
 
 __all__ = ["COMPLETED_WIDTH", "PROGRESS_WIDTH", "EngineSlot", "instruction_fields"]
 
@@ -65,8 +66,10 @@ class EngineSlot(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        following = Signal(self.words.shape())
-        following_index = Signal(16)
+        following = Signal(self.words.shape(), reset_less=True)
+        following_index = Signal(16, reset_less=True)
+        words, index, previous_index = (registered(m, port) for port in (
+            self.words, self.index, self.previous_index))
         full = Signal()
         checked = Signal(2)  # the comparisons below know of the instruction
         move = Signal()
@@ -87,8 +90,8 @@ class EngineSlot(wiring.Component):
         with m.If(can_move):
             m.d.sync += self.running.eq(1)
         with m.If(move):
-            m.d.sync += [self.words.eq(following), self.index.eq(following_index), full.eq(0),
-                         self.previous_index.eq(self.index)]
+            m.d.sync += [words.eq(following), index.eq(following_index), full.eq(0),
+                         previous_index.eq(index)]
         with m.If(self.done):
             m.d.sync += self.running.eq(0)
 

@@ -8,6 +8,8 @@ from amaranth.hdl import Module, Shape, Signal
 from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.pipeline import registered
+
 __all__ = ["Elastic", "RegisterSlice", "SkidBuffer", "SmallFIFO", "StreamFIFO", "payload_shape"]
 
 
@@ -39,9 +41,10 @@ class RegisterSlice(_Buffer):
     def elaborate(self, platform):
         m = Module()
         move = Signal()
+        payload = registered(m, self.o.payload)
         m.d.comb += [move.eq(~self.o.valid | self.o.ready), self.i.ready.eq(move)]
         with m.If(move):
-            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+            m.d.sync += [self.o.valid.eq(self.i.valid), payload.eq(self.i.payload)]
         return m
 
 
@@ -52,15 +55,16 @@ class SkidBuffer(_Buffer):
 
     def elaborate(self, platform):
         m = Module()
-        skid = Signal(self.shape)
+        payload = registered(m, self.o.payload)
+        skid = Signal(self.shape, reset_less=True)
         is_full = Signal()
         move = Signal()
         m.d.comb += [move.eq(~self.o.valid | self.o.ready), self.i.ready.eq(~is_full)]
         with m.If(move):
             with m.If(is_full):
-                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(skid), is_full.eq(0)]
+                m.d.sync += [self.o.valid.eq(1), payload.eq(skid), is_full.eq(0)]
             with m.Else():
-                m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+                m.d.sync += [self.o.valid.eq(self.i.valid), payload.eq(self.i.payload)]
         with m.Elif(~is_full):
             m.d.sync += [skid.eq(self.i.payload), is_full.eq(self.i.valid)]
         return m

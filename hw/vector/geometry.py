@@ -17,6 +17,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import FORMAT_WORDS, Format, Opcode
+from hw.pipeline import registered
 from hw.slot import instruction_fields
 
 __all__ = ["DEPTHWISE_KERNEL", "GEOMETRY_LAYOUT", "Geometry"]
@@ -64,7 +65,7 @@ class Geometry(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         f = instruction_fields(self.words, format_=Format.VECTOR)
-        g = self.geometry
+        g = registered(m, self.geometry)
         kinds = {Opcode.DEPTHWISE: g.is_depthwise, Opcode.WINDOW: g.is_window,
                  Opcode.LINEAR: g.is_linear, Opcode.ADD: g.is_add, Opcode.MAXPOOL: g.is_maximum}
         m.d.sync += [kind.eq(f["opcode"] == opcode) for opcode, kind in kinds.items()]
