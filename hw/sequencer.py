@@ -7,18 +7,19 @@ results of the tile before would be overwritten), and the feeders supply zeros m
 time to read a tile is known beforehand, as its readout never waits.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import FORMAT_WORDS, ErrorCode, Feed, Format
 from hw.slot import instruction_fields
+from hw.vector.loops import Countdown
 from hw.walker import STEP_LAYOUT
 
 __all__ = ["ArraySequencer", "tile_layout"]
 
 _PLANES = 4
-_UNIT_LATENCY = 3  # hw.slot: cycles until unit_ready is right
+_UNIT_LATENCY = 3  # hw.slot: cycles from start or unit_next until unit_ready is right
 
 
 def tile_layout(target):
@@ -29,31 +30,6 @@ def tile_layout(target):
         "row_ends": 1,  # last channel tile of its pixels
         "ends": 1,  # last tile of an instruction
     })
-
-
-class _Countdown:
-    """A counter that knows, registered, whether it stands at its last value."""
-
-    def __init__(self, m, name, width):
-        self.left = Signal(width, name=f"{name}_left")
-        self.last = Signal(name=f"{name}_last")
-        self.top = Signal(width, name=f"{name}_top")
-        self.single = Signal(name=f"{name}_single")
-        self.m = m
-
-    def prepare(self, count):
-        """Statements that set the number of steps, one cycle before ``load``."""
-        return [self.top.eq(count - 1), self.single.eq(count == 1)]
-
-    def load(self):
-        return [self.left.eq(self.top), self.last.eq(self.single)]
-
-    def step(self):
-        """Go on, to the beginning behind the last."""
-        with self.m.If(self.last):
-            self.m.d.sync += self.load()
-        with self.m.Else():
-            self.m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 1)]
 
 
 class ArraySequencer(wiring.Component):
@@ -87,16 +63,14 @@ class ArraySequencer(wiring.Component):
         target = self.target
         rows, columns, lanes = target.rows, target.columns, target.lanes
         f = instruction_fields(self.words, format_=Format.ARRAY)
-        slots, periods = _Countdown(m, "slot", 8), _Countdown(m, "period", 16)
-        inner, outer = _Countdown(m, "inner", 16), _Countdown(m, "outer", 16)
-        counters = ((slots, f["slots"]), (periods, f["period_count"]), (inner, f["inner_count"]),
-                    (outer, f["outer_count"]))
+        slots, periods, inner, outer = counters = [Countdown(m, name, f[name]) for name in (
+            "slots", "period_count", "inner_count", "outer_count")]
         a_direct, b_direct = f["a_feed"] == Feed.DIRECT, f["b_feed"] == Feed.DIRECT
 
         running = Signal()
-        hold = Signal(range(_UNIT_LATENCY + 1))
-        slot_first, period_first, inner_first, tile_first = (
-            Signal(name=f"{n}_first") for n in ("slot", "period", "inner", "tile"))
+        hold = Signal(range(_UNIT_LATENCY + 2))
+        slot_first, period_first, tile_first = (
+            Signal(name=f"{n}_first") for n in ("slot", "period", "tile"))
         index = Signal(8)
         a_window, b_window = Signal(), Signal()
         go, tile_end = Signal(), Signal()
@@ -105,35 +79,46 @@ class ArraySequencer(wiring.Component):
 
         # The tile before must have been read when this one's last element arrives.
         groups_max = columns // lanes
+        spacings = [0, *range(1, groups_max + 1)]
         drain_left = Signal(range(rows * groups_max * _PLANES + 1))
+        drain_top = Signal.like(drain_left)
         drain_over = Signal()
         channels_left = Signal(signed(17))
         groups = Signal(range(groups_max + 1))
-        spacing = Signal(range(groups_max * _PLANES + 1))
-        m.d.sync += groups.eq(1 + sum(channels_left > lanes * k for k in range(1, groups_max)))
-        m.d.comb += spacing.eq(Mux(f["wide"], groups << 2, Mux(groups > 2, groups, 2)))
-        drain_next = Signal.like(drain_left)
-        m.d.comb += drain_next.eq(Mux(tile_end, spacing * rows - 1,
-                                      Mux(drain_left == 0, 0, drain_left - 1)))
-        m.d.sync += [drain_left.eq(drain_next), drain_over.eq(drain_next <= slots.top)]
+        n_groups = Signal.like(groups)
+        m.d.comb += n_groups.eq(1 + sum(channels_left > lanes * k for k in range(1, groups_max)))
+        m.d.sync += [
+            groups.eq(n_groups),
+            drain_top.eq(Mux(f["wide"], *(
+                Array([max(1, rows * spacing) - 1 for spacing in times])[n_groups]
+                for times in ([_PLANES * n for n in spacings], [max(n, 2) for n in spacings])))),
+            drain_left.eq(Mux(tile_end, drain_top, drain_left - drain_left.any())),
+            drain_over.eq(Mux(tile_end, drain_top < f["slots"], drain_left <= f["slots"])),
+        ]
 
-        unit_begins = slot_first & period_first & inner_first
-        must_chase = Signal()
+        # Registered: this slot is the first one of a unit of the chase, and it may begin; it is
+        # the first one of a tile's last period.
+        unit_first, unit_may_begin, last_first = (
+            Signal(name=n) for n in ("unit_first", "unit_may_begin", "last_first"))
+        must_chase, must_drain = Signal(), Signal()
         m.d.comb += [
-            must_chase.eq(unit_begins & ((hold != 0) | ~self.unit_ready)),
+            must_chase.eq(unit_first & ~unit_may_begin), must_drain.eq(last_first & ~drain_over),
             self.chasing.eq(running & must_chase),
-            self.draining.eq(running & ~must_chase & slot_first & periods.last & ~drain_over),
-            go.eq(running & ~must_chase & ~(slot_first & periods.last & ~drain_over)),
+            self.draining.eq(running & ~must_chase & must_drain),
+            go.eq(running & ~must_chase & ~must_drain),
             tile_end.eq(go & slots.last & periods.last),
-            self.unit_next.eq(go & unit_begins),
             self.go.eq(go),
         ]
-        with m.If(self.unit_next):
-            m.d.sync += hold.eq(_UNIT_LATENCY)
+        m.d.sync += [unit_may_begin.eq(self.unit_ready & (hold <= 1)),
+                     self.unit_next.eq(go & unit_first)]
+        with m.If(go & unit_first):
+            m.d.sync += hold.eq(_UNIT_LATENCY + 1)
         with m.If(go):
             slots.step()
             m.d.sync += [
-                slot_first.eq(slots.last), index.eq(Mux(slots.last, 0, index + 1)),
+                slot_first.eq(slots.last), unit_first.eq(tile_end & inner.last),
+                last_first.eq(slots.last & Mux(periods.last, periods.single, periods.left == 2)),
+                index.eq(Mux(slots.last, 0, index + 1)),
                 a_window.eq(slots.last | (index + 1 < rows)),
                 b_window.eq(slots.last | (index + 1 < columns)),
             ]
@@ -142,7 +127,7 @@ class ArraySequencer(wiring.Component):
                 m.d.sync += period_first.eq(periods.last)
         with m.If(tile_end):
             inner.step()
-            m.d.sync += [inner_first.eq(inner.last), tile_first.eq(0),
+            m.d.sync += [tile_first.eq(0),
                          channels_left.eq(Mux(inner.last, f["n_channels"],
                                               channels_left - columns))]
             with m.If(inner.last):
@@ -167,7 +152,7 @@ class ArraySequencer(wiring.Component):
 
         impossible = Signal()
         m.d.sync += impossible.eq(
-            ~Cat(count != 0 for _, count in counters).all() | (f["slots"] < 2)
+            ~Cat(counter.count.any() for counter in counters).all() | (f["slots"] < 2)
             | (~a_direct & (f["slots"] < rows)) | (~b_direct & (f["slots"] < columns)))
         def give_up():
             with m.If(self.abort):
@@ -177,19 +162,14 @@ class ArraySequencer(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
-                    m.d.sync += hold.eq(_UNIT_LATENCY)
-                    m.next = "CHECK"
-                give_up()
-            with m.State("CHECK"):
-                for counter, count in counters:
-                    m.d.sync += counter.prepare(count)
-                m.d.sync += channels_left.eq(f["n_channels"])
-                m.next = "LOAD"
+                    m.d.sync += [hold.eq(_UNIT_LATENCY), channels_left.eq(f["n_channels"])]
+                    m.next = "LOAD"
                 give_up()
             with m.State("LOAD"):
-                for counter, _ in counters:
+                for counter in counters:
                     m.d.sync += counter.load()
-                m.d.sync += [slot_first.eq(1), period_first.eq(1), inner_first.eq(1),
+                m.d.sync += [slot_first.eq(1), period_first.eq(1), unit_first.eq(1),
+                             last_first.eq(periods.single),
                              tile_first.eq(1), index.eq(0), a_window.eq(1), b_window.eq(1)]
                 with m.If(impossible):
                     m.d.comb += self.error.eq(ErrorCode.FIELD)
@@ -205,7 +185,7 @@ class ArraySequencer(wiring.Component):
                     m.d.sync += running.eq(0)
                     m.next = "DONE"
                 give_up()
-            with m.State("DONE"):  # the walkers need the fields for two more cycles
+            with m.State("DONE"):  # the slot keeps the fields for the walkers' last two cycles
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
                 give_up()

@@ -10,11 +10,12 @@ tile walk    to where the slot walk of the tile ended, or by a fixed step
 Positions outside the tensor (padding, and what lies beyond the last tile) are flagged.
 """
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import FIELDS, Format
+from hw.vector.loops import Countdown
 
 __all__ = ["AddressWalker", "STEP_LAYOUT", "WALKER_LAYOUT", "WALK_WIDTH"]
 
@@ -41,13 +42,14 @@ class AddressWalker(wiring.Component):
 
     Members
     -------
-    fields : the port's instruction fields, constant while an instruction runs and two cycles more.
+    fields : the port's instruction fields, constant from the cycle before ``restart`` until two
+        cycles after the last slot.
     step : what happens in this slot.
     address, inside, valid, bank, pad : the word named, LATENCY cycles later; where `inside` is 0
         the code `pad` has to stand in for all its bytes.
     """
 
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self):
         super().__init__({
@@ -62,63 +64,68 @@ class AddressWalker(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        f, step = self.fields, self.step
-        position = data.StructLayout({"address": signed(WALK_WIDTH), "x": 16, "ix": signed(16),
-                                      "iy": signed(16)})
+        f = self.fields
+        position = data.StructLayout({"address": signed(WALK_WIDTH), "x_left": 16, "x_last": 1,
+                                      "ix": signed(16), "iy": signed(16)})
         start, here, after = (Signal(position, name=n) for n in ("start", "here", "after"))
-        group = Signal(16)
-        tap_address = Signal(signed(WALK_WIDTH))
-        tap_dx = Signal(signed(16))
-        tap_dy = Signal(signed(16))
-        k0 = Signal(16)
-        k1 = Signal(16)
+        taps = data.StructLayout({"address": signed(WALK_WIDTH), "dx": signed(16),
+                                  "dy": signed(16)})
+        tap, move = Signal(taps), Signal(taps, reset_less=True)
+        group, k0, k1 = counters = [Countdown(m, name, count) for name, count in (
+            ("group", f.group), ("k0", f.k0_count), ("k1", f.k1_count))]
+        x_single = Signal()
+        m.d.sync += x_single.eq(f.x_count == 1)
+
+        # What happens in this slot, decided one cycle before.
+        active, period_end, tile_end, to_first, to_following = (
+            Signal(name=n) for n in ("active", "period_end", "tile_end", "to_first",
+                                     "to_following"))
+        step = self.step
+        rewind = step.restart | (step.tile_end & step.rewind)
+        m.d.sync += [active.eq(step.active), period_end.eq(step.period_end),
+                     tile_end.eq(step.tile_end | step.restart), to_first.eq(rewind),
+                     to_following.eq(step.tile_end & step.advance & ~rewind)]
 
         # Slot walk: `after` is the position once this slot is done.
         m.d.comb += after.eq(here)
-        with m.If(step.active):
-            with m.If(here.x + 1 == f.x_count):
-                m.d.comb += [after.address.eq(here.address + f.y_step), after.x.eq(0),
-                             after.ix.eq(f.ix), after.iy.eq(here.iy + f.iy_step)]
+        with m.If(active):
+            with m.If(here.x_last):
+                m.d.comb += [after.address.eq(here.address + f.y_step), after.ix.eq(f.ix),
+                             after.iy.eq(here.iy + f.iy_step), after.x_left.eq(f.x_count),
+                             after.x_last.eq(x_single)]
             with m.Else():
-                m.d.comb += [after.address.eq(here.address + f.x_step), after.x.eq(here.x + 1),
-                             after.ix.eq(here.ix + f.ix_step), after.iy.eq(here.iy)]
+                m.d.comb += [after.address.eq(here.address + f.x_step),
+                             after.ix.eq(here.ix + f.ix_step), after.x_left.eq(here.x_left - 1),
+                             after.x_last.eq(here.x_left == 2)]
         m.d.sync += here.eq(after)
 
-        # Period walk.
-        with m.If(step.period_end):
-            with m.If(group + 1 != f.group):
-                m.d.sync += group.eq(group + 1)
-            with m.Else():
-                m.d.sync += [group.eq(0), here.eq(start)]
-                with m.If(k0 + 1 != f.k0_count):
-                    m.d.sync += [k0.eq(k0 + 1), tap_address.eq(tap_address + f.k0_step),
-                                 tap_dx.eq(tap_dx + f.k0_dx), tap_dy.eq(tap_dy + f.k0_dy)]
-                with m.Else():
-                    m.d.sync += k0.eq(0)
-                    with m.If(k1 + 1 != f.k1_count):
-                        m.d.sync += [k1.eq(k1 + 1), tap_address.eq(tap_address + f.k1_step),
-                                     tap_dx.eq(tap_dx + f.k1_dx), tap_dy.eq(tap_dy + f.k1_dy)]
-                    with m.Else():
-                        m.d.sync += [k1.eq(0), tap_address.eq(tap_address + f.k2_step),
-                                     tap_dx.eq(tap_dx + f.k2_dx), tap_dy.eq(tap_dy + f.k2_dy)]
+        # Period walk. Periods have two slots at least, so that `move` is right when it is used.
+        m.d.sync += [getattr(move, to).eq(Mux(k0.last, Mux(k1.last, f[f"k2_{by}"], f[f"k1_{by}"]),
+                                              f[f"k0_{by}"]))
+                     for to, by in (("address", "step"), ("dx", "dx"), ("dy", "dy"))]
+        with m.If(period_end):
+            group.step()
+        with m.If(period_end & group.last):
+            m.d.sync += [here.eq(start), tap.address.eq(tap.address + move.address),
+                         tap.dx.eq(tap.dx + move.dx), tap.dy.eq(tap.dy + move.dy)]
+            k0.step()
+            with m.If(k0.last):
+                k1.step()
 
         # Tile walk.
         first = Signal(position)
         following = Signal(position)
-        m.d.comb += [first.address.eq(f.base), first.ix.eq(f.ix), first.iy.eq(f.iy),
+        m.d.comb += [first.address.eq(f.base), first.x_left.eq(f.x_count),
+                     first.x_last.eq(x_single), first.ix.eq(f.ix), first.iy.eq(f.iy),
                      following.eq(after)]
         with m.If(f.fixed):
             m.d.comb += [following.eq(start), following.address.eq(start.address + f.tile_step)]
-        reset_taps = [tap_address.eq(0), tap_dx.eq(0), tap_dy.eq(0), k0.eq(0), k1.eq(0),
-                      group.eq(0)]
-        with m.If(step.tile_end):
-            m.d.sync += [*reset_taps, here.eq(start)]
-            with m.If(step.rewind):
-                m.d.sync += [start.eq(first), here.eq(first)]
-            with m.Elif(step.advance):
-                m.d.sync += [start.eq(following), here.eq(following)]
-        with m.If(step.restart):
-            m.d.sync += [*reset_taps, start.eq(first), here.eq(first)]
+        with m.If(tile_end):
+            m.d.sync += [tap.eq(0), here.eq(start), *(c.load() for c in counters)]
+        with m.If(to_first):
+            m.d.sync += [start.eq(first), here.eq(first)]
+        with m.If(to_following):
+            m.d.sync += [start.eq(following), here.eq(following)]
 
         # Two stages: sums, then bounds.
         address = Signal(signed(WALK_WIDTH))
@@ -126,8 +133,8 @@ class AddressWalker(wiring.Component):
         iy = Signal(signed(17))
         valid = Signal()
         m.d.sync += [
-            address.eq(here.address + tap_address), ix.eq(here.ix + tap_dx),
-            iy.eq(here.iy + tap_dy), valid.eq(step.active),
+            address.eq(here.address + tap.address), ix.eq(here.ix + tap.dx),
+            iy.eq(here.iy + tap.dy), valid.eq(active),
             self.address.eq(address), self.valid.eq(valid), self.bank.eq(f.bank),
             self.pad.eq(f.pad),
             self.inside.eq(~f.bounded | ((ix >= 0) & (ix < f.width)
