@@ -8,7 +8,7 @@ Sums that are stored raw (``wide``) enter as the signed byte of one plane and pa
 full width the rescaler's left shift would saturate the largest.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -85,27 +85,52 @@ class Lanes(wiring.Component):
             "array_progress": Out(PROGRESS_WIDTH), "vector_progress": Out(PROGRESS_WIDTH),
             "array_complete": Out(1), "vector_complete": Out(1), "address_error": Out(1)})
 
+    def _choose_part(self, m, names, arrays, vectors):
+        """Some fields of this cycle's item, by name, with ``valid`` and ``from_array``.
+
+        ``arrays``, ``vectors``: what enters, by name. The parts move together, each with its own
+        copy of what decides: one register could not reach them all. Returns the vector's ready too.
+        """
+        tag = names[0]
+        shapes = {name: vectors[name].shape() for name in names}
+        from_array = Signal(name=f"from_array_{tag}", attrs={"keep": 1})
+        m.d.sync += from_array.eq(self.array.valid)
+        m.submodules[f"vector_{tag}"] = buffer = SkidBuffer(data.StructLayout(shapes))
+        m.d.comb += [buffer.i.valid.eq(self.vector.valid), buffer.o.ready.eq(~from_array),
+                     *(buffer.i.payload[name].eq(vectors[name]) for name in names)]
+        part = {"valid": from_array | buffer.o.valid, "from_array": from_array}
+        for name in names:
+            value = buffer.o.payload[name]
+            if name in arrays:
+                array = Signal(shapes[name], name=f"array_{name}", reset_less=True)
+                m.d.sync += array.eq(arrays[name])
+                value = Mux(from_array, array, value)
+            part[name] = value
+        return part, buffer.i.ready
+
     def _choose_item(self, m):
         """The pipeline of everything but the sums begins: the item of this cycle, registered.
 
         Returns the pipeline and the register of the sums.
         """
-        layout = vector_item_layout(self.target)
-        array_valid = Signal()
-        array = Signal(array_item_layout(self.target), reset_less=True)
-        m.d.sync += [array_valid.eq(self.array.valid), array.eq(self.array.payload)]
-        m.submodules.vector_buffer = buffer = SkidBuffer(layout)
-        m.d.comb += [
-            buffer.i.valid.eq(self.vector.valid), self.vector.ready.eq(buffer.i.ready),
-            buffer.i.payload.eq(self.vector.payload), buffer.o.ready.eq(~array_valid)]
-        vector = buffer.o.payload
-        fields = {name: Mux(array_valid, array[name], vector[name]) for name, _ in array.shape()}
-        fields |= {
-            "which": Mux(array_valid, Which.PARAMETERS, vector.which),
-            "multiplier": vector.multiplier, "shift": vector.shift, "from_array": array_valid}
-        sums = Signal(layout["sums"].shape, reset_less=True)
-        m.d.sync += sums.as_value().eq(fields.pop("sums"))
-        pipe = Pipeline(m, valid=array_valid | buffer.o.valid, **fields)
+        def fields(item):
+            sums = {f"sum_{k}": value for k, value in enumerate(item.sums)}
+            return sums | {name: Value.cast(item[name]) for name, _ in item.shape()
+                           if name != "sums"}
+
+        arrays = fields(self.array.payload) | {"which": Const(Which.PARAMETERS.value, Which)}
+        vectors = fields(self.vector.payload)
+        item = {}
+        sum_names = [f"sum_{k}" for k in range(self.target.lanes)]
+        destination = ("bank", "address", "group", "mask", "progress", "instruction_end")
+        scale = [name for name in vectors if name not in (*sum_names, *destination)]
+        for names in (*([name] for name in sum_names), scale, destination):
+            part, ready = self._choose_part(m, names, arrays, vectors)
+            item |= part
+        m.d.comb += self.vector.ready.eq(ready)
+        sums = Signal(self.array.payload.sums.shape(), reset_less=True)
+        m.d.sync += [sums[k].eq(item.pop(name)) for k, name in enumerate(sum_names)]
+        pipe = Pipeline(m, **item)
         pipe.stage()
         return pipe, sums
 

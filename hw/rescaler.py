@@ -108,7 +108,7 @@ class RescalerPipeline(wiring.Component):
     o : Out(stream.Signature(widths.output_layout(tag_shape), always_ready=True))
     """
 
-    LATENCY = 13
+    LATENCY = 15
 
     def __init__(self, *, tag_shape=None, widths=RescalerWidths(), multiplier_class=Multiplier):
         self.tag_shape = tag_shape
@@ -161,15 +161,15 @@ class RescalerPipeline(wiring.Component):
     def round_stages(self, pipe):
         """p, right, rounding become y: first rounding, second rounding, right shift."""
         now, fraction, acc_width = pipe.now, self.widths.multiplier, self.widths.accumulator
-        now = pipe.stage(drop=("p", "rounding"), t=now.p >> (fraction - 1),
-                         gemmlowp=now.rounding == RoundingMode.GEMMLOWP,
-                         one=(Const(1, 1) << now.right)[:fraction + 1])
+        now.gemmlowp = now.rounding == RoundingMode.GEMMLOWP
+        now.one = (Const(1, 1) << now.right)[:fraction + 1]
         # The second rounding adds 2^(right-1), one less where h < 0, and nothing where right = 0.
-        nudge = now.one >> 1
-        twice = now.gemmlowp & (now.right != 0)
-        now = pipe.stage(drop=("t", "one", "gemmlowp"),
-                         first=(now.t + self.first_half(now))[:acc_width + 2].as_signed(),
-                         nudge=Mux(twice, nudge, 0), nudge_negative=Mux(twice, nudge - 1, 0))
+        now = pipe.stage(drop=("p", "rounding", "gemmlowp", "one"), t=now.p >> (fraction - 1),
+                         half=self.first_half(now), nudge=Mux(now.gemmlowp, now.one >> 1, 0),
+                         twice=now.gemmlowp & (now.right != 0))
+        now = pipe.stage(drop=("t", "half", "twice"),
+                         first=(now.t + now.half)[:acc_width + 2].as_signed(),
+                         nudge_negative=Mux(now.twice, now.nudge - 1, 0))
         h = now.first >> 1
         nudge = Mux(h[-1], now.nudge_negative, now.nudge)[:fraction]
         now = pipe.stage(drop=("first", "nudge", "nudge_negative"),
@@ -185,14 +185,17 @@ class RescalerPipeline(wiring.Component):
         now, acc_width = pipe.now, self.widths.accumulator
         near_width = min(self.widths.code + 2, acc_width)
         high_bits = now.y[near_width - 1:]
-        now = pipe.stage(drop=("y", "zero_point"),
-                         placed=now.y + Mux(now.wide, 0, now.zero_point),
+        now = pipe.stage(drop=("zero_point",), offset=Mux(now.wide, 0, now.zero_point),
                          is_near=high_bits.all() | ~high_bits.any(), is_negative=now.y < 0)
+        now = pipe.stage(drop=("y", "offset"), placed=now.y + now.offset)
         near = now.placed[:near_width + 1].as_signed()
-        below = ~now.wide & Mux(now.is_near, near < now.low, now.is_negative)
-        above = ~now.wide & Mux(now.is_near, near > now.high, ~now.is_negative)
-        value = Mux(below, now.low, Mux(above, now.high, now.placed))[:acc_width].as_signed()
-        pipe.stage(drop=("placed", "low", "high", "wide", "is_near", "is_negative"), value=value)
+        now = pipe.stage(
+            drop=("wide", "is_near", "is_negative"),
+            below=~now.wide & Mux(now.is_near, near < now.low, now.is_negative),
+            above=~now.wide & Mux(now.is_near, near > now.high, ~now.is_negative))
+        value = Mux(now.below, now.low, Mux(now.above, now.high, now.placed))
+        pipe.stage(drop=("placed", "low", "high", "below", "above"),
+                   value=value[:acc_width].as_signed())
 
     def elaborate(self, platform):
         m = Module()
