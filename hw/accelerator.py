@@ -109,7 +109,10 @@ class Accelerator(wiring.Component):
             for name in ("done", "unit_next", "error"):
                 m.d.comb += getattr(dispatcher, f"{engine.name.lower()}_{name}").eq(
                     getattr(unit, name))
-            m.d.comb += unit.abort.eq(dispatcher.abort)
+            # Each has its own, as they lie far apart.
+            abort = Signal(name=f"{engine.name.lower()}_abort", attrs={"keep": 1})
+            m.d.sync += abort.eq(dispatcher.abort)
+            m.d.comb += unit.abort.eq(abort)
         # A word of MAXPOOL may wait long for its bank after the engine has given it away. The next
         # vector instruction begins behind its end, so that completions come one at a time, in the
         # order of the program, and progress is of the oldest instruction that is not complete.

@@ -28,8 +28,10 @@ _SYNC_WORDS = 3
 #: Bits of an instruction's number in its engine, for errors. An engine never has as many as eight
 #: under way: one waits, one runs, the others have left but for their results.
 _NUMBER_WIDTH = 3
+#: Cycles from the last word of a SYNC to the comparison with what it waits for.
+_SYNC_CYCLES = 4
 #: Cycles for which all must be complete before a run ends: its last result may be an error.
-_SETTLE_CYCLES = 3
+_SETTLE_CYCLES = 4
 
 
 def engine_format(engine):
@@ -52,7 +54,8 @@ class Dispatcher(wiring.Component):
         one after a single step. Where the watchdog or the host ends a run it is the oldest
         instruction of an engine that runs, or else of one whose instruction waits, or else what is
         fetched.
-    begin : the run begins, for counters. abort : engines return to idle.
+    begin : the run begins, for counters. abort : engines return to idle. Like busy these two are
+        registers, a cycle later than what the dispatcher itself does.
     E_words, E_start, E_done, E_unit_ready, E_unit_next : as of EngineSlot, for each engine E.
     E_error : ErrorCode, 0 for none. E_complete, E_progress : its results are written.
     E_running, E_waiting, E_blocked : for the counters. E_flushing : it still has bus bursts open.
@@ -127,6 +130,10 @@ class Dispatcher(wiring.Component):
         one_only = Signal()
         after = Signal(range(FLUSH_CYCLES + 1))
         sync_words = Signal(data.ArrayLayout(32, _SYNC_WORDS))
+        sync_enables = Signal(_SYNC_WORDS)
+        fetched = Signal(32, reset_less=True)
+        place_of = Signal(range(N_WORDS), reset_less=True)  # of the word in ``fetched``
+        commits = Signal(len(ENGINES))
         arriving = Signal(range(N_WORDS))
         writing = Signal()
         committing = Signal()
@@ -135,24 +142,28 @@ class Dispatcher(wiring.Component):
                                               init=[])
         place = places.write_port()
         m.d.comb += [
-            place.en.eq(committing & is_engine), place.data.eq(self.index),
+            place.en.eq(commits.any()), place.data.eq(self.index),
             place.addr.eq(Cat(Array([issued[e][:_NUMBER_WIDTH] for e in ENGINES])[engine_number],
                               engine_number))]
         failing, failing_code, at_fetch, failing_index = self._find_errors(
             m, slots, completed, incomplete, places)
         free = Array([slots[e].free for e in ENGINES])[engine_number]
+        m.d.sync += [fetched.eq(self.fetch_data), place_of.eq(arriving)]
         for engine, slot in slots.items():
             mine = is_engine & (engine_number == engine)
+            write = Signal(name=f"write_{engine.name.lower()}")
+            m.d.sync += [write.eq(writing & mine), commits[engine].eq(committing & mine)]
             m.d.comb += [
-                slot.write.eq(writing & mine), slot.write_index.eq(arriving),
-                slot.write_data.eq(self.fetch_data), slot.commit.eq(committing & mine),
-                slot.commit_index.eq(self.index), slot.alone.eq(one_only),
+                slot.write.eq(write), slot.write_index.eq(place_of), slot.write_data.eq(fetched),
+                slot.commit.eq(commits[engine]), slot.alone.eq(one_only),
                 slot.clear.eq(self.begin | self.abort),
             ]
-            with m.If(committing & mine):
+            with m.If(commits[engine]):
                 m.d.sync += issued[engine].eq(issued[engine] + 1)
-        with m.If(writing & ~is_engine & (arriving < _SYNC_WORDS)):
-            m.d.sync += sync_words[arriving].eq(self.fetch_data)
+        for k, word in enumerate(sync_words):
+            m.d.sync += sync_enables[k].eq(writing & ~is_engine & (arriving == k))
+            with m.If(sync_enables[k]):
+                m.d.sync += word.eq(fetched)
         synced = Signal()
         waits = instruction_fields(sync_words, _SYNC_WORDS)
         m.d.sync += synced.eq(one_only | Cat(completed[e] >= waits[f"wait_{e.name.lower()}"]
@@ -166,11 +177,11 @@ class Dispatcher(wiring.Component):
                     m.d.sync += self.index.eq(failing_index)
                 m.next = "ABORT"
 
+        m.d.sync += self.begin.eq(0)
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.start):
-                    m.d.comb += self.begin.eq(1)
-                    m.d.sync += [self.done.eq(0), self.error.eq(ErrorCode.NONE),
+                    m.d.sync += [self.begin.eq(1), self.done.eq(0), self.error.eq(ErrorCode.NONE),
                                  one_only.eq(self.single_step),
                                  self.index.eq(self.program_address),
                                  record.eq(self.program_address),
@@ -221,7 +232,7 @@ class Dispatcher(wiring.Component):
                     m.d.comb += writing.eq(1)
                     m.d.sync += arriving.eq(arriving + 1)
                     with m.If(arriving + 1 == length):
-                        m.d.sync += after.eq(3)
+                        m.d.sync += after.eq(_SYNC_CYCLES)
                         m.next = "COMMIT"
                 give_up()
             with m.State("COMMIT"):
@@ -252,17 +263,17 @@ class Dispatcher(wiring.Component):
                     m.next = "IDLE"
                 give_up()
             with m.State("ABORT"):
-                m.d.comb += self.abort.eq(1)
                 with m.If(after != 0):
                     m.d.sync += after.eq(after - 1)
                 with m.Elif(~self.load_flushing & ~self.store_flushing):
                     m.d.sync += self.done.eq(1)
                     m.next = "IDLE"
-        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+        # Registers, as they go to all parts of the accelerator.
+        m.d.sync += [self.busy.eq(~fsm.ongoing("IDLE")), self.abort.eq(fsm.ongoing("ABORT"))]
         return m
 
     def _find_errors(self, m, slots, completed, incomplete, places):
-        """The first error of an engine, a shared unit, the watchdog or the host, three stages on.
+        """The first error of an engine, a shared unit, the watchdog or the host, some stages on.
 
         Returns whether there is one, its code, whether it is of the instruction that is fetched,
         and the index of the instruction where it is not.
@@ -281,10 +292,16 @@ class Dispatcher(wiring.Component):
         own = {e: Signal(with_engine, name=f"error_{e.name.lower()}") for e in ENGINES}
         shared, ended = Signal(with_engine), Signal(with_engine)
         nowhere = Signal()
+        arrived = []
         for engine, error in own.items():
-            m.d.sync += [error.code.eq(self._of(engine, "error")), error.engine.eq(engine),
-                         error.number.eq(latest[engine] + slots[engine].start
-                                         - self._of(engine, "previous"))]
+            here = Signal(with_engine, name=f"arrived_{engine.name.lower()}")
+            previous = Signal(name=f"previous_{engine.name.lower()}")
+            m.d.sync += [
+                here.code.eq(self._of(engine, "error")), here.engine.eq(engine),
+                here.number.eq(latest[engine] + slots[engine].start),
+                previous.eq(self._of(engine, "previous")), error.eq(here),
+                error.number.eq(here.number - previous)]
+            arrived.append(here)
         then = [Array([delayed(m, numbers[e], self.SHARED_LATENCY, f"{name}_{e.name.lower()}")
                        for e in ENGINES])[self.shared_error_engine]
                 for name, numbers in (("latest", latest), ("oldest", number))]
@@ -315,7 +332,7 @@ class Dispatcher(wiring.Component):
                      at_fetch.eq(chosen_nowhere), index.eq(place.data)]
         with m.If(~self.busy):  # what is left of the run before
             m.d.sync += [failing.eq(0), *(error.code.eq(ErrorCode.NONE) for error in (
-                *own.values(), shared, ended, chosen))]
+                *arrived, *own.values(), shared, ended, chosen))]
         return failing, code, at_fetch, index
 
     def _watch(self, m):

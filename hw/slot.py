@@ -37,13 +37,12 @@ class EngineSlot(wiring.Component):
 
     Members
     -------
-    write, write_index, write_data : one word of the next instruction; commit : it is whole, and
-        ``commit_index`` is its place in the program. free : there is room for one.
+    write, write_index, write_data : one word of the next instruction; commit : it is whole.
+        free : there is room for one; right from the third cycle after ``commit``.
     completed, progress : of all engines.
     words, start, done, unit_ready, unit_next : to and from the engine. ``start`` is up for one
         cycle; words are stable from then until the engine's ``done``. ``unit_ready`` is right
         from the third cycle after ``start`` and after ``unit_next``.
-    index, previous_index : places in the program of the running instruction and the one before.
     alone : every earlier instruction is complete (single steps); nothing is waited for or chased.
     running : between ``start`` and ``done``; waiting : an instruction is held back by its waits,
         ``blocked`` says for which engines. clear : forget everything.
@@ -55,29 +54,35 @@ class EngineSlot(wiring.Component):
         counts = data.ArrayLayout(COMPLETED_WIDTH, len(ENGINES))
         super().__init__({
             "write": In(1), "write_index": In(range(self.n_words)), "write_data": In(32),
-            "commit": In(1), "commit_index": In(16), "free": Out(1), "clear": In(1),
+            "commit": In(1), "free": Out(1), "clear": In(1),
             "alone": In(1), "completed": In(counts),
             "progress": In(data.ArrayLayout(PROGRESS_WIDTH, len(ENGINES))),
             "words": Out(data.ArrayLayout(32, self.n_words)),
             "start": Out(1), "done": In(1), "unit_ready": Out(1), "unit_next": In(1),
-            "index": Out(16), "previous_index": Out(16), "running": Out(1), "waiting": Out(1),
-            "blocked": Out(len(ENGINES)),
+            "running": Out(1), "waiting": Out(1), "blocked": Out(len(ENGINES)),
         })
 
     def elaborate(self, platform):
         m = Module()
         following = Signal(self.words.shape(), reset_less=True)
-        following_index = Signal(16, reset_less=True)
-        words, index, previous_index = (registered(m, port) for port in (
-            self.words, self.index, self.previous_index))
+        words = registered(m, self.words)
         full = Signal()
         checked = Signal(2)  # the comparisons below know of the instruction
         move = Signal()
         m.d.comb += self.free.eq(~full)
-        with m.If(self.write):
-            m.d.sync += following[self.write_index].eq(self.write_data)
-        with m.If(self.commit):
-            m.d.sync += [full.eq(1), following_index.eq(self.commit_index)]
+
+        # The slot lies between the fetch and its engine, and sees only registers of its own.
+        write_enables = Signal(self.n_words)
+        write_data = Signal(32, reset_less=True)
+        commit, done, clear = Signal(), Signal(), Signal()
+        m.d.sync += [write_data.eq(self.write_data), commit.eq(self.commit), done.eq(self.done),
+                     clear.eq(self.clear)]
+        for k in range(self.n_words):
+            m.d.sync += write_enables[k].eq(self.write & (self.write_index == k))
+            with m.If(write_enables[k]):
+                m.d.sync += following[k].eq(write_data)
+        with m.If(commit):
+            m.d.sync += full.eq(1)
         m.d.sync += checked.eq(Mux(full & ~move, Cat(1, checked[0]), 0))
 
         f = instruction_fields(following)
@@ -90,9 +95,8 @@ class EngineSlot(wiring.Component):
         with m.If(can_move):
             m.d.sync += self.running.eq(1)
         with m.If(move):
-            m.d.sync += [words.eq(following), index.eq(following_index), full.eq(0),
-                         previous_index.eq(index)]
-        with m.If(self.done):
+            m.d.sync += [words.eq(following), full.eq(0)]
+        with m.If(done):
             m.d.sync += self.running.eq(0)
 
         # The chase: what the producer has done, against what the present unit needs.
@@ -112,7 +116,7 @@ class EngineSlot(wiring.Component):
             m.d.sync += need.eq(need + now["chase_step"])
         with m.If(move):
             m.d.sync += need.eq(f["chase_first"])
-        with m.If(self.clear):
+        with m.If(clear):
             m.d.sync += [full.eq(0), checked.eq(0), move.eq(0), self.start.eq(0),
                          self.running.eq(0), self.waiting.eq(0)]
         return m

@@ -252,6 +252,7 @@ def test_nothing_is_left_of_an_error_when_the_next_run_starts_at_once():
             await ctx.tick()
             ctx.set(dut.start, 0)
             ctx.set(dut.shared_error, ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
+            await ctx.tick()  # busy comes a cycle later
             cycles = 0
             while ctx.get(dut.busy):
                 await ctx.tick()
