@@ -64,8 +64,8 @@ class Readout(wiring.Component):
     def _pop_rows(self, m):
         """Pop every row, each as long after the one before as it takes to emit it.
 
-        Returns the tile that the arriving row belongs to, and whether it is the tile's first and
-        last row.
+        Returns the tile that the arriving row belongs to, whether it is the tile's last row, and
+        whether a row arrives that is the first one of an instruction.
         """
         tile_shape = self.tile.shape()
         ready = delayed(m, self.last & ~self.abort, self.result_latency - 1, "last")
@@ -92,13 +92,13 @@ class Readout(wiring.Component):
         with m.If(self.abort):
             m.d.sync += popping.eq(0)
         return (delayed(m, tile, self.pop_latency, "popped_tile"),
-                delayed(m, row == 0, self.pop_latency, "popped_first"),
-                delayed(m, row_last, self.pop_latency, "popped_last"))
+                delayed(m, row_last, self.pop_latency, "popped_last"),
+                delayed(m, self.pop & tile.begins & (row == 0), self.pop_latency, "begins"))
 
     def elaborate(self, platform):
         m = Module()
         target, lanes, columns = self.target, self.target.lanes, self.target.columns
-        popped_tile, popped_first, popped_last = self._pop_rows(m)
+        popped_tile, popped_last, begins = self._pop_rows(m)
         waiting, c = (Signal(CONFIG_LAYOUT, name=n, reset_less=True) for n in ("waiting", "c"))
         waits = Signal()
         m.d.comb += self.config_free.eq(~waits)
@@ -106,37 +106,43 @@ class Readout(wiring.Component):
         # A popped row stays here while its groups and planes leave.
         held = Signal(self.results.shape(), reset_less=True)
         tile = Signal(self.tile.shape())
-        row_last = Signal()
         emitting = Signal()
         group = Signal(range(max(2, self.groups_max)))
         plane = Signal(range(BYTES_PER_SUM))
+        # Registered: what is emitted is the last plane, of the last group; the row is the last
+        # one of its tile, and that the last one of its pixels.
+        plane_last, group_last, row_last, pixels_last = (
+            Signal(name=f"{n}_last") for n in ("plane", "group", "row", "pixels"))
         plane_end, row_end, tile_end, pixels_end = (
-            Signal(name=n) for n in ("plane_end", "row_end", "tile_end", "pixels_end"))
+            Signal(name=f"{n}_end") for n in ("plane", "row", "tile", "pixels"))
         m.d.comb += [
-            plane_end.eq(emitting & (~tile.wide | (plane == BYTES_PER_SUM - 1))),
-            row_end.eq(plane_end & (group + 1 == tile.groups)),
-            tile_end.eq(row_end & row_last), pixels_end.eq(tile_end & tile.row_ends),
+            plane_end.eq(emitting & plane_last), row_end.eq(emitting & plane_last & group_last),
+            tile_end.eq(row_end & row_last), pixels_end.eq(row_end & pixels_last),
         ]
         with m.If(emitting):
-            m.d.sync += plane.eq(Mux(plane_end, 0, plane + 1))
-            with m.If(plane_end):
-                m.d.sync += group.eq(Mux(row_end, 0, group + 1))
-            with m.If(row_end):
-                m.d.sync += emitting.eq(0)
+            m.d.sync += [plane.eq(Mux(plane_last, 0, plane + 1)),
+                         plane_last.eq(~tile.wide | (plane == BYTES_PER_SUM - 2))]
+        with m.If(plane_end):
+            m.d.sync += [group.eq(group + 1), group_last.eq(group + 2 == tile.groups)]
+        with m.If(row_end):
+            m.d.sync += emitting.eq(0)
 
         # Where the row in hand goes: its pixel, and the channel tile.
-        pixel_layout = data.StructLayout({"index": 24, "address": 16, "x": 16})
+        pixel_layout = data.StructLayout({"index": 24, "address": 16, "x_left": 16,
+                                          "x_last": 1})
         pixel, tile_pixel, following, first = (
             Signal(pixel_layout, name=n)
             for n in ("pixel", "tile_pixel", "following_pixel", "first_pixel"))
         channel, chunk, parameter = Signal(16), Signal(16), Signal(16)
-        m.d.comb += [following.index.eq(pixel.index + 1), first.address.eq(waiting.out_base)]
-        with m.If(pixel.x + 1 == c.out_x_count):
-            m.d.comb += [following.x.eq(0),
-                         following.address.eq(pixel.address + c.out_line_step)]
-        with m.Else():
-            m.d.comb += [following.x.eq(pixel.x + 1),
-                         following.address.eq(pixel.address + c.out_step)]
+        waiting_single, single = Signal(), Signal()  # lines of one pixel
+        m.d.sync += waiting_single.eq(waiting.out_x_count == 1)
+        m.d.comb += [
+            first.address.eq(waiting.out_base), first.x_left.eq(waiting.out_x_count),
+            first.x_last.eq(waiting_single), following.index.eq(pixel.index + 1),
+            following.address.eq(pixel.address + Mux(pixel.x_last, c.out_line_step, c.out_step)),
+            following.x_left.eq(Mux(pixel.x_last, c.out_x_count, pixel.x_left - 1)),
+            following.x_last.eq(Mux(pixel.x_last, single, pixel.x_left == 2)),
+        ]
         with m.If(pixels_end):
             m.d.sync += [pixel.eq(following), tile_pixel.eq(following), channel.eq(0),
                          chunk.eq(0), parameter.eq(c.parameter_base)]
@@ -146,16 +152,18 @@ class Readout(wiring.Component):
         with m.Elif(row_end):
             m.d.sync += pixel.eq(following)
         with m.If(self.results_valid):
-            m.d.sync += [held.eq(self.results), emitting.eq(1), tile.eq(popped_tile),
-                         row_last.eq(popped_last)]
-            with m.If(popped_tile.begins & popped_first):
-                m.d.sync += [c.eq(waiting), waits.eq(0), pixel.eq(first), tile_pixel.eq(first),
-                             channel.eq(0), chunk.eq(0), parameter.eq(waiting.parameter_base),
-                             group.eq(0), plane.eq(0)]
+            m.d.sync += [held.eq(self.results), emitting.eq(1), tile.eq(popped_tile), group.eq(0),
+                         plane.eq(0), plane_last.eq(~popped_tile.wide),
+                         group_last.eq(popped_tile.groups == 1), row_last.eq(popped_last),
+                         pixels_last.eq(popped_last & popped_tile.row_ends)]
+        with m.If(begins):
+            m.d.sync += [c.eq(waiting), single.eq(waiting_single), waits.eq(0), pixel.eq(first),
+                         tile_pixel.eq(first), channel.eq(0), chunk.eq(0),
+                         parameter.eq(waiting.parameter_base)]
         with m.If(self.config_load):
             m.d.sync += [waiting.eq(self.config), waits.eq(1)]
         with m.If(self.abort):
-            m.d.sync += [waits.eq(0), emitting.eq(0), group.eq(0), plane.eq(0)]
+            m.d.sync += [waits.eq(0), emitting.eq(0)]
 
         # Two stages: choose and add, then compare.
         plane_address = Signal(16)
