@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median_low
 
-from flows.synthesis import block_ram
+from flows.synthesis import block_ram, floorplan
 from flows.synthesis.cache import cached, content_key, write_json
 from flows.synthesis.design import SHELL, SHIFT_CLOCK, UNIT_CLOCK, WRAPPER, Design
 from flows.synthesis.paths import path_summary, unit_table
@@ -49,7 +49,8 @@ def synthesize(design: Design, cache: Path) -> Path:
     script = SCRIPT.format(name=design.name, shell=SHELL, wrapper=WRAPPER)
     texts = {f"{design.name}.v": design.source, "shell.v": design.shell(),
              "wrapper.v": design.wrapper(), "netlist.ys": script}
-    key = content_key("ecp5", version, texts, Path(block_ram.__file__).read_text())
+    steps = [Path(step.__file__).read_text() for step in (block_ram, floorplan)]
+    key = content_key("ecp5", version, texts, *steps)
 
     def make(folder):
         for file, text in texts.items():
@@ -62,15 +63,18 @@ def synthesize(design: Design, cache: Path) -> Path:
         try:
             top = netlist["modules"][WRAPPER]
             absorbed = block_ram.absorb_output_registers(top)
+            fixed = floorplan.fix_multipliers(top)
             units = unit_table(top["cells"])
         except (KeyError, TypeError, AttributeError) as error:
             raise LockstepError(f"{YOSYS} left an incomplete netlist.json: {error!r} "
                                 f"(see {folder / LOG})") from None
         if absorbed:
             cells["unit"]["TRELLIS_FF"] -= absorbed
+        if absorbed or fixed:
             (folder / "netlist.json").write_text(json.dumps(netlist))
         figures = {"synthesis_s": seconds, "version": version, "netlist_key": key, "cells": cells,
-                   "registers_in_block_ram": absorbed, "units": units}
+                   "registers_in_block_ram": absorbed, "fixed_multipliers": fixed,
+                   "units": units}
         write_json(folder / "figures.json", figures)
 
     return cached(cache, f"{design.name}-netlist-{key}", make)
