@@ -65,7 +65,7 @@ class Emitter(wiring.Component):
             is_result.eq(~self.inputs.valid & may_emit & self.places.valid & self.available),
             chosen.i.valid.eq(is_input | is_result),
             self.inputs.ready.eq(move), self.places.ready.eq(move & is_result),
-            self.drop.eq(move & is_result & (place.word_ends | g.is_add)),
+            self.drop.eq(move & is_result & place.drops),
             self.group.eq(place.source),
             item.is_maximum.eq(g.is_maximum & ~is_input), item.place.eq(place),
             item.place.mask.eq(Mux(is_input, 0, place.mask)),
