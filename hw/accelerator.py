@@ -20,7 +20,7 @@ from hw.dma import BusSignature, LoadEngine, StoreEngine, connect_master
 from hw.host import AXI4LiteSignature, HostInterface
 from hw.isa import Engine, ErrorCode, Opcode, Window
 from hw.lanes import Lanes
-from hw.pipeline import delayed
+from hw.pipeline import delayed, registered
 from hw.registers import ControlRegisters
 from hw.scratchpad import FIELDS_PER_CHANNEL, WordMemory
 from hw.slot import instruction_fields
@@ -177,7 +177,15 @@ class Accelerator(wiring.Component):
         """The host's windows into the memories, open while no program runs."""
         target, host, crossbar = self.target, units.host, units.crossbar
         registers, instructions, lanes = units.registers, units.instructions, units.lanes
-        window, offset = host.address[28:], host.address[:28]
+        assert min(host.SETTLE_CYCLES, host.READ_CYCLES) > registers.READ_LATENCY
+        # The memories lie far apart: they get the access a cycle later.
+        address, write_data, strobe = (delayed(m, value, 1, f"host_{name}", reset_less=True)
+                                       for name, value in (("address", host.address),
+                                                           ("data", host.write_data),
+                                                           ("strobe", host.write_strobe)))
+        window, offset = address[28:], address[:28]
+        write = delayed(m, host.write, 1, "host_write")
+        reading = delayed(m, host.reading, 2, "host_reading")  # in_memory is of this address
         idle = ~units.dispatcher.busy
         word_bits = (target.word_bytes - 1).bit_length()
         in_bank = Cat((window == _FIRST_BANK + k) & (offset < depth * target.word_bytes)
@@ -189,7 +197,7 @@ class Accelerator(wiring.Component):
             | ((window == Window.PARAMETERS)
                & (offset < 4 * FIELDS_PER_CHANNEL * target.lanes * target.parameter_words))
             | in_bank.any())
-        m.d.comb += host.allowed.eq(Mux(in_registers, registers.known, in_memory & idle))
+        m.d.sync += host.allowed.eq(Mux(in_registers, registers.known, in_memory & idle))
 
         # Banks: one word of four bytes at a time.
         n_pieces = target.word_bytes // 4
@@ -197,22 +205,23 @@ class Accelerator(wiring.Component):
         bank_window = window[2]
         asked, answered = Signal(), Signal()
         answer = Signal(8 * target.word_bytes, reset_less=True)
-        with m.If(~host.reading):
+        with m.If(~reading):
             m.d.sync += [asked.eq(0), answered.eq(0)]
         with m.Elif(crossbar.h.valid & crossbar.h.ready):
             m.d.sync += asked.eq(1)
         with m.If(crossbar.h.response_valid):
             m.d.sync += [answer.eq(crossbar.h.data.as_value()), answered.eq(1)]
-        reads_bank = host.reading & bank_window & in_memory & idle
+        reads_bank = reading & bank_window & in_memory & idle
+        m.d.sync += host.pending.eq(reads_bank & ~answered)
         m.d.comb += [
-            host.pending.eq(reads_bank & ~answered), crossbar.h.valid.eq(reads_bank & ~asked),
+            crossbar.h.valid.eq(reads_bank & ~asked),
             crossbar.h.bank.eq(window[:2]), crossbar.h.address.eq(offset[word_bits:]),
-            crossbar.h_write.valid.eq(host.write & bank_window),
+            crossbar.h_write.valid.eq(write & bank_window),
             crossbar.h_write.bank.eq(window[:2]),
             crossbar.h_write.address.eq(offset[word_bits:]),
             crossbar.h_write.enable.eq(Cat(
-                host.write_strobe[k % 4] & (piece == k // 4) for k in range(target.word_bytes))),
-            crossbar.h_write.data.as_value().eq(host.write_data.replicate(n_pieces)),
+                strobe[k % 4] & (piece == k // 4) for k in range(target.word_bytes))),
+            crossbar.h_write.data.as_value().eq(write_data.replicate(n_pieces)),
         ]
         m.d.sync += host.read_data.eq(Mux(
             in_registers, registers.read_data,
@@ -221,18 +230,18 @@ class Accelerator(wiring.Component):
 
         # Instructions and parameters also come from a load.
         small = self.engines[Engine.LOAD].small if Engine.LOAD in self.engines else None
-        host_instruction = host.write & (window == Window.INSTRUCTIONS)
-        host_parameter = host.write & (window == Window.PARAMETERS)
+        is_parameter = Signal()
+        parameter = {"address": Signal.like(lanes.parameters.address),
+                     "data": Signal.like(lanes.parameters.data)}
         m.d.comb += [
             instructions.read_address.eq(Mux(
                 units.dispatcher.busy, units.dispatcher.fetch_address, offset >> 2)),
             units.dispatcher.fetch_data.eq(instructions.read_data),
             instructions.write_address.eq(offset >> 2),
-            instructions.write_data.eq(host.write_data),
-            instructions.write_enable.eq(host_instruction),
-            lanes.parameters.valid.eq(host_parameter),
-            lanes.parameters.address.eq(offset >> 2),
-            lanes.parameters.data.eq(host.write_data),
+            instructions.write_data.eq(write_data),
+            instructions.write_enable.eq(write & (window == Window.INSTRUCTIONS)),
+            is_parameter.eq(write & (window == Window.PARAMETERS)),
+            parameter["address"].eq(offset >> 2), parameter["data"].eq(write_data),
         ]
         if small is not None:
             with m.If(units.dispatcher.busy):
@@ -240,10 +249,12 @@ class Accelerator(wiring.Component):
                     instructions.write_address.eq(small.address),
                     instructions.write_data.eq(small.data),
                     instructions.write_enable.eq(small.valid & small.is_instructions),
-                    lanes.parameters.valid.eq(small.valid & ~small.is_instructions),
-                    lanes.parameters.address.eq(small.address),
-                    lanes.parameters.data.eq(small.data),
+                    is_parameter.eq(small.valid & ~small.is_instructions),
+                    parameter["address"].eq(small.address), parameter["data"].eq(small.data),
                 ]
+        m.d.sync += lanes.parameters.valid.eq(is_parameter)
+        for name, value in parameter.items():
+            m.d.sync += registered(m, getattr(lanes.parameters, name)).eq(value)
 
     def _transfer(self, m, units):
         """External memory, where there is one."""

@@ -36,7 +36,7 @@ class HostInterface(wiring.Component):
     """
 
     READ_CYCLES = 6
-    SETTLE_CYCLES = 2
+    SETTLE_CYCLES = 5
 
     def __init__(self):
         super().__init__({

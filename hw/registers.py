@@ -8,11 +8,13 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import MAGIC, VERSION, Counter, Engine, ErrorCode, Register
+from hw.pipeline import delayed
 
 __all__ = ["ControlRegisters"]
 
 COUNTER_WIDTH = 64
 _ENGINES = len(Engine)
+_OFFSET_WIDTH = (Register.COUNTERS + COUNTER_WIDTH // 8 * len(Counter) - 1).bit_length()
 
 
 class ControlRegisters(wiring.Component):
@@ -20,14 +22,19 @@ class ControlRegisters(wiring.Component):
 
     Members
     -------
-    offset, write, write_data : an access of the host to the register window.
-    known, read_data : what lies at ``offset``, two cycles later.
+    offset, write, write_data : an access of the host to the register window; a write takes effect
+        WRITE_LATENCY cycles later.
+    known, read_data : what lies at ``offset``, READ_LATENCY cycles later.
     start, single_step, abort_request : pulses, and how to start. program_address, region_base,
         region_limit, cycle_limit, watchdog_limit : what the host has set.
     busy, done, error, index, begin : of the dispatcher.
     go, draining, chasing, waiting, blocked : what the array does in this cycle.
     vector_busy, lanes_busy : likewise. load_bytes, store_bytes : bytes moved in this cycle.
     """
+
+    # Register, decoding; then the choice in two stages.
+    WRITE_LATENCY = 3
+    READ_LATENCY = 4
 
     def __init__(self, target):
         self.target = target
@@ -70,6 +77,15 @@ class ControlRegisters(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         counts = self._count(m)
+        offset = delayed(m, self.offset[:_OFFSET_WIDTH], 1, "offset", reset_less=True)
+        inside = delayed(m, self.offset[_OFFSET_WIDTH:] == 0, 1, "inside", reset_less=True)
+        write = delayed(m, self.write, 2, "write")
+        write_data = delayed(m, self.write_data, 2, "write_data", reset_less=True)
+        high = delayed(m, offset[2], 2, "high", reset_less=True)
+
+        def at(name, place):
+            return delayed(m, inside & place, 1, f"at_{name.lower()}", reset_less=True)
+
         refused = Signal()
         settings = {Register.PROGRAM_ADDRESS: self.program_address,
                     Register.REGION_BASE: self.region_base,
@@ -82,18 +98,17 @@ class ControlRegisters(wiring.Component):
         m.d.sync += was_busy.eq(self.busy)
         with m.If(was_busy & ~self.busy):
             m.d.sync += self.program_address.eq(self.index)
-        with m.If(self.write):
-            with m.Switch(self.offset):
-                with m.Case(Register.CONTROL):
-                    m.d.sync += self.abort_request.eq(self.write_data[2] & self.busy)
-                    with m.If(self.write_data[0]):
-                        m.d.sync += refused.eq(self.busy)
-                        with m.If(~self.busy):
-                            m.d.sync += [self.start.eq(1),
-                                         self.single_step.eq(self.write_data[1])]
-                for register, setting in settings.items():
-                    with m.Case(register):
-                        m.d.sync += setting.eq(self.write_data)
+        chosen_register = {register: at(register.name, offset == register)
+                           for register in Register if register != Register.COUNTERS}
+        with m.If(write & chosen_register[Register.CONTROL]):
+            m.d.sync += self.abort_request.eq(write_data[2] & self.busy)
+            with m.If(write_data[0]):
+                m.d.sync += refused.eq(self.busy)
+                with m.If(~self.busy):
+                    m.d.sync += [self.start.eq(1), self.single_step.eq(write_data[1])]
+        for register, setting in settings.items():
+            with m.If(write & chosen_register[register]):
+                m.d.sync += setting.eq(write_data)
         error = Mux(self.error != ErrorCode.NONE, self.error,
                     Mux(refused, ErrorCode.START_WHILE_BUSY, ErrorCode.NONE))
         values = {
@@ -104,21 +119,25 @@ class ControlRegisters(wiring.Component):
             Register.INSTRUCTION_INDEX: self.index,
             Register.FEATURES: Cat(Const(self.target.bus_bits, 16), Const(self.target.packed, 1)),
         } | settings
-        value, counter_word = Signal(32), Signal(32)
+        aligned = at("word", offset[:2] == 0)
+        value, chosen = Signal(32), Signal(COUNTER_WIDTH)
         is_value, is_counter = Signal(), Signal()
-        chosen = Signal(COUNTER_WIDTH)
-        high = Signal()
-        m.d.sync += [value.eq(0), is_value.eq(0), chosen.eq(0), is_counter.eq(0),
-                     high.eq(self.offset[2])]
-        with m.Switch(self.offset):
-            for register, what in values.items():
-                with m.Case(register):
-                    m.d.sync += [value.eq(what), is_value.eq(1)]
-        for counter in Counter:
-            with m.If(self.offset[3:] == (Register.COUNTERS >> 3) + counter):
-                m.d.sync += [chosen.eq(counts[counter]),
-                             is_counter.eq(self.offset[:2] == 0)]
-        m.d.comb += counter_word.eq(chosen.word_select(high, 32))
-        m.d.sync += [self.known.eq(is_value | is_counter),
-                     self.read_data.eq(Mux(is_counter, counter_word, value))]
+        at_counter = [at(counter.name, offset[3:] == (Register.COUNTERS >> 3) + counter)
+                      for counter in Counter]
+        m.d.sync += [
+            value.eq(_one_of((chosen_register[register], what)
+                             for register, what in values.items())),
+            chosen.eq(_one_of((at_counter[counter], counts[counter]) for counter in Counter)),
+            is_value.eq(Cat(chosen_register[register] for register in values).any()),
+            is_counter.eq(Cat(at_counter).any() & aligned),
+            self.known.eq(is_value | is_counter),
+            self.read_data.eq(Mux(is_counter, chosen.word_select(high, 32), value))]
         return m
+
+
+def _one_of(choices):
+    """The value whose select is 1, among (select, value), as gates: 0 where none is."""
+    result = 0
+    for select, value in choices:
+        result |= Mux(select, value, 0)
+    return result

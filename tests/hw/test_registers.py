@@ -7,7 +7,6 @@ from hw.isa import Counter, Engine, Register
 from hw.registers import ControlRegisters
 from hw.targets import get_target
 
-READ_LATENCY = 2
 CAUSES = [Counter(k) for k in range(Counter.ARRAY_BUSY, Counter.ARRAY_FETCH + 1)]
 WAITS = {Engine.ARRAY: Counter.ARRAY_WAIT_ARRAY, Engine.VECTOR: Counter.ARRAY_WAIT_VECTOR,
          Engine.LOAD: Counter.ARRAY_WAIT_LOAD, Engine.STORE: Counter.ARRAY_WAIT_STORE}
@@ -36,7 +35,7 @@ def simulate(script):
 async def read(ctx, dut, offset):
     """(known, value) of a register."""
     ctx.set(dut.offset, offset)
-    await ctx.tick().repeat(READ_LATENCY)
+    await ctx.tick().repeat(dut.READ_LATENCY)
     return ctx.get(dut.known), ctx.get(dut.read_data)
 
 
@@ -52,6 +51,7 @@ async def write(ctx, dut, offset, value):
     ctx.set(dut.write, 1)
     await ctx.tick()
     ctx.set(dut.write, 0)
+    await ctx.tick().repeat(dut.WRITE_LATENCY - 1)
 
 
 @pytest.mark.parametrize("counter", [Counter.CYCLES, Counter.ARRAY_FETCH, Counter.LOAD_BYTES,
