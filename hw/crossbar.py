@@ -17,67 +17,25 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.pipeline import registered
+from hw.ports import (
+    ARRAY_ADDRESS_WIDTH,
+    PORT_PROGRESS_WIDTH,
+    WORD_ADDRESS_WIDTH,
+    ArrayRead,
+    Read,
+    WaitingWrite,
+    Write,
+)
 from hw.scratchpad import Bank, exact_bits, word_layout
 from hw.stream import SkidBuffer
 from hw.targets import N_BANKS
+from hw.waiting import WaitingQueue
 
 __all__ = ["ARRAY_ADDRESS_WIDTH", "WORD_ADDRESS_WIDTH", "ArrayRead", "Crossbar", "Read", "Write",
            "WaitingWrite"]
 
-#: Bits of the addresses that the array's walkers give; high ones are checked, not dropped.
-ARRAY_ADDRESS_WIDTH = 24
-#: Bits of all other addresses, which count words.
-WORD_ADDRESS_WIDTH = 16
-
-_PROGRESS_WIDTH = 16
 _WAITING_WRITES = ("m", "l", "h_write")
 _PORTS = ("a", "b", "v", "w", "s", "h", "r", *_WAITING_WRITES)
-
-
-class ArrayRead(wiring.Signature):
-    """A read port that never waits: ``data`` is there Crossbar.READ_LATENCY cycles later.
-
-    ``address`` counts bytes where ``data`` may begin at any byte, otherwise words.
-    """
-
-    def __init__(self, word_bytes):
-        super().__init__({
-            "valid": Out(1), "bank": Out(range(N_BANKS)), "address": Out(ARRAY_ADDRESS_WIDTH),
-            "data": In(word_layout(word_bytes))})
-
-
-class Read(wiring.Signature):
-    """A read port that may wait; responses come in order, any number of cycles later."""
-
-    def __init__(self, shape):
-        super().__init__({
-            "valid": Out(1), "ready": In(1), "bank": Out(range(N_BANKS)),
-            "address": Out(WORD_ADDRESS_WIDTH), "response_valid": In(1), "data": In(shape)})
-
-
-class Write(wiring.Signature):
-    """A write port that never waits; ``enable`` has one bit per byte."""
-
-    def __init__(self, word_bytes):
-        super().__init__({
-            "valid": Out(1), "bank": Out(range(N_BANKS)), "address": Out(WORD_ADDRESS_WIDTH),
-            "data": Out(word_layout(word_bytes)), "enable": Out(word_bytes)})
-
-
-class WaitingWrite(wiring.Signature):
-    """A write port that may wait.
-
-    ``ready`` says that the write is accepted, not that it is done. ``written`` is 1 for one cycle
-    per accepted write, in order, when a read that enters in this cycle or later sees it;
-    ``written_progress`` and ``written_end`` are then what came with it as ``progress`` and
-    ``instruction_end``, otherwise 0.
-    """
-
-    def __init__(self, word_bytes):
-        super().__init__({
-            **Write(word_bytes).members, "ready": In(1),
-            "progress": Out(_PROGRESS_WIDTH), "instruction_end": Out(1),
-            "written": In(1), "written_progress": In(_PROGRESS_WIDTH), "written_end": In(1)})
 
 
 class Crossbar(wiring.Component):
@@ -121,7 +79,7 @@ class Crossbar(wiring.Component):
             "banks": N_BANKS, "even_row": self._row_width, "odd_row": self._row_width, "odd": 1})
         self._write = data.StructLayout({
             "banks": N_BANKS, "row": self._row_width, "enable_even": word, "enable_odd": word,
-            "data": 8 * word, "progress": _PROGRESS_WIDTH, "instruction_end": 1})
+            "data": 8 * word, "progress": PORT_PROGRESS_WIDTH, "instruction_end": 1})
 
     def _select_bank(self, m, name, address):
         """The bank that a port wants, one-hot; as a second value the same, 0 beyond its end."""
@@ -132,10 +90,10 @@ class Crossbar(wiring.Component):
         m.d.sync += self.address_errors[name].eq(port.valid & ready & ~inside.any())
         return banks, inside
 
-    def _waiting(self, m, name, layout, fields):
+    def _waiting(self, m, name, buffer, fields):
         """A buffer for a port that may wait: its output stream, whose ready is still open."""
         port = getattr(self, name)
-        m.submodules[f"{name}_buffer"] = buffer = SkidBuffer(layout)
+        m.submodules[f"{name}_buffer"] = buffer
         m.d.comb += [buffer.i.valid.eq(port.valid), port.ready.eq(buffer.i.ready)]
         m.d.comb += [buffer.i.payload[key].eq(value) for key, value in fields.items()]
         return buffer.o
@@ -159,24 +117,23 @@ class Crossbar(wiring.Component):
         for name in "vwsh":
             address = getattr(self, name).address
             banks, _ = self._select_bank(m, name, address)
-            heads[name] = self._waiting(m, name, self._request, {
+            heads[name] = self._waiting(m, name, SkidBuffer(self._request), {
                 "banks": banks, "even_row": address[1:], "odd_row": address[1:],
                 "odd": address[0]})
         # s and h become one request, and share the data path back.
-        shared, shared_valid = Signal(self._request), Signal()
-        shared_is_host = Signal()
-        move, shared_granted = Signal(), Signal()
         s, h = heads["s"], heads["h"]
-        m.d.comb += [move.eq(~shared_valid | shared_granted), s.ready.eq(move),
-                     h.ready.eq(move & ~s.valid)]
-        with m.If(move):
-            m.d.sync += [shared.eq(Mux(s.valid, s.payload, h.payload)),
-                         shared_is_host.eq(~s.valid), shared_valid.eq(s.valid | h.valid)]
+        m.submodules.shared_buffer = buffer = SkidBuffer(data.StructLayout({
+            "request": self._request, "is_host": 1}))
+        m.d.comb += [
+            buffer.i.valid.eq(s.valid | h.valid), buffer.i.payload.is_host.eq(~s.valid),
+            buffer.i.payload.request.eq(Mux(s.valid, s.payload, h.payload)),
+            s.ready.eq(buffer.i.ready), h.ready.eq(buffer.i.ready & ~s.valid)]
+        shared = buffer.o
         v, w = heads["v"], heads["w"]
         requests = {"a": (1, a, None), "b": (1, b, None),
                     "v": (v.valid, v.payload, v.ready), "w": (w.valid, w.payload, w.ready),
-                    "s": (shared_valid, shared, shared_granted)}
-        return requests, shared_is_host
+                    "s": (shared.valid, shared.payload.request, shared.ready)}
+        return requests, shared.payload.is_host
 
     def _grant(self, m, requests, layout, suffix=""):
         """What is granted: {port: (one-hot by bank, request)}, registered; drives ready.
@@ -214,7 +171,7 @@ class Crossbar(wiring.Component):
         requests = {"r": (1, direct, None)}
         for name in _WAITING_WRITES:
             port = getattr(self, name)
-            head = self._waiting(m, name, self._write, fields(name) | {
+            head = self._waiting(m, name, WaitingQueue(self._write), fields(name) | {
                 "progress": port.progress, "instruction_end": port.instruction_end})
             requests[name] = (head.valid, head.payload, head.ready)
         granted = self._grant(m, requests, self._write, "_write")
