@@ -9,6 +9,7 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.pipeline import delayed
 from hw.scratchpad import word_layout
 from hw.vector.geometry import GEOMETRY_LAYOUT
 from hw.vector.loops import Countdown
@@ -57,17 +58,18 @@ class AddUnit(wiring.Component):
         m = Module()
         target, lanes = self.target, self.target.lanes
         n_groups = target.columns // lanes
+        # Both stand one chunk ahead: what is known of the next chunk is loaded as it begins.
         chunks = Countdown(m, "chunks", self.geometry.n_chunks)
         counted = GroupCount(m, target, self.n_channels)
         held = [Signal(self.word.shape(), name=f"held_{k}", reset_less=True) for k in range(2)]
         claimed, full = Signal(2), Signal(2)  # a word is under way or here; it is here
         takes_second, arrives_second = Signal(), Signal()
-        group = Signal.like(counted.last)
-        group_end = Signal()
-        is_second, move, go, settling = Signal(), Signal(), Signal(), Signal()
+        group, last_group = Signal.like(counted.last), Signal.like(counted.last)
+        group_end, begins = Signal(), Signal()
+        is_second, valid, move, go = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            group_end.eq(group == counted.last), move.eq(~self.inputs.valid | self.inputs.ready),
-            go.eq(move & ~settling & Mux(is_second, full[1], full[0] & self.has_room)),
+            move.eq(~self.inputs.valid | self.inputs.ready),
+            go.eq(move & ~begins & Mux(is_second, full[1], full[0] & self.has_room)),
             self.claims.eq(go & ~is_second)]
         m.d.sync += self.wants_word.eq(
             ~self.geometry.is_add | ~Mux(takes_second ^ self.takes_word, claimed[1], claimed[0]))
@@ -82,23 +84,30 @@ class AddUnit(wiring.Component):
                      arrives_second.eq(arrives_second ^ self.word_valid),
                      is_second.eq(is_second ^ go)]
         with m.If(go & is_second):
-            m.d.sync += group.eq(Mux(group_end, 0, group + 1))
-            with m.If(group_end):
-                chunks.step()
-                m.d.sync += counted.step(chunks.last)
-        # A cycle more until the number of groups is that of the next chunk.
-        assert GroupCount.SETTLING == 2
-        m.d.sync += settling.eq(go & is_second & group_end)
+            m.d.sync += [group.eq(Mux(group_end, 0, group + 1)),
+                         group_end.eq(group + 1 == last_group)]
+        # A chunk takes two inputs and this cycle at least; the load is as long before the first.
+        loaded = delayed(m, self.load, GroupCount.SETTLING - 1, "load")
+        m.d.sync += begins.eq((go & is_second & group_end) | loaded)
+        with m.If(begins):
+            chunks.step()
+            m.d.sync += [counted.step(chunks.last), last_group.eq(counted.last),
+                         group_end.eq(counted.alone)]
         with m.If(self.load):
             m.d.sync += [chunks.load(), counted.load()]
 
+        # Stage 1: the codes of a group; stage 2: without their zero point.
         words = [Array([word.as_value().word_select(k, 8 * lanes) for k in range(n_groups)])[group]
                  for word in held]
-        codes = Signal(data.ArrayLayout(signed(8), lanes))
-        m.d.comb += codes.eq(Mux(is_second, words[1], words[0]))
-        zero_point = Mux(is_second, self.zero_point_1, self.zero_point_0)
+        codes = Signal(data.ArrayLayout(signed(8), lanes), reset_less=True)
+        zero_point = Signal(signed(8))
+        late_second = Signal()
         with m.If(move):
-            m.d.sync += [self.inputs.valid.eq(go), self.inputs.payload.is_second.eq(is_second)]
+            m.d.sync += [
+                valid.eq(go), late_second.eq(is_second),
+                codes.eq(Mux(is_second, words[1], words[0])),
+                zero_point.eq(Mux(is_second, self.zero_point_1, self.zero_point_0)),
+                self.inputs.valid.eq(valid), self.inputs.payload.is_second.eq(late_second)]
             m.d.sync += [self.inputs.payload.differences[lane].eq(codes[lane] - zero_point)
                          for lane in range(lanes)]
 

@@ -1,7 +1,7 @@
 """Emitter: items for the lanes, or words for the write port, from results and their places.
 
-Two stages: which one comes next, and the item itself. Inputs of additions go before sums, so that
-sums are in stock when the next words are not there yet.
+Three stages: which one comes next, its operands, and the item itself. Inputs of additions go before
+sums, so that sums are in stock when the next words are not there yet.
 
 MAXPOOL does not use the lanes, but instructions are to end in order: it sends one item without
 effect through them and writes nothing before that is back.
@@ -29,7 +29,7 @@ class Emitter(wiring.Component):
     Members
     -------
     words, geometry : the instruction.
-    places : where results go. available, group, sums, drop : as of ResultStore.
+    places : where results go. available, take, group, sums, drop : as of ResultStore.
     inputs : as of AddUnit. returned : pulse, one has passed the lanes.
     vector : items for the lanes. m : write port of the crossbar.
     finished : pulse, the last one has gone.
@@ -43,7 +43,8 @@ class Emitter(wiring.Component):
             "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])),
             "geometry": In(GEOMETRY_LAYOUT),
             "places": In(stream.Signature(place_layout(target.lanes))),
-            "available": In(1), "group": Out(2), "sums": In(sums), "drop": Out(1),
+            "available": In(1), "take": Out(1), "group": Out(2), "sums": In(sums),
+            "drop": Out(1),
             "inputs": In(stream.Signature(input_layout(target.lanes))), "returned": In(1),
             "vector": Out(stream.Signature(self.item)),
             "m": Out(WaitingWrite(target.word_bytes)), "finished": Out(1)})
@@ -52,7 +53,7 @@ class Emitter(wiring.Component):
         """Stage 1: what comes next, as a stream."""
         g, place = self.geometry, self.places.payload
         m.submodules.chosen = chosen = SkidBuffer(data.StructLayout({
-            "which": Which, "is_maximum": 1, "place": place.shape(), "sums": self.sums.shape(),
+            "which": Which, "is_maximum": 1, "is_result": 1, "place": place.shape(),
             "differences": self.inputs.payload.differences.shape()}))
         fence_sent, may_emit = Signal(), Signal()
         with m.If(self.returned | ~g.is_maximum):
@@ -65,8 +66,7 @@ class Emitter(wiring.Component):
             is_result.eq(~self.inputs.valid & may_emit & self.places.valid & self.available),
             chosen.i.valid.eq(is_input | is_result),
             self.inputs.ready.eq(move), self.places.ready.eq(move & is_result),
-            self.drop.eq(move & is_result & place.drops),
-            self.group.eq(place.source),
+            self.take.eq(move & is_result & place.drops), item.is_result.eq(is_result),
             item.is_maximum.eq(g.is_maximum & ~is_input), item.place.eq(place),
             item.place.mask.eq(Mux(is_input, 0, place.mask)),
             item.place.line_ends.eq(place.line_ends & ~is_input),
@@ -76,8 +76,7 @@ class Emitter(wiring.Component):
                                           Which.FIRST_INPUT))
         with m.Else():
             m.d.comb += item.which.eq(Mux(g.is_add, Which.SUM, Which.PARAMETERS))
-        m.d.comb += [item.sums.eq(self.sums),
-                     item.differences.eq(self.inputs.payload.differences)]
+        m.d.comb += item.differences.eq(self.inputs.payload.differences)
         with m.If(move):
             m.d.sync += fence_sent.eq(fence_sent | fence)
         return chosen.o
@@ -87,21 +86,32 @@ class Emitter(wiring.Component):
         f = instruction_fields(self.words, format_=Format.VECTOR)
         g, word_bytes = self.geometry, self.target.word_bytes
         source = self._choose(m)
-        chosen, place = source.payload, source.payload.place
-
-        # Stage 2: the item. A word of maxima is in the same register.
-        item = Signal(self.item, reset_less=True)
-        word_valid, move = Signal(), Signal()
-        is_first, is_second = (chosen.which == which for which in (Which.FIRST_INPUT,
-                                                                   Which.SECOND_INPUT))
+        move, word_valid = Signal(), Signal()
         m.d.comb += [
             move.eq(Mux(word_valid, self.m.ready, ~self.vector.valid | self.vector.ready)),
-            source.ready.eq(move),
-            self.finished.eq(move & (self.vector.valid | word_valid) & item.instruction_end)]
+            source.ready.eq(move), self.group.eq(source.payload.place.source),
+            self.drop.eq(move & source.valid & source.payload.is_result
+                         & source.payload.place.drops)]
+
+        # Stage 2: the operands.
+        chosen = Signal(source.payload.shape(), reset_less=True)
+        chosen_valid = Signal()
+        sums = Signal(self.sums.shape(), reset_less=True)
+        with m.If(move):
+            m.d.sync += [chosen_valid.eq(source.valid), chosen.eq(source.payload),
+                         sums.eq(self.sums)]
+        place = chosen.place
+
+        # Stage 3: the item. A word of maxima is in the same register.
+        item = Signal(self.item, reset_less=True)
+        is_first, is_second = (chosen.which == which for which in (Which.FIRST_INPUT,
+                                                                   Which.SECOND_INPUT))
+        m.d.comb += self.finished.eq(
+            move & (self.vector.valid | word_valid) & item.instruction_end)
         with m.If(move):
             m.d.sync += [
-                self.vector.valid.eq(source.valid & ~chosen.is_maximum),
-                word_valid.eq(source.valid & chosen.is_maximum),
+                self.vector.valid.eq(chosen_valid & ~chosen.is_maximum),
+                word_valid.eq(chosen_valid & chosen.is_maximum),
                 item.which.eq(chosen.which), item.wide.eq(is_first | is_second),
                 item.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
                 item.instruction_end.eq(place.ends)]
@@ -110,7 +120,7 @@ class Emitter(wiring.Component):
             for name in ("multiplier", "shift"):
                 m.d.sync += item[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
                     is_second, f[f"{name}_1"], f[f"{name}_2"])))
-            for mine, value, difference in zip(item.sums, chosen.sums, chosen.differences):
+            for mine, value, difference in zip(item.sums, sums, chosen.differences):
                 m.d.sync += mine.eq(Mux(is_first | is_second, difference << f["left_shift"],
                                         value))
         out = self.vector.payload

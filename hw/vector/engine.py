@@ -159,7 +159,8 @@ class VectorEngine(wiring.Component):
             results.put_group.eq(adder.sums_valid | maximum.maximum_valid),
             results.group_sums.eq(adder.sums.as_value() | maximum.maximum.as_value()),
             emitter.available.eq(results.available), emitter.sums.eq(results.sums),
-            results.group.eq(emitter.group), results.drop.eq(emitter.drop),
+            results.take.eq(emitter.take), results.group.eq(emitter.group),
+            results.drop.eq(emitter.drop),
             emitter.returned.eq(self.returned.valid)]
         connect(m, adder.inputs, emitter.inputs)
         connect(m, places.places, emitter.places)

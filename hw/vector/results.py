@@ -25,7 +25,8 @@ class ResultStore(wiring.Component):
         cycles later, for which one place is kept in reserve.
     put, word : the next result, a sum per channel. put_group, group_sums : or a result of one
         group, which counts as group 0; 0 while a ``word`` is put, as ``word`` is else.
-    available : the oldest result is here; its ``group`` is ``sums``. drop : it is used up.
+    available : the oldest result that is not taken yet is here. take : it is, in this cycle.
+    sums : ``group`` of the oldest result. drop : it is used up, in the cycle of ``take`` or later.
     """
 
     def __init__(self, target):
@@ -35,7 +36,8 @@ class ResultStore(wiring.Component):
             "claim": In(1), "has_room": Out(1),
             "put": In(1), "word": In(data.ArrayLayout(signed(SUM_WIDTH), target.columns)),
             "put_group": In(1), "group_sums": In(sums),
-            "available": Out(1), "group": In(2), "sums": Out(sums), "drop": In(1)})
+            "available": Out(1), "take": In(1), "group": In(2), "sums": Out(sums),
+            "drop": In(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -46,13 +48,13 @@ class ResultStore(wiring.Component):
         # One copy per group: each goes to many memory cells.
         read_places = [Signal(range(_DEPTH), name=f"read_place_{k}", attrs={"keep": 1})
                        for k in range(n_groups)]
-        claimed, dropped = Signal(), Signal()
-        m.d.sync += [claimed.eq(self.claim), dropped.eq(self.drop),
+        claimed, dropped, here = Signal(), Signal(), Signal()
+        m.d.sync += [claimed.eq(self.claim), dropped.eq(self.drop), here.eq(put),
                      write_place.eq(write_place + put),
                      *(place.eq(place + self.drop) for place in read_places)]
         m.d.comb += [
             self.has_room.eq(Level(m, "claimed", _DEPTH - 1, claimed, dropped).room),
-            self.available.eq(Level(m, "here", _DEPTH, put, self.drop).any)]
+            self.available.eq(Level(m, "here", _DEPTH, here, self.take).any)]
         groups = []
         for k in range(n_groups):
             m.submodules[f"group_{k}"] = cells = Memory(shape=width, depth=_DEPTH, init=[])
