@@ -16,7 +16,7 @@ from hw.isa import FORMAT_WORDS, Format
 from hw.slot import instruction_fields
 from hw.stream import SkidBuffer
 from hw.vector.add import input_layout
-from hw.vector.geometry import GEOMETRY_LAYOUT
+from hw.vector.geometry import GEOMETRY_LAYOUT, own_copy
 from hw.vector.places import place_layout
 from hw.vector.ports import SUM_WIDTH, Which, vector_item_layout
 
@@ -52,13 +52,14 @@ class Emitter(wiring.Component):
     def _choose(self, m):
         """Stage 1: what comes next, as a stream."""
         g, place = self.geometry, self.places.payload
+        is_add, is_maximum = (own_copy(m, g[name], name) for name in ("is_add", "is_maximum"))
         m.submodules.chosen = chosen = SkidBuffer(data.StructLayout({
             "which": Which, "is_maximum": 1, "is_result": 1, "place": place.shape(),
             "differences": self.inputs.payload.differences.shape()}))
         fence_sent, may_emit = Signal(), Signal()
-        with m.If(self.returned | ~g.is_maximum):
+        with m.If(self.returned | ~is_maximum):
             m.d.sync += may_emit.eq(1)
-        fence = g.is_maximum & ~fence_sent & self.places.valid
+        fence = is_maximum & ~fence_sent & self.places.valid
         is_input, is_result = Signal(), Signal()
         item, move = chosen.i.payload, chosen.i.ready
         m.d.comb += [
@@ -67,7 +68,7 @@ class Emitter(wiring.Component):
             chosen.i.valid.eq(is_input | is_result),
             self.inputs.ready.eq(move), self.places.ready.eq(move & is_result),
             self.take.eq(move & is_result & place.drops), item.is_result.eq(is_result),
-            item.is_maximum.eq(g.is_maximum & ~is_input), item.place.eq(place),
+            item.is_maximum.eq(is_maximum & ~is_input), item.place.eq(place),
             item.place.mask.eq(Mux(is_input, 0, place.mask)),
             item.place.line_ends.eq(place.line_ends & ~is_input),
             item.place.ends.eq(place.ends & ~is_input)]
@@ -75,7 +76,7 @@ class Emitter(wiring.Component):
             m.d.comb += item.which.eq(Mux(self.inputs.payload.is_second, Which.SECOND_INPUT,
                                           Which.FIRST_INPUT))
         with m.Else():
-            m.d.comb += item.which.eq(Mux(g.is_add, Which.SUM, Which.PARAMETERS))
+            m.d.comb += item.which.eq(Mux(is_add, Which.SUM, Which.PARAMETERS))
         m.d.comb += item.differences.eq(self.inputs.payload.differences)
         with m.If(move):
             m.d.sync += fence_sent.eq(fence_sent | fence)

@@ -18,7 +18,7 @@ from hw.scratchpad import word_layout
 from hw.slot import instruction_fields
 from hw.vector.add import AddUnit
 from hw.vector.emitter import Emitter
-from hw.vector.geometry import Geometry
+from hw.vector.geometry import Geometry, own_copy
 from hw.vector.maximum import Maximum
 from hw.vector.operands import Operands
 from hw.vector.places import PlaceWalker
@@ -93,10 +93,12 @@ class VectorEngine(wiring.Component):
         m = Module()
         target = self.target
         f = instruction_fields(self.words, format_=Format.VECTOR)
+        units = {}
         clear = Signal()
         m.d.sync += clear.eq(self.abort | self.start)
 
         def add(name, unit):
+            units[name] = unit
             setattr(m.submodules, name, ResetInserter(clear)(unit))
             return unit
 
@@ -117,8 +119,8 @@ class VectorEngine(wiring.Component):
                      emitter.words.eq(self.words)]
         for unit in (steps, weights, operands, adder, places, emitter):
             m.d.comb += unit.geometry.eq(g)
-        for unit in (steps, weights, adder, places):
-            m.d.comb += unit.load.eq(load)
+        for name in ("steps", "weights", "add", "places"):
+            m.d.comb += units[name].load.eq(own_copy(m, load, f"load_{name}"))
         m.d.comb += [getattr(steps, name).eq(f[name])
                      for name in ("x_bank", "y_bank", "width", "height")]
         m.d.comb += [getattr(places, name).eq(f[name])
@@ -151,7 +153,7 @@ class VectorEngine(wiring.Component):
         m.d.comb += [
             products.x.eq(operands.x), products.weights.eq(weights.weights),
             maximum.word.eq(operands.x[N_MULTIPLIERS - 1]),
-            adder.takes_word.eq(operands.used & g.is_add),
+            adder.takes_word.eq(operands.used & own_copy(m, g.is_add, "takes_word_add")),
             adder.word_valid.eq(operands.add_valid), adder.word.eq(operands.add_word),
             adder.has_room.eq(results.has_room),
             results.claim.eq(operands.claims | adder.claims),

@@ -33,6 +33,10 @@ class Countdown:
         with self.m.Else():
             self.m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 2)]
 
+    def next_last(self, step):
+        """Does it stand at its last value in the next cycle, if it goes on where ``step``?"""
+        return Mux(step, Mux(self.last, self.single, self.left == 2), self.last)
+
 
 class Level:
     """Counts what a buffer of ``depth`` places holds, and one more that was under way when it

@@ -82,9 +82,9 @@ class StepWalker(wiring.Component):
         tap_end, position_end, chunk_end, line_end = (
             Signal(name=f"{name}_end") for name in ("tap", "position", "chunk", "line"))
         m.d.comb += [
-            tap_end.eq(columns.last & rows.last),
             position_end.eq(tap_end & emits & positions.last),
             line_end.eq(position_end & chunks.last)]
+        m.d.sync += tap_end.eq(columns.next_last(go) & rows.next_last(go & columns.last))
         with m.If(go):
             m.d.sync += [tap_first.eq(tap_end), line_first.eq(line_end),
                          pair.eq(Mux(tap_end | (pair == pair_last), 0, pair + 1))]
@@ -105,7 +105,8 @@ class StepWalker(wiring.Component):
         with m.If(self.load):
             for counter in (rows, columns, positions, chunks, lines):
                 m.d.sync += counter.load()
-            m.d.sync += [running.eq(1), line_first.eq(1), tap_first.eq(1), pair.eq(0),
+            m.d.sync += [tap_end.eq(columns.single & rows.single),
+                         running.eq(1), line_first.eq(1), tap_first.eq(1), pair.eq(0),
                          skip.eq(g.skip_first), emits.eq(g.skip_first == 0)]
 
         event = Signal(data.StructLayout({

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 from hw.crossbar import Read
 from hw.scratchpad import word_layout
 from hw.stream import SmallFIFO
-from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
+from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT, own_copy
 from hw.vector.loops import Countdown, Level
 
 __all__ = ["N_MULTIPLIERS", "WeightStore"]
@@ -56,38 +56,56 @@ class WeightStore(wiring.Component):
             Countdown(m, name, g[f"weight_{name}"])
             for name in ("columns", "rows", "positions", "chunks", "lines")]
         m.submodules.queue = queue = SmallFIFO(16, _DEPTH)
-        running, takes_room, go = Signal(), Signal(), Signal()
-        address, chunk_address = Signal(16), Signal(16)
+        running, takes_room, go, taken = Signal(), Signal(), Signal(), Signal()
+        is_depthwise = own_copy(m, g.is_depthwise, "requests_depthwise")
         # Room is counted in chunks of weights for DEPTHWISE, otherwise in responses.
         free = Level(m, "free", _DEPTH, freed, go & takes_room)
-        m.d.comb += [go.eq(running & queue.i.ready & (free.any | ~takes_room)),
-                     queue.i.valid.eq(go), queue.i.payload.eq(address)]
-        step = Mux(g.is_linear, 2, 1)
-        taps_end = columns.last & rows.last
+        queued = Level(m, "queued", _DEPTH, go, taken)
+        m.d.comb += go.eq(running & queued.room & (free.any | ~takes_room))
+        taps_end, chunk_end, line_end = (
+            Signal(name=f"{name}_end") for name in ("taps", "chunk", "line"))
+        m.d.comb += [chunk_end.eq(taps_end & positions.last),
+                     line_end.eq(chunk_end & chunks.last)]
+        m.d.sync += taps_end.eq(columns.next_last(go) & rows.next_last(go & columns.last))
         with m.If(go):
-            m.d.sync += [address.eq(address + step), takes_room.eq(~g.is_depthwise | taps_end)]
+            m.d.sync += takes_room.eq(~is_depthwise | taps_end)
             columns.step()
             with m.If(columns.last):
                 rows.step()
             with m.If(taps_end):
                 positions.step()
-                with m.If(~positions.last):
-                    m.d.sync += address.eq(chunk_address)
-                with m.Else():
-                    m.d.sync += chunk_address.eq(address + step)
-                    chunks.step()
-                    with m.If(chunks.last):
-                        m.d.sync += [address.eq(self.base), chunk_address.eq(self.base)]
-                        lines.step()
-                        with m.If(lines.last):
-                            m.d.sync += running.eq(0)
+            with m.If(chunk_end):
+                chunks.step()
+            with m.If(line_end):
+                lines.step()
+                with m.If(lines.last):
+                    m.d.sync += running.eq(0)
+
+        # The address of the event of a request, and after it.
+        event = Signal(data.StructLayout({
+            "valid": 1, "taps_ends": 1, "chunk_ends": 1, "line_ends": 1}))
+        m.d.sync += [event.valid.eq(go), event.taps_ends.eq(taps_end),
+                     event.chunk_ends.eq(chunk_end), event.line_ends.eq(line_end)]
+        address, chunk_address, following = Signal(16), Signal(16), Signal(16)
+        m.d.comb += following.eq(address + Mux(g.is_linear, 2, 1))
+        with m.If(event.valid):
+            m.d.sync += address.eq(following)
+            with m.If(event.line_ends):
+                m.d.sync += [address.eq(self.base), chunk_address.eq(self.base)]
+            with m.Elif(event.chunk_ends):
+                m.d.sync += chunk_address.eq(following)
+            with m.Elif(event.taps_ends):
+                m.d.sync += address.eq(chunk_address)
         with m.If(self.load):
             for counter in counters:
                 m.d.sync += counter.load()
-            m.d.sync += [running.eq(g.has_weights), takes_room.eq(1), free.any.eq(1),
+            m.d.sync += [taps_end.eq(columns.single & rows.single),
+                         running.eq(g.has_weights), takes_room.eq(1), free.any.eq(1),
                          free.count.eq(Mux(g.is_depthwise, _N_CHUNKS, _DEPTH)),
                          address.eq(self.base), chunk_address.eq(self.base)]
-        m.d.comb += [self.w.valid.eq(queue.o.valid), queue.o.ready.eq(self.w.ready),
+        m.d.sync += taken.eq(self.w.valid & self.w.ready)
+        m.d.comb += [queue.i.valid.eq(event.valid), queue.i.payload.eq(address),
+                     self.w.valid.eq(queue.o.valid), queue.o.ready.eq(self.w.ready),
                      self.w.address.eq(queue.o.payload), self.w.bank.eq(self.bank)]
 
     def _responses(self, m, memories):
@@ -114,11 +132,14 @@ class WeightStore(wiring.Component):
                 write.en.eq(arrived & (~g.is_depthwise | (column == k))),
                 write.addr.eq(Mux(g.is_depthwise, Cat(row, place[:2]), place)),
                 write.data.eq(words[k == 1].as_value())]
-        return arrived & is_last
+        filled = Signal()
+        m.d.sync += filled.eq(arrived & is_last)
+        return filled
 
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
+        is_depthwise = own_copy(m, g.is_depthwise, "is_depthwise")
         memories = []
         for k in range(N_MULTIPLIERS):
             cells = Memory(shape=self.word.size, depth=_DEPTH, init=[])
@@ -133,7 +154,7 @@ class WeightStore(wiring.Component):
         address = Signal(range(_DEPTH))
         m.d.sync += [self.available.eq(here.next_any | ~g.has_weights),
                      place.eq(place + self.frees),
-                     address.eq(Mux(g.is_depthwise, Cat(self.row, place[:2]), place))]
+                     address.eq(Mux(is_depthwise, Cat(self.row, place[:2]), place))]
         for k, (cells, operand, used) in enumerate(zip(memories, self.weights, (
                 g.is_depthwise, g.is_depthwise | g.is_linear, 1))):
             read = cells.read_port(domain="comb")
