@@ -6,18 +6,14 @@ instruction memory is a ring: behind its last whole record the fetch goes on at 
 
 Any error ends the run: the engines are told to abort, what is under way is given time to pass,
 and only then is the run done. The next start begins from a clean state.
-
-An error names an instruction by its engine and its number there, which is looked up in the places
-of the last instructions handed out.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.error_finder import ErrorFinder
 from hw.isa import ENGINE_OF, FORMAT_WORDS, N_WORDS, Engine, ErrorCode, Format, Opcode
-from hw.pipeline import delayed
 from hw.slot import COMPLETED_WIDTH, ENGINES, PROGRESS_WIDTH, EngineSlot, instruction_fields
 
 __all__ = ["Dispatcher", "engine_format"]
@@ -25,9 +21,6 @@ __all__ = ["Dispatcher", "engine_format"]
 #: Cycles after an abort in which everything that is under way reaches its end.
 FLUSH_CYCLES = 255
 _SYNC_WORDS = 3
-#: Bits of an instruction's number in its engine, for errors. An engine never has as many as eight
-#: under way: one waits, one runs, the others have left but for their results.
-_NUMBER_WIDTH = 3
 #: Cycles from the last word of a SYNC to the comparison with what it waits for.
 _SYNC_CYCLES = 4
 #: Cycles for which all must be complete before a run ends: its last result may be an error.
@@ -65,7 +58,7 @@ class Dispatcher(wiring.Component):
         complete, or in a read of the one started last.
     """
 
-    SHARED_LATENCY = 2
+    SHARED_LATENCY = ErrorFinder.SHARED_LATENCY
 
     def __init__(self, *, target, fetch_latency):
         self.target = target
@@ -138,15 +131,20 @@ class Dispatcher(wiring.Component):
         writing = Signal()
         committing = Signal()
         is_engine = Signal()
-        m.submodules.places = places = Memory(shape=16, depth=len(ENGINES) << _NUMBER_WIDTH,
-                                              init=[])
-        place = places.write_port()
+        m.submodules.finder = finder = ErrorFinder()
+        for name in ("begin", "busy", "moved", "abort_request", "watchdog_limit", "cycle_limit",
+                     "shared_error", "shared_error_engine", "shared_error_of_result"):
+            m.d.comb += getattr(finder, name).eq(getattr(self, name))
+        for engine, slot in slots.items():
+            m.d.comb += [
+                finder.errors[engine].eq(self._of(engine, "error")),
+                finder.previous[engine].eq(self._of(engine, "previous")),
+                finder.started[engine].eq(slot.start), finder.running[engine].eq(slot.running),
+                finder.oldest[engine].eq(completed[engine])]
         m.d.comb += [
-            place.en.eq(commits.any()), place.data.eq(self.index),
-            place.addr.eq(Cat(Array([issued[e][:_NUMBER_WIDTH] for e in ENGINES])[engine_number],
-                              engine_number))]
-        failing, failing_code, at_fetch, failing_index = self._find_errors(
-            m, slots, completed, incomplete, places)
+            finder.incomplete.eq(incomplete), finder.commit.eq(commits.any()),
+            finder.commit_engine.eq(engine_number), finder.commit_index.eq(self.index),
+            finder.commit_number.eq(Array([issued[e] for e in ENGINES])[engine_number])]
         free = Array([slots[e].free for e in ENGINES])[engine_number]
         m.d.sync += [fetched.eq(self.fetch_data), place_of.eq(arriving)]
         for engine, slot in slots.items():
@@ -170,11 +168,11 @@ class Dispatcher(wiring.Component):
                                              for e in ENGINES).all())
 
         def give_up():
-            with m.If(failing):
-                m.d.sync += [self.error.eq(failing_code), self.done.eq(0),
+            with m.If(finder.found):
+                m.d.sync += [self.error.eq(finder.code), self.done.eq(0),
                              after.eq(FLUSH_CYCLES)]
-                with m.If(~at_fetch):
-                    m.d.sync += self.index.eq(failing_index)
+                with m.If(~finder.at_fetch):
+                    m.d.sync += self.index.eq(finder.index)
                 m.next = "ABORT"
 
         m.d.sync += self.begin.eq(0)
@@ -271,81 +269,3 @@ class Dispatcher(wiring.Component):
         # Registers, as they go to all parts of the accelerator.
         m.d.sync += [self.busy.eq(~fsm.ongoing("IDLE")), self.abort.eq(fsm.ongoing("ABORT"))]
         return m
-
-    def _find_errors(self, m, slots, completed, incomplete, places):
-        """The first error of an engine, a shared unit, the watchdog or the host, some stages on.
-
-        Returns whether there is one, its code, whether it is of the instruction that is fetched,
-        and the index of the instruction where it is not.
-        """
-        expired = self._watch(m)
-        with_engine = data.StructLayout({"code": ErrorCode, "engine": 2, "number": _NUMBER_WIDTH})
-        number = {e: completed[e][:_NUMBER_WIDTH] for e in ENGINES}  # of the oldest
-        latest = {e: Signal(_NUMBER_WIDTH, name=f"latest_{e.name.lower()}") for e in ENGINES}
-        for engine, slot in slots.items():
-            with m.If(self.begin):
-                m.d.sync += latest[engine].eq(-1)
-            with m.Elif(slot.start):
-                m.d.sync += latest[engine].eq(latest[engine] + 1)
-
-        # Each error and its instruction.
-        own = {e: Signal(with_engine, name=f"error_{e.name.lower()}") for e in ENGINES}
-        shared, ended = Signal(with_engine), Signal(with_engine)
-        nowhere = Signal()
-        arrived = []
-        for engine, error in own.items():
-            here = Signal(with_engine, name=f"arrived_{engine.name.lower()}")
-            previous = Signal(name=f"previous_{engine.name.lower()}")
-            m.d.sync += [
-                here.code.eq(self._of(engine, "error")), here.engine.eq(engine),
-                here.number.eq(latest[engine] + slots[engine].start),
-                previous.eq(self._of(engine, "previous")), error.eq(here),
-                error.number.eq(here.number - previous)]
-            arrived.append(here)
-        then = [Array([delayed(m, numbers[e], self.SHARED_LATENCY, f"{name}_{e.name.lower()}")
-                       for e in ENGINES])[self.shared_error_engine]
-                for name, numbers in (("latest", latest), ("oldest", number))]
-        m.d.sync += [shared.code.eq(self.shared_error), shared.engine.eq(self.shared_error_engine),
-                     shared.number.eq(Mux(self.shared_error_of_result, then[1], then[0]))]
-        m.d.sync += [ended.code.eq(Mux(expired | self.abort_request, ErrorCode.WATCHDOG,
-                                       ErrorCode.NONE)),
-                     nowhere.eq(~incomplete.any())]
-        running = Cat(slots[e].running for e in ENGINES)
-        for found in incomplete, running:
-            for engine in reversed(ENGINES):
-                with m.If(found[engine]):
-                    m.d.sync += [ended.engine.eq(engine), ended.number.eq(number[engine])]
-
-        # One of them.
-        chosen = Signal(with_engine)
-        chosen_nowhere = Signal()
-        m.d.sync += [chosen.eq(ended), chosen_nowhere.eq(nowhere)]
-        for error in (*reversed(own.values()), shared):
-            with m.If(error.code != ErrorCode.NONE):
-                m.d.sync += [chosen.eq(error), chosen_nowhere.eq(0)]
-
-        # Its place in the program.
-        failing, at_fetch, index, code = Signal(), Signal(), Signal(16), Signal(ErrorCode)
-        place = places.read_port(domain="comb")
-        m.d.comb += place.addr.eq(Cat(chosen.number, chosen.engine))
-        m.d.sync += [failing.eq(chosen.code != ErrorCode.NONE), code.eq(chosen.code),
-                     at_fetch.eq(chosen_nowhere), index.eq(place.data)]
-        with m.If(~self.busy):  # what is left of the run before
-            m.d.sync += [failing.eq(0), *(error.code.eq(ErrorCode.NONE) for error in (
-                *arrived, *own.values(), shared, ended, chosen))]
-        return failing, code, at_fetch, index
-
-    def _watch(self, m):
-        """Whether nothing has moved for too long, or the run takes too long."""
-        quiet, cycles = Signal(32), Signal(32)
-        expired = Signal()
-        began = Signal()
-        m.d.sync += [quiet.eq(quiet + 1), cycles.eq(cycles + 1), began.eq(self.begin)]
-        with m.If(self.moved | ~self.busy | began):
-            m.d.sync += quiet.eq(0)
-        with m.If(~self.busy | began):
-            m.d.sync += cycles.eq(0)
-        m.d.sync += expired.eq(self.busy & ~self.begin & ~began & (
-            (quiet >= self.watchdog_limit)
-            | (self.cycle_limit.any() & (cycles >= self.cycle_limit))))
-        return expired
