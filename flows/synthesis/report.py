@@ -38,7 +38,8 @@ def implement(design: Design, *, seeds: list[int], frequency_mhz: float, cache: 
     used = ecp5.netlist_resources(figures["cells"]["unit"])
     report = _filled(common, used, ecp5.AVAILABLE) | {
         "fmax_mhz": None, "seeds": [], "units": figures["units"],
-        "registers_in_block_ram": figures["registers_in_block_ram"]}
+        "registers_in_block_ram": figures["registers_in_block_ram"],
+        "fixed_multipliers": figures["fixed_multipliers"]}
     if not report["fits"]:
         return report, [folder / ecp5.LOG]
     routes = ecp5.place_seeds(
