@@ -22,6 +22,8 @@ from hw.vector.ports import SUM_WIDTH, Which, vector_item_layout
 
 __all__ = ["Emitter"]
 
+_FINE_BITS = 2  # of the left shift of differences
+
 
 class Emitter(wiring.Component):
     """Sends everything that an instruction gives.
@@ -94,19 +96,23 @@ class Emitter(wiring.Component):
             self.drop.eq(move & source.valid & source.payload.is_result
                          & source.payload.place.drops)]
 
-        # Stage 2: the operands.
+        # Stage 2: the operands. Differences are shifted in this stage and the next.
         chosen = Signal(source.payload.shape(), reset_less=True)
-        chosen_valid = Signal()
+        chosen_valid, is_first, is_second = Signal(), Signal(), Signal()
         sums = Signal(self.sums.shape(), reset_less=True)
+        fine, coarse = f["left_shift"][:_FINE_BITS], f["left_shift"][_FINE_BITS:]
+        shifted = [(difference << fine).as_signed() for difference in source.payload.differences]
+        differences = Signal(data.ArrayLayout(shifted[0].shape(), len(shifted)), reset_less=True)
         with m.If(move):
-            m.d.sync += [chosen_valid.eq(source.valid), chosen.eq(source.payload),
-                         sums.eq(self.sums)]
+            m.d.sync += [
+                chosen_valid.eq(source.valid), chosen.eq(source.payload), sums.eq(self.sums),
+                is_first.eq(source.payload.which == Which.FIRST_INPUT),
+                is_second.eq(source.payload.which == Which.SECOND_INPUT),
+                *(mine.eq(value) for mine, value in zip(differences, shifted))]
         place = chosen.place
 
         # Stage 3: the item. A word of maxima is in the same register.
         item = Signal(self.item, reset_less=True)
-        is_first, is_second = (chosen.which == which for which in (Which.FIRST_INPUT,
-                                                                   Which.SECOND_INPUT))
         m.d.comb += self.finished.eq(
             move & (self.vector.valid | word_valid) & item.instruction_end)
         with m.If(move):
@@ -121,9 +127,9 @@ class Emitter(wiring.Component):
             for name in ("multiplier", "shift"):
                 m.d.sync += item[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
                     is_second, f[f"{name}_1"], f[f"{name}_2"])))
-            for mine, value, difference in zip(item.sums, sums, chosen.differences):
-                m.d.sync += mine.eq(Mux(is_first | is_second, difference << f["left_shift"],
-                                        value))
+            for mine, value, difference in zip(item.sums, sums, differences):
+                m.d.sync += mine.eq(Mux(
+                    is_first | is_second, difference << (coarse << _FINE_BITS), value))
         out = self.vector.payload
         m.d.comb += [
             out.eq(item), out.bank.eq(f["out_bank"]), out.plane.eq(0),
