@@ -102,6 +102,7 @@ class Accelerator(wiring.Component):
     def _dispatch(self, m, units):
         """The engines behind their slots, and the errors of what they share."""
         dispatcher, crossbar = units.dispatcher, units.crossbar
+        abort = dispatcher.abort
         for engine, unit in self.engines.items():
             for name in ("words", "start", "unit_ready"):
                 m.d.comb += getattr(unit, name).eq(
@@ -109,9 +110,9 @@ class Accelerator(wiring.Component):
             for name in ("done", "unit_next", "error"):
                 m.d.comb += getattr(dispatcher, f"{engine.name.lower()}_{name}").eq(
                     getattr(unit, name))
-            # Each has its own, as they lie far apart.
-            abort = Signal(name=f"{engine.name.lower()}_abort", attrs={"keep": 1})
-            m.d.sync += abort.eq(dispatcher.abort)
+            # Each engine has its own register, as they lie far apart; those of the same input would
+            # become one.
+            abort = delayed(m, abort, 1, f"{engine.name.lower()}_abort")
             m.d.comb += unit.abort.eq(abort)
         # A word of MAXPOOL may wait long for its bank after the engine has given it away. The next
         # vector instruction begins behind its end, so that completions come one at a time, in the

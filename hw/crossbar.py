@@ -190,10 +190,13 @@ class Crossbar(wiring.Component):
                          bank.write_enable.eq(Cat(enables))]
         for name in _WAITING_WRITES:
             port = getattr(self, name)
-            valid, request, ready = requests[name]
-            m.d.sync += port.written.eq(valid & ready)
-            m.d.sync += port.written_progress.eq(Mux(valid & ready, request.progress, 0))
-            m.d.sync += port.written_end.eq(valid & ready & request.instruction_end)
+            valid, _, ready = requests[name]
+            _, request = granted[name]
+            passed = Signal(name=f"{name}_passed")
+            m.d.sync += [
+                passed.eq(valid & ready), port.written.eq(passed),
+                port.written_progress.eq(Mux(passed, request.progress, 0)),
+                port.written_end.eq(passed & request.instruction_end)]
 
     def _read_side(self, m, banks):
         """From requests to the two ordered words of every bank, and who they belong to."""

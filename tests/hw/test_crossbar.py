@@ -17,7 +17,7 @@ TARGETS = {
 }
 READS, WRITES = ("v", "w", "s", "h"), ("m", "l", "h_write")
 # Cycles between what is seen outside and the RAM.
-ENTRY_TO_RAM, WRITTEN_TO_RAM, RAM_TO_RESPONSE = 4, 2, 4
+ENTRY_TO_RAM, WRITTEN_TO_RAM, RAM_TO_RESPONSE = 4, 1, 4
 
 
 def run(dut, script):
