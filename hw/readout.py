@@ -109,23 +109,33 @@ class Readout(wiring.Component):
         emitting = Signal()
         group = Signal(range(max(2, self.groups_max)))
         plane = Signal(range(BYTES_PER_SUM))
-        # Registered: what is emitted is the last plane, of the last group; the row is the last
-        # one of its tile, and that the last one of its pixels.
-        plane_last, group_last, row_last, pixels_last = (
-            Signal(name=f"{n}_last") for n in ("plane", "group", "row", "pixels"))
+        # What is emitted ends a sum, its row, tile and pixels: known before it is emitted.
         plane_end, row_end, tile_end, pixels_end = (
             Signal(name=f"{n}_end") for n in ("plane", "row", "tile", "pixels"))
-        m.d.comb += [
-            plane_end.eq(emitting & plane_last), row_end.eq(emitting & plane_last & group_last),
-            tile_end.eq(row_end & row_last), pixels_end.eq(row_end & pixels_last),
+        group_last, row_last, pixels_last = (
+            Signal(name=f"{n}_last") for n in ("group", "row", "pixels"))
+        next_plane_last, next_group_last = Signal(), Signal()
+        with m.If(self.results_valid):
+            m.d.comb += [next_plane_last.eq(~popped_tile.wide),
+                         next_group_last.eq(popped_tile.groups == 1)]
+            m.d.sync += [row_last.eq(popped_last),
+                         pixels_last.eq(popped_last & popped_tile.row_ends)]
+        with m.Else():
+            m.d.comb += [next_plane_last.eq(~tile.wide | (plane == BYTES_PER_SUM - 2)),
+                         next_group_last.eq(Mux(plane_end, group + 2 == tile.groups, group_last))]
+        go_on = self.results_valid | (emitting & ~row_end)
+        next_row_end = go_on & next_plane_last & next_group_last
+        m.d.sync += [
+            emitting.eq(go_on), group_last.eq(next_group_last),
+            plane_end.eq(go_on & next_plane_last), row_end.eq(next_row_end),
+            tile_end.eq(next_row_end & Mux(self.results_valid, popped_last, row_last)),
+            pixels_end.eq(next_row_end & Mux(
+                self.results_valid, popped_last & popped_tile.row_ends, pixels_last)),
         ]
         with m.If(emitting):
-            m.d.sync += [plane.eq(Mux(plane_last, 0, plane + 1)),
-                         plane_last.eq(~tile.wide | (plane == BYTES_PER_SUM - 2))]
+            m.d.sync += plane.eq(Mux(plane_end, 0, plane + 1))
         with m.If(plane_end):
-            m.d.sync += [group.eq(group + 1), group_last.eq(group + 2 == tile.groups)]
-        with m.If(row_end):
-            m.d.sync += emitting.eq(0)
+            m.d.sync += group.eq(group + 1)
 
         # Where the row in hand goes: its pixel, and the channel tile.
         pixel_layout = data.StructLayout({"index": 24, "address": 16, "x_left": 16,
@@ -152,10 +162,7 @@ class Readout(wiring.Component):
         with m.Elif(row_end):
             m.d.sync += pixel.eq(following)
         with m.If(self.results_valid):
-            m.d.sync += [held.eq(self.results), emitting.eq(1), tile.eq(popped_tile), group.eq(0),
-                         plane.eq(0), plane_last.eq(~popped_tile.wide),
-                         group_last.eq(popped_tile.groups == 1), row_last.eq(popped_last),
-                         pixels_last.eq(popped_last & popped_tile.row_ends)]
+            m.d.sync += [held.eq(self.results), tile.eq(popped_tile), group.eq(0), plane.eq(0)]
         with m.If(begins):
             m.d.sync += [c.eq(waiting), single.eq(waiting_single), waits.eq(0), pixel.eq(first),
                          tile_pixel.eq(first), channel.eq(0), chunk.eq(0),
@@ -163,7 +170,8 @@ class Readout(wiring.Component):
         with m.If(self.config_load):
             m.d.sync += [waiting.eq(self.config), waits.eq(1)]
         with m.If(self.abort):
-            m.d.sync += [waits.eq(0), emitting.eq(0)]
+            m.d.sync += [waits.eq(0), *(flag.eq(0) for flag in (
+                emitting, plane_end, row_end, tile_end, pixels_end))]
 
         # Two stages: choose and add, then compare.
         plane_address = Signal(16)

@@ -82,7 +82,7 @@ class ArraySequencer(wiring.Component):
         spacings = [0, *range(1, groups_max + 1)]
         drain_left = Signal(range(rows * groups_max * _PLANES + 1))
         drain_top = Signal.like(drain_left)
-        drain_over = Signal()
+        drain_over = Signal()  # in the next cycle
         channels_left = Signal(signed(17))
         groups = Signal(range(groups_max + 1))
         n_groups = Signal.like(groups)
@@ -93,31 +93,43 @@ class ArraySequencer(wiring.Component):
                 Array([max(1, rows * spacing) - 1 for spacing in times])[n_groups]
                 for times in ([_PLANES * n for n in spacings], [max(n, 2) for n in spacings])))),
             drain_left.eq(Mux(tile_end, drain_top, drain_left - drain_left.any())),
-            drain_over.eq(Mux(tile_end, drain_top < f["slots"], drain_left <= f["slots"])),
         ]
+        m.d.comb += drain_over.eq(Mux(tile_end, drain_top < f["slots"],
+                                      drain_left <= f["slots"]))
 
-        # Registered: this slot is the first one of a unit of the chase, and it may begin; it is
-        # the first one of a tile's last period.
+        # Whether the next slot begins a unit of the chase, which must be there, and whether a
+        # tile's last period, for which the tile before must have been read.
         unit_first, unit_may_begin, last_first = (
             Signal(name=n) for n in ("unit_first", "unit_may_begin", "last_first"))
-        must_chase, must_drain = Signal(), Signal()
+        next_unit_first, next_last_first, next_running = (
+            Signal(name=n) for n in ("next_unit_first", "next_last_first", "next_running"))
+        next_may_begin = self.unit_ready & (hold <= 1)
+        finished = tile_end & inner.last & outer.last
+        loaded = Signal()
         m.d.comb += [
-            must_chase.eq(unit_first & ~unit_may_begin), must_drain.eq(last_first & ~drain_over),
-            self.chasing.eq(running & must_chase),
-            self.draining.eq(running & ~must_chase & must_drain),
-            go.eq(running & ~must_chase & ~must_drain),
             tile_end.eq(go & slots.last & periods.last),
-            self.go.eq(go),
+            next_running.eq((loaded | (running & ~finished)) & ~self.abort),
+            next_unit_first.eq(Mux(go, tile_end & inner.last, unit_first)),
+            next_last_first.eq(Mux(go, slots.last & Mux(periods.last, periods.single,
+                                                        periods.left == 2), last_first)),
+            self.chasing.eq(running & unit_first & ~unit_may_begin),
+            self.draining.eq(running & ~go & ~self.chasing), self.go.eq(go),
         ]
-        m.d.sync += [unit_may_begin.eq(self.unit_ready & (hold <= 1)),
-                     self.unit_next.eq(go & unit_first)]
+        with m.If(loaded):
+            m.d.comb += [next_unit_first.eq(1), next_last_first.eq(periods.single)]
+        m.d.sync += [
+            running.eq(next_running), unit_first.eq(next_unit_first),
+            last_first.eq(next_last_first), unit_may_begin.eq(next_may_begin),
+            go.eq(next_running & ~(next_unit_first & ~next_may_begin)
+                  & ~(next_last_first & ~drain_over)),
+            self.unit_next.eq(go & unit_first),
+        ]
         with m.If(go & unit_first):
             m.d.sync += hold.eq(_UNIT_LATENCY + 1)
         with m.If(go):
             slots.step()
             m.d.sync += [
-                slot_first.eq(slots.last), unit_first.eq(tile_end & inner.last),
-                last_first.eq(slots.last & Mux(periods.last, periods.single, periods.left == 2)),
+                slot_first.eq(slots.last),
                 index.eq(Mux(slots.last, 0, index + 1)),
                 a_window.eq(slots.last | (index + 1 < rows)),
                 b_window.eq(slots.last | (index + 1 < columns)),
@@ -132,7 +144,6 @@ class ArraySequencer(wiring.Component):
                                               channels_left - columns))]
             with m.If(inner.last):
                 outer.step()
-        finished = tile_end & inner.last & outer.last
 
         for step, active, advance, rewind in (
                 (self.step_a, a_direct | a_window, inner.last, finished),
@@ -156,7 +167,6 @@ class ArraySequencer(wiring.Component):
             | (~a_direct & (f["slots"] < rows)) | (~b_direct & (f["slots"] < columns)))
         def give_up():
             with m.If(self.abort):
-                m.d.sync += running.eq(0)
                 m.next = "IDLE"
 
         with m.FSM():
@@ -168,21 +178,18 @@ class ArraySequencer(wiring.Component):
             with m.State("LOAD"):
                 for counter in counters:
                     m.d.sync += counter.load()
-                m.d.sync += [slot_first.eq(1), period_first.eq(1), unit_first.eq(1),
-                             last_first.eq(periods.single),
-                             tile_first.eq(1), index.eq(0), a_window.eq(1), b_window.eq(1)]
+                m.d.sync += [slot_first.eq(1), period_first.eq(1), tile_first.eq(1),
+                              index.eq(0), a_window.eq(1), b_window.eq(1)]
                 with m.If(impossible):
                     m.d.comb += self.error.eq(ErrorCode.FIELD)
                     m.next = "IDLE"
                 with m.Elif(self.config_free):
                     m.d.comb += [self.config_load.eq(1), self.step_a.restart.eq(1),
-                                 self.step_b.restart.eq(1)]
-                    m.d.sync += running.eq(1)
+                                 self.step_b.restart.eq(1), loaded.eq(1)]
                     m.next = "RUN"
                 give_up()
             with m.State("RUN"):
                 with m.If(finished):
-                    m.d.sync += running.eq(0)
                     m.next = "DONE"
                 give_up()
             with m.State("DONE"):  # the slot keeps the fields for the walkers' last two cycles
