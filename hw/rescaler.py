@@ -85,12 +85,10 @@ def rescaler_item(op, acc, *, channel=0, bias=0, wide=False):
             "wide": int(wide)}
 
 
-def _saturate(value, width):
-    """value clamped to signed(width); value is signed."""
+def _fits(value, width):
+    """Is value, which is signed, in the range of signed(width)?"""
     top = value[width - 1:]
-    fits = top.all() | ~top.any()
-    bound = Cat((~value[-1]).replicate(width - 1), value[-1])
-    return Mux(fits, value[:width], bound).as_signed()
+    return top.all() | ~top.any()
 
 
 class RescalerPipeline(wiring.Component):
@@ -108,7 +106,7 @@ class RescalerPipeline(wiring.Component):
     o : Out(stream.Signature(widths.output_layout(tag_shape), always_ready=True))
     """
 
-    LATENCY = 15
+    LATENCY = 16
 
     def __init__(self, *, tag_shape=None, widths=RescalerWidths(), multiplier_class=Multiplier):
         self.tag_shape = tag_shape
@@ -129,7 +127,10 @@ class RescalerPipeline(wiring.Component):
                          sum=(now.acc + now.bias)[:acc_width].as_signed())
         shifted = (now.sum << now.left)[:acc_width + fraction].as_signed()
         now = pipe.stage(drop=("sum", "left"), shifted=shifted)
-        pipe.stage(drop=("shifted",), x=_saturate(now.shifted, acc_width))
+        now = pipe.stage(fits=_fits(now.shifted, acc_width))
+        bound = Cat((~now.shifted[-1]).replicate(acc_width - 1), now.shifted[-1])
+        pipe.stage(drop=("shifted", "fits"),
+                   x=Mux(now.fits, now.shifted[:acc_width], bound).as_signed())
 
     def product_stages(self, m, pipe):
         """x, multiplier become p: four partial products of half the width, two staged sums."""
