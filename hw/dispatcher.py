@@ -123,9 +123,8 @@ class Dispatcher(wiring.Component):
         one_only = Signal()
         after = Signal(range(FLUSH_CYCLES + 1))
         sync_words = Signal(data.ArrayLayout(32, _SYNC_WORDS))
-        sync_enables = Signal(_SYNC_WORDS)
+        sync_write = Signal()
         fetched = Signal(32, reset_less=True)
-        place_of = Signal(range(N_WORDS), reset_less=True)  # of the word in ``fetched``
         commits = Signal(len(ENGINES))
         arriving = Signal(range(N_WORDS))
         writing = Signal()
@@ -146,22 +145,20 @@ class Dispatcher(wiring.Component):
             finder.commit_engine.eq(engine_number), finder.commit_index.eq(self.index),
             finder.commit_number.eq(Array([issued[e] for e in ENGINES])[engine_number])]
         free = Array([slots[e].free for e in ENGINES])[engine_number]
-        m.d.sync += [fetched.eq(self.fetch_data), place_of.eq(arriving)]
+        m.d.sync += [fetched.eq(self.fetch_data), sync_write.eq(writing & ~is_engine)]
         for engine, slot in slots.items():
             mine = is_engine & (engine_number == engine)
             write = Signal(name=f"write_{engine.name.lower()}")
             m.d.sync += [write.eq(writing & mine), commits[engine].eq(committing & mine)]
             m.d.comb += [
-                slot.write.eq(write), slot.write_index.eq(place_of), slot.write_data.eq(fetched),
+                slot.write.eq(write), slot.write_data.eq(fetched),
                 slot.commit.eq(commits[engine]), slot.alone.eq(one_only),
                 slot.clear.eq(self.begin | self.abort),
             ]
             with m.If(commits[engine]):
                 m.d.sync += issued[engine].eq(issued[engine] + 1)
-        for k, word in enumerate(sync_words):
-            m.d.sync += sync_enables[k].eq(writing & ~is_engine & (arriving == k))
-            with m.If(sync_enables[k]):
-                m.d.sync += word.eq(fetched)
+        with m.If(sync_write):
+            m.d.sync += sync_words.eq(Cat(sync_words.as_value()[32:], fetched))
         synced = Signal()
         waits = instruction_fields(sync_words, _SYNC_WORDS)
         m.d.sync += synced.eq(one_only | Cat(completed[e] >= waits[f"wait_{e.name.lower()}"]

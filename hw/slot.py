@@ -37,12 +37,12 @@ class EngineSlot(wiring.Component):
 
     Members
     -------
-    write, write_index, write_data : one word of the next instruction; commit : it is whole.
+    write, write_data : the next word of the next instruction; commit : it is whole.
         free : there is room for one; right from the third cycle after ``commit``.
     completed, progress : of all engines.
     words, start, done, unit_ready, unit_next : to and from the engine. ``start`` is up for one
-        cycle; words are stable from then until the engine's ``done``. ``unit_ready`` is right
-        from the third cycle after ``start`` and after ``unit_next``.
+        cycle; words are stable from then until two cycles after the engine's ``done``.
+        ``unit_ready`` is right from the third cycle after ``start`` and after ``unit_next``.
     alone : every earlier instruction is complete (single steps); nothing is waited for or chased.
     running : between ``start`` and ``done``; waiting : an instruction is held back by its waits,
         ``blocked`` says for which engines. clear : forget everything.
@@ -53,8 +53,7 @@ class EngineSlot(wiring.Component):
         self.n_words = FORMAT_WORDS[format_]
         counts = data.ArrayLayout(COMPLETED_WIDTH, len(ENGINES))
         super().__init__({
-            "write": In(1), "write_index": In(range(self.n_words)), "write_data": In(32),
-            "commit": In(1), "free": Out(1), "clear": In(1),
+            "write": In(1), "write_data": In(32), "commit": In(1), "free": Out(1), "clear": In(1),
             "alone": In(1), "completed": In(counts),
             "progress": In(data.ArrayLayout(PROGRESS_WIDTH, len(ENGINES))),
             "words": Out(data.ArrayLayout(32, self.n_words)),
@@ -71,16 +70,15 @@ class EngineSlot(wiring.Component):
         move = Signal()
         m.d.comb += self.free.eq(~full)
 
-        # The slot lies between the fetch and its engine, and sees only registers of its own.
-        write_enables = Signal(self.n_words)
+        # The slot lies between the fetch and its engine, and sees only registers of its own. Words
+        # shift through it, so that none has to reach all of it.
+        write = Signal()
         write_data = Signal(32, reset_less=True)
         commit, done, clear = Signal(), Signal(), Signal()
         m.d.sync += [write_data.eq(self.write_data), commit.eq(self.commit), done.eq(self.done),
-                     clear.eq(self.clear)]
-        for k in range(self.n_words):
-            m.d.sync += write_enables[k].eq(self.write & (self.write_index == k))
-            with m.If(write_enables[k]):
-                m.d.sync += following[k].eq(write_data)
+                     clear.eq(self.clear), write.eq(self.write)]
+        with m.If(write):
+            m.d.sync += following.eq(Cat(following.as_value()[32:], write_data))
         with m.If(commit):
             m.d.sync += full.eq(1)
         m.d.sync += checked.eq(Mux(full & ~move, Cat(1, checked[0]), 0))
