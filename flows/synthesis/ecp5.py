@@ -26,8 +26,12 @@ KINDS = {"luts": "TRELLIS_COMB", "ffs": "TRELLIS_FF", "dsps": "MULT18X18D", "bra
 AVAILABLE = {"luts": 83640, "ffs": 83640, "dsps": 156, "brams": 208, "distributed_ram": 10455}
 # Logic cells (TRELLIS_COMB) that nextpnr makes of one netlist cell, and cells that take none.
 LOGIC_CELLS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}
+# Registers whose wire says `keep` are copies for separate loads, which yosys would merge.
 SCRIPT = """\
 read_verilog -sv {name}.v shell.v
+hierarchy -top {shell}
+proc
+setattr -set keep 1 a:keep=1 %ci1 t:$*dff* %i
 synth_ecp5 -nodsp -top {shell}
 tee -q -o unit.json stat -json
 design -stash unit

@@ -14,6 +14,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from flows import synth
+from flows.synthesis import ecp5
 from flows.synthesis.design import design_of
 from flows.synthesis.report import synthesis_only
 from flows.synthesis.tools import NEXTPNR, YOSYS, tool_version
@@ -271,6 +272,34 @@ def test_figures_of_a_multiply_add(tmp_path, monkeypatch):
     assert path["to"] in ("total", "p")
     assert 0 < report["ports"]["input_ns"] < 10
     assert json.loads((tmp_path / "multiply_add.report.json").read_text()) == report
+
+
+class Copies(wiring.Component):
+    """Two registers of one signal, which a synthesis tool merges unless it is told not to."""
+
+    a: In(1)
+    p: Out(2)
+
+    def __init__(self, attributes):
+        self.attributes = attributes
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        for k in range(2):
+            copy, late = Signal(name=f"copy_{k}", attrs=self.attributes), Signal(name=f"late_{k}")
+            m.d.sync += [copy.eq(self.a), late.eq(copy)]
+            m.d.comb += self.p[k].eq(late)
+        return m
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_registers_that_say_keep_are_not_merged(tmp_path):
+    for attributes, registers in ({"keep": 1}, 4), ({}, 2):
+        folder = ecp5.synthesize(design_of(Copies(attributes), "copies"), tmp_path)
+        figures = json.loads((folder / "figures.json").read_text())
+        assert figures["cells"]["unit"]["TRELLIS_FF"] == registers
 
 
 @pytest.mark.slow
