@@ -21,8 +21,9 @@ from sim.runner import BUILD_ROOT, Build, SimulationError, check_tools, excerpt
 __all__ = ["build_cxxrtl"]
 
 MODEL = "testbench.cxxrtl"
-# What is optimized here need not be compiled. -g0: nothing but the ports is looked at.
-WRITE = f"proc; flatten; opt -fast; opt_clean -purge; write_cxxrtl -header -g0 {MODEL}.cc"
+# What is optimized here need not be compiled; registers are left alone, as opt_dff fails where bits
+# of one are constant (conflicting init values). -g0: nothing but the ports is looked at.
+WRITE = f"proc; flatten; opt_expr; opt_clean -purge; write_cxxrtl -header -g0 {MODEL}.cc"
 COMPILE = ("-std=c++17", "-O2", "-w", "-DLOCKSTEP_CXXRTL")
 # The zeros of memories, as hw.verilog writes them: yosys takes minutes to read them, and memories
 # of CXXRTL start with zeros.
