@@ -16,7 +16,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.pipeline import registered
+from hw.pipeline import delayed, one_of, registered
 from hw.ports import (
     ARRAY_ADDRESS_WIDTH,
     PORT_PROGRESS_WIDTH,
@@ -181,8 +181,7 @@ class Crossbar(wiring.Component):
             enables = [Signal(word, name=f"write_enable_{parity}_{k}") for parity in range(2)]
 
             def choose(field, k=k):
-                return _one_of({name: (grant[k], request[field])
-                                for name, (grant, request) in granted.items()})
+                return one_of((grant[k], request[field]) for grant, request in granted.values())
 
             m.d.sync += [row.eq(choose("row")), content.eq(choose("data")),
                          enables[0].eq(choose("enable_even")), enables[1].eq(choose("enable_odd"))]
@@ -208,12 +207,11 @@ class Crossbar(wiring.Component):
             chosen = {field: Signal(self._request[field].shape, name=f"{field}_{k}",
                                     reset_less=True) for field in ("even_row", "odd_row", "odd")}
             for field, register in chosen.items():
-                m.d.sync += register.eq(_one_of({
-                    name: (grant[k], request[field]) for name, (grant, request) in
-                    granted.items()}))
+                m.d.sync += register.eq(one_of(
+                    (grant[k], request[field]) for grant, request in granted.values()))
             m.d.comb += [bank.read_rows[0].eq(chosen["even_row"]),
                          bank.read_rows[1].eq(chosen["odd_row"])]
-            odd = _delay(m, chosen["odd"], Bank.LATENCY, f"odd_{k}")
+            odd = delayed(m, chosen["odd"], Bank.LATENCY, f"odd_{k}", reset_less=True)
             even_data, odd_data = bank.read_data
             ordered = [Signal(8 * self.target.word_bytes, name=f"word_{k}_{n}", reset_less=True)
                        for n in range(2)]
@@ -221,9 +219,10 @@ class Crossbar(wiring.Component):
                          ordered[1].eq(Mux(odd, even_data, odd_data))]
             words.append(ordered)
         # From the grant to the ordered words: choice of what the port says, bank, order.
-        owners = {name: _delay(m, grant, 2 + Bank.LATENCY, f"{name}_owner", reset_less=False)
+        owners = {name: delayed(m, grant, 2 + Bank.LATENCY, f"{name}_owner")
                   for name, (grant, _) in granted.items()}
-        return words, owners, _delay(m, shared_is_host, 3 + Bank.LATENCY, "is_host")
+        is_host = delayed(m, shared_is_host, 3 + Bank.LATENCY, "is_host", reset_less=True)
+        return words, owners, is_host
 
     def elaborate(self, platform):
         m = Module()
@@ -237,8 +236,7 @@ class Crossbar(wiring.Component):
         m.d.sync += self.address_error.eq(self.address_errors.as_value().any())
 
         def chosen(name, index):
-            return _one_of({k: (owners[name][k], words[k][index])
-                            for k in range(N_BANKS)})
+            return one_of((owners[name][k], words[k][index]) for k in range(N_BANKS))
 
         for name, port in (("v", self.v), ("w", self.w)):
             m.d.sync += port.response_valid.eq(owners[name].any())
@@ -255,14 +253,15 @@ class Crossbar(wiring.Component):
         m.d.sync += [pair.eq(Cat(chosen("a", 0), chosen("a", 1))), b_word.eq(chosen("b", 0))]
         rotated = self._rotate(m, pair)
         m.d.comb += [self.a.data.eq(rotated),
-                     self.b.data.eq(_delay(m, b_word, _ROTATE_STAGES, "b_data"))]
+                     self.b.data.eq(delayed(m, b_word, _ROTATE_STAGES, "b_data", reset_less=True))]
         return m
 
     def _rotate(self, m, pair):
         """The word that begins at port a's byte of a pair: whole fours of bytes, then the rest."""
         word = self.target.word_bytes
         bits = exact_bits(word)
-        offset = _delay(m, self.a.address[:bits], self.READ_LATENCY - _ROTATE_STAGES, "a_offset")
+        offset = delayed(m, self.a.address[:bits], self.READ_LATENCY - _ROTATE_STAGES, "a_offset",
+                         reset_less=True)
         coarse = Signal(8 * (word + 3), reset_less=True)
         m.d.sync += coarse.eq(Array(
             [pair[32 * k:][:8 * (word + 3)] for k in range(word // 4)])[offset[2:]]
@@ -275,20 +274,3 @@ class Crossbar(wiring.Component):
 
 
 _ROTATE_STAGES = 2
-
-
-def _one_of(choices):
-    """The value whose select is 1, among {name: (select, value)}, as gates: 0 where none is."""
-    result = 0
-    for select, value in choices.values():
-        result = result | (value & select.replicate(len(value)))
-    return result
-
-
-def _delay(m, value, cycles, name, reset_less=True):
-    """value, some cycles later."""
-    for stage in range(cycles):
-        late = Signal(value.shape(), name=f"{name}_{stage}", reset_less=reset_less)
-        m.d.sync += late.eq(value)
-        value = late
-    return value

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from amaranth.hdl import Signal, Value
 
-__all__ = ["Pipeline", "delayed", "registered"]
+__all__ = ["Pipeline", "delayed", "one_of", "own_copy", "registered"]
 
 
 class Pipeline:
@@ -67,3 +67,19 @@ def delayed(m, value, n_cycles, name, *, reset_less=False):
         m.d.sync += late.eq(value)
         value = late
     return value
+
+
+def own_copy(m, flag, name):
+    """``flag``, a cycle later, in a register that synthesis does not share with other units."""
+    copy = Signal(name=name, attrs={"keep": 1}, reset_less=True)
+    m.d.sync += copy.eq(flag)
+    return copy
+
+
+def one_of(choices):
+    """The value whose select bit is 1, among (select, value), as gates: 0 where none is."""
+    result = 0
+    for select, value in choices:
+        value = Value.cast(value)
+        result |= value & select.replicate(len(value))
+    return result

@@ -8,7 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import MAGIC, VERSION, Counter, Engine, ErrorCode, Register
-from hw.pipeline import delayed
+from hw.pipeline import delayed, one_of
 
 __all__ = ["ControlRegisters"]
 
@@ -125,19 +125,11 @@ class ControlRegisters(wiring.Component):
         at_counter = [at(counter.name, offset[3:] == (Register.COUNTERS >> 3) + counter)
                       for counter in Counter]
         m.d.sync += [
-            value.eq(_one_of((chosen_register[register], what)
+            value.eq(one_of((chosen_register[register], what)
                              for register, what in values.items())),
-            chosen.eq(_one_of((at_counter[counter], counts[counter]) for counter in Counter)),
+            chosen.eq(one_of((at_counter[counter], counts[counter]) for counter in Counter)),
             is_value.eq(Cat(chosen_register[register] for register in values).any()),
             is_counter.eq(Cat(at_counter).any() & aligned),
             self.known.eq(is_value | is_counter),
             self.read_data.eq(Mux(is_counter, chosen.word_select(high, 32), value))]
         return m
-
-
-def _one_of(choices):
-    """The value whose select is 1, among (select, value), as gates: 0 where none is."""
-    result = 0
-    for select, value in choices:
-        result |= Mux(select, value, 0)
-    return result

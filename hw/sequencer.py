@@ -12,8 +12,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import FORMAT_WORDS, ErrorCode, Feed, Format
+from hw.loops import Countdown
 from hw.slot import instruction_fields
-from hw.vector.loops import Countdown
 from hw.walker import STEP_LAYOUT
 
 __all__ = ["ArraySequencer", "tile_layout"]

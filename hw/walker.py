@@ -15,7 +15,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import FIELDS, Format
-from hw.vector.loops import Countdown
+from hw.loops import Countdown
 
 __all__ = ["AddressWalker", "STEP_LAYOUT", "WALKER_LAYOUT", "WALK_WIDTH"]
 

@@ -9,10 +9,10 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.loops import Countdown
 from hw.pipeline import delayed
 from hw.scratchpad import word_layout
 from hw.vector.geometry import GEOMETRY_LAYOUT
-from hw.vector.loops import Countdown
 from hw.vector.places import GroupCount
 from hw.vector.ports import SUM_WIDTH, Which, returned_signature
 

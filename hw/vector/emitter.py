@@ -13,10 +13,11 @@ from amaranth.lib.wiring import In, Out
 
 from hw.crossbar import WaitingWrite
 from hw.isa import FORMAT_WORDS, Format
+from hw.pipeline import own_copy
 from hw.slot import instruction_fields
 from hw.stream import SkidBuffer
 from hw.vector.add import input_layout
-from hw.vector.geometry import GEOMETRY_LAYOUT, own_copy
+from hw.vector.geometry import GEOMETRY_LAYOUT
 from hw.vector.places import place_layout
 from hw.vector.ports import SUM_WIDTH, Which, vector_item_layout
 

@@ -14,11 +14,12 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.crossbar import Read, WaitingWrite
 from hw.isa import FORMAT_WORDS, ErrorCode, Format
+from hw.pipeline import own_copy
 from hw.scratchpad import word_layout
 from hw.slot import instruction_fields
 from hw.vector.add import AddUnit
 from hw.vector.emitter import Emitter
-from hw.vector.geometry import Geometry, own_copy
+from hw.vector.geometry import Geometry
 from hw.vector.maximum import Maximum
 from hw.vector.operands import Operands
 from hw.vector.places import PlaceWalker

@@ -20,7 +20,7 @@ from hw.isa import FORMAT_WORDS, Format, Opcode
 from hw.pipeline import registered
 from hw.slot import instruction_fields
 
-__all__ = ["DEPTHWISE_KERNEL", "GEOMETRY_LAYOUT", "Geometry", "own_copy"]
+__all__ = ["DEPTHWISE_KERNEL", "GEOMETRY_LAYOUT", "Geometry"]
 
 DEPTHWISE_KERNEL = 3
 _FACTOR_WIDTH = 4  # strides, dilations, padding
@@ -42,13 +42,6 @@ GEOMETRY_LAYOUT = data.StructLayout({
     "weight_rows": _KERNEL_HEIGHT, "weight_columns": _KERNEL_WIDTH,
     "line_progress": 16,
 })
-
-
-def own_copy(m, flag, name):
-    """``flag``, a cycle later, in a register that synthesis does not share with other units."""
-    copy = Signal(name=name, attrs={"keep": 1}, reset_less=True)
-    m.d.sync += copy.eq(flag)
-    return copy
 
 
 class Geometry(wiring.Component):

@@ -10,9 +10,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.loops import Level
 from hw.scratchpad import word_layout
 from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
-from hw.vector.loops import Level
 from hw.vector.steps import DEPTH, tag_layout
 from hw.vector.weights import N_MULTIPLIERS
 

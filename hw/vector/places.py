@@ -7,9 +7,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.loops import Countdown, Level
 from hw.stream import SkidBuffer, SmallFIFO
 from hw.vector.geometry import GEOMETRY_LAYOUT
-from hw.vector.loops import Countdown, Level
 
 __all__ = ["GroupCount", "PlaceWalker", "place_layout"]
 

@@ -8,7 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.vector.loops import Level
+from hw.loops import Level
 from hw.vector.ports import SUM_WIDTH
 
 __all__ = ["ResultStore"]

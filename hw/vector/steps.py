@@ -8,9 +8,9 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.loops import Countdown, Level
 from hw.stream import SmallFIFO
 from hw.vector.geometry import GEOMETRY_LAYOUT
-from hw.vector.loops import Countdown, Level
 
 __all__ = ["DEPTH", "StepWalker", "tag_layout"]
 

@@ -13,10 +13,11 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.crossbar import Read
+from hw.loops import Countdown, Level
+from hw.pipeline import own_copy
 from hw.scratchpad import word_layout
 from hw.stream import SmallFIFO
-from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT, own_copy
-from hw.vector.loops import Countdown, Level
+from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
 
 __all__ = ["N_MULTIPLIERS", "WeightStore"]
 

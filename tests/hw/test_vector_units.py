@@ -7,7 +7,7 @@ import pytest
 from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 
-from hw.vector.loops import Countdown, Level
+from hw.loops import Countdown, Level
 from hw.vector.products import Products, add_carry, partial_products
 
 
