@@ -68,9 +68,10 @@ class Readout(wiring.Component):
         whether a row arrives that is the first one of an instruction.
         """
         tile_shape = self.tile.shape()
-        ready = delayed(m, self.last & ~self.abort, self.result_latency - 1, "last")
+        # A cycle ahead, as long as the pop takes to its register.
+        ready = delayed(m, self.last & ~self.abort, self.result_latency - 2, "last")
         tile = Signal(tile_shape)
-        arrived = delayed(m, self.tile, self.result_latency - 1, "tile")
+        arrived = delayed(m, self.tile, self.result_latency - 2, "tile")
         row = Signal(range(self.target.rows))
         wait = Signal(range(self.groups_max * BYTES_PER_SUM + 1))
         popping = Signal()
@@ -78,7 +79,9 @@ class Readout(wiring.Component):
         spacing = Signal.like(wait)
         m.d.comb += spacing.eq(Mux(tile.wide, tile.groups << 2,
                                    Mux(tile.groups > 2, tile.groups, 2)))
-        m.d.comb += [self.pop.eq(popping & (wait == 0)),
+        pop = Signal()
+        m.d.sync += self.pop.eq(pop & ~self.abort)
+        m.d.comb += [pop.eq(popping & (wait == 0)),
                      row_last.eq(row == self.target.rows - 1)]
         with m.If(popping):
             with m.If(wait + 1 == spacing):
@@ -91,9 +94,10 @@ class Readout(wiring.Component):
             m.d.sync += [popping.eq(1), row.eq(0), wait.eq(0), tile.eq(arrived)]
         with m.If(self.abort):
             m.d.sync += popping.eq(0)
-        return (delayed(m, tile, self.pop_latency, "popped_tile"),
-                delayed(m, row_last, self.pop_latency, "popped_last"),
-                delayed(m, self.pop & tile.begins & (row == 0), self.pop_latency, "begins"))
+        latency = 1 + self.pop_latency
+        return (delayed(m, tile, latency, "popped_tile"),
+                delayed(m, row_last, latency, "popped_last"),
+                delayed(m, pop & tile.begins & (row == 0), latency, "begins"))
 
     def elaborate(self, platform):
         m = Module()
@@ -108,6 +112,8 @@ class Readout(wiring.Component):
         tile = Signal(self.tile.shape())
         emitting = Signal()
         group = Signal(range(max(2, self.groups_max)))
+        group_of_lane = [Signal.like(group, name=f"group_{k}", attrs={"keep": 1})
+                         for k in range(lanes)]  # copies, each for one lane's sum
         plane = Signal(range(BYTES_PER_SUM))
         # What is emitted ends a sum, its row, tile and pixels: known before it is emitted.
         plane_end, row_end, tile_end, pixels_end = (
@@ -135,7 +141,7 @@ class Readout(wiring.Component):
         with m.If(emitting):
             m.d.sync += plane.eq(Mux(plane_end, 0, plane + 1))
         with m.If(plane_end):
-            m.d.sync += group.eq(group + 1)
+            m.d.sync += [mine.eq(mine + 1) for mine in (group, *group_of_lane)]
 
         # Where the row in hand goes: its pixel, and the channel tile.
         pixel_layout = data.StructLayout({"index": 24, "address": 16, "x_left": 16,
@@ -162,7 +168,8 @@ class Readout(wiring.Component):
         with m.Elif(row_end):
             m.d.sync += pixel.eq(following)
         with m.If(self.results_valid):
-            m.d.sync += [held.eq(self.results), tile.eq(popped_tile), group.eq(0), plane.eq(0)]
+            m.d.sync += [held.eq(self.results), tile.eq(popped_tile), group.eq(0), plane.eq(0),
+                         *(mine.eq(0) for mine in group_of_lane)]
         with m.If(begins):
             m.d.sync += [c.eq(waiting), single.eq(waiting_single), waits.eq(0), pixel.eq(first),
                          tile_pixel.eq(first), channel.eq(0), chunk.eq(0),
@@ -176,15 +183,15 @@ class Readout(wiring.Component):
         # Two stages: choose and add, then compare.
         plane_address = Signal(16)
         m.d.sync += plane_address.eq(Mux(plane_end | ~emitting, 0, plane_address + c.plane_step))
-        chosen = Array([Cat(held[g * lanes + k] for k in range(lanes))
-                        for g in range(self.groups_max)])
+        chosen = [Array(held[g * lanes + k] for g in range(self.groups_max))[
+            group_of_lane[k] if self.groups_max > 1 else 0] for k in range(lanes)]
         sums = Signal(self.sums.shape(), reset_less=True)
         in_image, valid, ends = Signal(), Signal(), Signal()
         lane_channel, address = Signal(16), Signal(16)
         late = Signal(data.StructLayout({"group": self.group.shape(), "plane": self.plane.shape(),
                                          "parameter": 16, "progress": 16}))
         m.d.sync += [
-            sums.as_value().eq(chosen[group] if self.groups_max > 1 else chosen[0]),
+            *(mine.eq(value) for mine, value in zip(sums, chosen)),
             valid.eq(emitting), in_image.eq(pixel.index < c.n_pixels),
             lane_channel.eq(channel + (group << 2)),
             address.eq(pixel.address + chunk + plane_address),

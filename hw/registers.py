@@ -65,12 +65,15 @@ class ControlRegisters(wiring.Component):
             Counter.VECTOR_BUSY: self.vector_busy, Counter.LANES_BUSY: self.lanes_busy,
             Counter.LOAD_BYTES: self.load_bytes, Counter.STORE_BYTES: self.store_bytes,
         } | {counter: ~moving & held[k] for k, counter in enumerate(waits)}
-        counts = Signal(data.ArrayLayout(COUNTER_WIDTH, len(Counter)))
+        # Cleared by a register of their own, after a reset too.
+        counts = Signal(data.ArrayLayout(COUNTER_WIDTH, len(Counter)), reset_less=True)
+        clear = Signal(init=1)
+        m.d.sync += clear.eq(self.begin)
         for counter, event in events.items():
             amount = Signal(8, name=f"{counter.name.lower()}_amount")
             m.d.sync += amount.eq(Mux(self.busy, event, 0))
             m.d.sync += counts[counter].eq(counts[counter] + amount)
-            with m.If(self.begin):
+            with m.If(clear):
                 m.d.sync += counts[counter].eq(0)
         return counts
 

@@ -10,8 +10,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.loops import Countdown
-from hw.pipeline import delayed
+from hw.pipeline import delayed, registered
 from hw.scratchpad import word_layout
+from hw.stream import SkidBuffer
 from hw.vector.geometry import GEOMETRY_LAYOUT
 from hw.vector.places import GroupCount
 from hw.vector.ports import SUM_WIDTH, Which, returned_signature
@@ -39,7 +40,8 @@ class AddUnit(wiring.Component):
     takes_word : it is under way. word_valid, word : it arrives.
     has_room : there is room for one more sum. claims : it is taken.
     inputs : code - zero point of each group, and which input it is of.
-    returned : from the lanes. sums_valid, sums : one cycle after the second result.
+    returned : from the lanes. sums : one cycle after the second result. valid_next : in the next
+        cycle.
     """
 
     def __init__(self, target):
@@ -51,7 +53,7 @@ class AddUnit(wiring.Component):
             "word": In(word_layout(target.columns)),
             "has_room": In(1), "claims": Out(1),
             "inputs": Out(stream.Signature(input_layout(target.lanes))),
-            "returned": In(returned_signature(target)), "sums_valid": Out(1),
+            "returned": In(returned_signature(target)), "valid_next": Out(1),
             "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), target.lanes))})
 
     def elaborate(self, platform):
@@ -67,8 +69,12 @@ class AddUnit(wiring.Component):
         group, last_group = Signal.like(counted.last), Signal.like(counted.last)
         group_end, begins = Signal(), Signal()
         is_second, valid, move, go = Signal(), Signal(), Signal(), Signal()
+        # The lanes' readiness ends here: it comes from afar.
+        m.submodules.inputs = inputs = SkidBuffer(input_layout(lanes))
+        item = registered(m, inputs.i.payload)
+        wiring.connect(m, inputs.o, wiring.flipped(self.inputs))
         m.d.comb += [
-            move.eq(~self.inputs.valid | self.inputs.ready),
+            move.eq(~inputs.i.valid | inputs.i.ready),
             go.eq(move & ~begins & Mux(is_second, full[1], full[0] & self.has_room)),
             self.claims.eq(go & ~is_second)]
         m.d.sync += self.wants_word.eq(
@@ -107,16 +113,17 @@ class AddUnit(wiring.Component):
                 valid.eq(go), late_second.eq(is_second),
                 codes.eq(Mux(is_second, words[1], words[0])),
                 zero_point.eq(Mux(is_second, self.zero_point_1, self.zero_point_0)),
-                self.inputs.valid.eq(valid), self.inputs.payload.is_second.eq(late_second)]
-            m.d.sync += [self.inputs.payload.differences[lane].eq(codes[lane] - zero_point)
+                inputs.i.valid.eq(valid), item.is_second.eq(late_second)]
+            m.d.sync += [item.differences[lane].eq(codes[lane] - zero_point)
                          for lane in range(lanes)]
 
         first = Signal(self.sums.shape(), reset_less=True)
         with m.If(self.returned.valid & (self.returned.which == Which.FIRST_INPUT)):
             m.d.sync += first.eq(self.returned.values)
         is_pair = self.returned.valid & (self.returned.which == Which.SECOND_INPUT)
-        m.d.sync += self.sums_valid.eq(is_pair)
+        m.d.comb += self.valid_next.eq(is_pair)
+        sums = registered(m, self.sums)
         with m.If(is_pair):
-            m.d.sync += [self.sums[lane].eq(first[lane] + self.returned.values[lane])
+            m.d.sync += [sums[lane].eq(first[lane] + self.returned.values[lane])
                          for lane in range(lanes)]
         return m

@@ -90,9 +90,11 @@ class Emitter(wiring.Component):
         f = instruction_fields(self.words, format_=Format.VECTOR)
         g, word_bytes = self.geometry, self.target.word_bytes
         source = self._choose(m)
-        move, word_valid = Signal(), Signal()
+        move, word_valid, word_sent = Signal(), Signal(), Signal()
+        m.d.sync += word_sent.eq(self.m.valid & self.m.ready)
         m.d.comb += [
-            move.eq(Mux(word_valid, self.m.ready, ~self.vector.valid | self.vector.ready)),
+            # Known a cycle later: the port's readiness comes from afar.
+            move.eq(Mux(word_valid, word_sent, ~self.vector.valid | self.vector.ready)),
             source.ready.eq(move), self.group.eq(source.payload.place.source),
             self.drop.eq(move & source.valid & source.payload.is_result
                          & source.payload.place.drops)]
@@ -135,7 +137,7 @@ class Emitter(wiring.Component):
         m.d.comb += [
             out.eq(item), out.bank.eq(f["out_bank"]), out.plane.eq(0),
             *(out[name].eq(f[name]) for name in ("gemmlowp", "zero_point", "low", "high")),
-            self.m.valid.eq(word_valid), self.m.bank.eq(f["out_bank"]),
+            self.m.valid.eq(word_valid & ~word_sent), self.m.bank.eq(f["out_bank"]),
             self.m.address.eq(item.address), self.m.enable.eq(~0),
             self.m.data.eq(item.sums.as_value()[:8 * word_bytes]),
             self.m.progress.eq(item.progress), self.m.instruction_end.eq(item.instruction_end)]

@@ -8,7 +8,7 @@
 Everything in front of Operands runs ahead; between Operands and the results nothing ever waits.
 """
 
-from amaranth.hdl import Module, ResetInserter, Signal
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -148,8 +148,10 @@ class VectorEngine(wiring.Component):
 
         # Step, word and weights reach the multipliers together.
         assert weights.LATENCY == operands.LATENCY
-        for unit, is_its in ((products, g.is_product), (maximum, g.is_maximum)):
-            m.d.comb += [unit.valid.eq(operands.valid & is_its), unit.first.eq(operands.first),
+        for name, is_its in (("products", g.is_product), ("maximum", g.is_maximum)):
+            unit = units[name]
+            m.d.comb += [unit.valid.eq(operands.valid & own_copy(m, is_its, f"{name}_step")),
+                         unit.first.eq(operands.first),
                          unit.last.eq(operands.last)]
         m.d.comb += [
             products.x.eq(operands.x), products.weights.eq(weights.weights),
@@ -158,9 +160,10 @@ class VectorEngine(wiring.Component):
             adder.word_valid.eq(operands.add_valid), adder.word.eq(operands.add_word),
             adder.has_room.eq(results.has_room),
             results.claim.eq(operands.claims | adder.claims),
-            results.put.eq(products.sums_valid), results.word.eq(products.sums),
-            results.put_group.eq(adder.sums_valid | maximum.maximum_valid),
-            results.group_sums.eq(adder.sums.as_value() | maximum.maximum.as_value()),
+            results.put_next.eq(products.valid_next | adder.valid_next | maximum.valid_next),
+            results.word_next.eq(products.valid_next), results.word.eq(products.sums),
+            results.group_sums.eq(Mux(own_copy(m, g.is_add, "sums_add"), adder.sums.as_value(),
+                                      maximum.maximum.as_value())),
             emitter.available.eq(results.available), emitter.sums.eq(results.sums),
             results.take.eq(emitter.take), results.group.eq(emitter.group),
             results.drop.eq(emitter.drop),

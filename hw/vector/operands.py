@@ -11,6 +11,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.loops import Level
+from hw.pipeline import own_copy
 from hw.scratchpad import word_layout
 from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
 from hw.vector.steps import DEPTH, tag_layout
@@ -78,28 +79,30 @@ class Operands(wiring.Component):
             m.d.sync += row.eq(self.row + 1)
 
         taken = Signal(data.StructLayout({"valid": 1, "first": 1, "last": 1, "replaced": 1}))
+        is_linear = own_copy(m, g.is_linear, "is_linear")
         taken_word = Signal(self._word, reset_less=True)
         # What stands in for the word in all channels: padding, or the inputs of LINEAR.
         bytes_ = Signal(data.ArrayLayout(signed(8), 2), reset_less=True)
         pairs = Array([word.as_value().word_select(k, 16) for k in range(self.word_bytes // 2)])
         m.d.sync += [
             taken.valid.eq(self.used), taken.first.eq(tag.first), taken.last.eq(tag.emits),
-            taken.replaced.eq(g.is_linear | ~tag.takes), taken_word.eq(word),
-            bytes_.eq(Mux(g.is_linear, pairs[tag.pair], self.pad))]
+            taken.replaced.eq(is_linear | ~tag.takes), taken_word.eq(word),
+            bytes_.eq(Mux(is_linear, pairs[tag.pair], self.pad))]
         m.d.comb += [self.add_valid.eq(taken.valid & g.is_add), self.add_word.eq(taken_word)]
 
         m.d.sync += [self.valid.eq(taken.valid & ~g.is_add), self.first.eq(taken.first),
                      self.last.eq(taken.last)]
         held = [Signal(self._word, name=f"word_{age}", reset_less=True)
                 for age in range(_NEWEST * DEPTHWISE_KERNEL + 1)]
-        with m.If(taken.valid):
-            for age, (register, before) in enumerate(zip(held[1:], held), 1):
-                m.d.sync += register.eq(before)
-                if age == DEPTHWISE_KERNEL:  # where LINEAR's second input goes
-                    with m.If(g.is_linear):
-                        m.d.sync += [register[j].eq(bytes_[1]) for j in range(self.word_bytes)]
-            m.d.sync += [held[0][j].eq(Mux(taken.replaced, bytes_[0], taken_word[j]))
-                         for j in range(self.word_bytes)]
+        for age, register in enumerate(held):
+            if age == 0:
+                following = Mux(taken.replaced, bytes_[0].replicate(self.word_bytes), taken_word)
+            else:
+                following = held[age - 1]
+            if age == DEPTHWISE_KERNEL:  # where LINEAR's second input goes
+                following = Mux(is_linear, bytes_[1].replicate(self.word_bytes), following)
+            with m.If(own_copy(m, self.used, f"taken_{age}")):
+                m.d.sync += register.eq(following)
         for k in range(N_MULTIPLIERS):
             m.d.comb += self.x[k].eq(held[(_NEWEST - k) * DEPTHWISE_KERNEL])
         return m

@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.pipeline import Pipeline
+from hw.pipeline import Pipeline, registered
 from hw.scratchpad import word_layout
 from hw.vector.ports import SUM_WIDTH
 from hw.vector.weights import N_MULTIPLIERS
@@ -49,7 +49,7 @@ class Products(wiring.Component):
     Members
     -------
     valid, first, last, x, weights : a step.
-    sums, sums_valid : the total, LATENCY cycles after the step with ``last``.
+    sums : the total, LATENCY cycles after the step with ``last``. valid_next : in the next cycle.
     """
 
     LATENCY = 5
@@ -59,7 +59,7 @@ class Products(wiring.Component):
         words = data.ArrayLayout(word_layout(columns), N_MULTIPLIERS)
         super().__init__({
             "valid": In(1), "first": In(1), "last": In(1), "x": In(words), "weights": In(words),
-            "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), columns)), "sums_valid": Out(1)})
+            "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), columns)), "valid_next": Out(1)})
 
     def _sum_of_products(self, m, j):
         """Channel j: (sum, lacks), SUM_LATENCY cycles after the operands."""
@@ -92,10 +92,10 @@ class Products(wiring.Component):
         pipe = Pipeline(m, valid=self.valid, first=self.first, last=self.last & self.valid)
         for _ in range(self.LATENCY - 1):
             now = pipe.stage()
+        sums = registered(m, self.sums)
         for j in range(self.columns):
             total, lacks = self._sum_of_products(m, j)
             with m.If(now.valid):
-                m.d.sync += self.sums[j].eq(
-                    add_carry(Mux(now.first, 0, self.sums[j]), total, lacks))
-        m.d.sync += self.sums_valid.eq(now.last)
+                m.d.sync += sums[j].eq(add_carry(Mux(now.first, 0, sums[j]), total, lacks))
+        m.d.comb += self.valid_next.eq(now.last)
         return m

@@ -9,6 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.loops import Level
+from hw.pipeline import own_copy
 from hw.vector.ports import SUM_WIDTH
 
 __all__ = ["ResultStore"]
@@ -23,8 +24,8 @@ class ResultStore(wiring.Component):
     -------
     claim : room for one more result is taken. has_room : there is some; it follows a claim two
         cycles later, for which one place is kept in reserve.
-    put, word : the next result, a sum per channel. put_group, group_sums : or a result of one
-        group, which counts as group 0; 0 while a ``word`` is put, as ``word`` is else.
+    put_next : the next cycle brings a result. word_next : and it is a ``word``, a sum per channel;
+        else it is ``group_sums``, a result of one group, which counts as group 0.
     available : the oldest result that is not taken yet is here. take : it is, in this cycle.
     sums : ``group`` of the oldest result. drop : it is used up, in the cycle of ``take`` or later.
     """
@@ -34,8 +35,9 @@ class ResultStore(wiring.Component):
         sums = data.ArrayLayout(signed(SUM_WIDTH), target.lanes)
         super().__init__({
             "claim": In(1), "has_room": Out(1),
-            "put": In(1), "word": In(data.ArrayLayout(signed(SUM_WIDTH), target.columns)),
-            "put_group": In(1), "group_sums": In(sums),
+            "put_next": In(1), "word_next": In(1),
+            "word": In(data.ArrayLayout(signed(SUM_WIDTH), target.columns)),
+            "group_sums": In(sums),
             "available": Out(1), "take": In(1), "group": In(2), "sums": Out(sums),
             "drop": In(1)})
 
@@ -43,14 +45,16 @@ class ResultStore(wiring.Component):
         m = Module()
         lanes, width = self.target.lanes, self.target.lanes * SUM_WIDTH
         n_groups = self.target.columns // lanes
-        put = self.put | self.put_group
-        write_place = Signal(range(_DEPTH))
         # One copy per group: each goes to many memory cells.
-        read_places = [Signal(range(_DEPTH), name=f"read_place_{k}", attrs={"keep": 1})
-                       for k in range(n_groups)]
+        puts = [Signal(name=f"put_{k}", attrs={"keep": 1}) for k in range(n_groups)]
+        put_word = own_copy(m, self.word_next, "put_word")
+        write_places, read_places = (
+            [Signal(range(_DEPTH), name=f"{name}_place_{k}", attrs={"keep": 1})
+             for k in range(n_groups)] for name in ("write", "read"))
         claimed, dropped, here = Signal(), Signal(), Signal()
-        m.d.sync += [claimed.eq(self.claim), dropped.eq(self.drop), here.eq(put),
-                     write_place.eq(write_place + put),
+        m.d.sync += [claimed.eq(self.claim), dropped.eq(self.drop), here.eq(puts[0]),
+                     *(put.eq(self.put_next) for put in puts),
+                     *(place.eq(place + put) for place, put in zip(write_places, puts)),
                      *(place.eq(place + self.drop) for place in read_places)]
         m.d.comb += [
             self.has_room.eq(Level(m, "claimed", _DEPTH - 1, claimed, dropped).room),
@@ -61,9 +65,9 @@ class ResultStore(wiring.Component):
             write, read = cells.write_port(), cells.read_port(domain="comb")
             content = self.word.as_value().word_select(k, width)
             if k == 0:
-                content = Mux(self.put_group, self.group_sums.as_value(), content)
-            m.d.comb += [write.en.eq(put), write.addr.eq(write_place), write.data.eq(content),
-                         read.addr.eq(read_places[k])]
+                content = Mux(put_word, content, self.group_sums.as_value())
+            m.d.comb += [write.en.eq(puts[k]), write.addr.eq(write_places[k]),
+                         write.data.eq(content), read.addr.eq(read_places[k])]
             groups.append(read.data)
         m.d.comb += self.sums.eq(Array(groups)[self.group] if n_groups > 1 else Cat(groups))
         return m

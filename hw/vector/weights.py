@@ -118,8 +118,9 @@ class WeightStore(wiring.Component):
         place = Signal(range(_DEPTH))
         is_last = Signal()
         first_word, second_word = self.w.data
+        is_linear = own_copy(m, g.is_linear, "responses_linear")
         m.d.sync += [arrived.eq(self.w.response_valid), words[0].eq(first_word),
-                     words[1].eq(Mux(g.is_linear, second_word, first_word))]
+                     words[1].eq(Mux(is_linear, second_word, first_word))]
         m.d.comb += is_last.eq(~g.is_depthwise | ((column == DEPTHWISE_KERNEL - 1)
                                                   & (row == DEPTHWISE_KERNEL - 1)))
         with m.If(arrived):
@@ -129,9 +130,10 @@ class WeightStore(wiring.Component):
                 m.d.sync += row.eq(Mux(row == DEPTHWISE_KERNEL - 1, 0, row + 1))
         for k, cells in enumerate(memories):
             write = cells.write_port()
+            is_depthwise = own_copy(m, g.is_depthwise, f"write_depthwise_{k}")
             m.d.comb += [
-                write.en.eq(arrived & (~g.is_depthwise | (column == k))),
-                write.addr.eq(Mux(g.is_depthwise, Cat(row, place[:2]), place)),
+                write.en.eq(arrived & (~is_depthwise | (column == k))),
+                write.addr.eq(Mux(is_depthwise, Cat(row, place[:2]), place)),
                 write.data.eq(words[k == 1].as_value())]
         filled = Signal()
         m.d.sync += filled.eq(arrived & is_last)
@@ -161,6 +163,6 @@ class WeightStore(wiring.Component):
             read = cells.read_port(domain="comb")
             m.d.comb += read.addr.eq(address)
             held = Signal(self.word.size, name=f"operand_{k}", reset_less=True)
-            m.d.sync += held.eq(Mux(used, read.data, 0))
+            m.d.sync += held.eq(Mux(own_copy(m, used, f"uses_{k}"), read.data, 0))
             m.d.comb += operand.eq(held)
         return m

@@ -63,6 +63,7 @@ def test_counters_carry_into_the_high_word_and_are_cleared(counter):
         amount = {Counter.LOAD_BYTES: 8, Counter.STORE_BYTES: 16}.get(counter, 1)
         ctx.set(dut.load_bytes, 8)
         ctx.set(dut.store_bytes, 16)
+        await ctx.tick()  # the counters are cleared behind a reset
         ctx.set(dut.counts[counter], start)
         ctx.set(dut.busy, 1)
         await ctx.tick().repeat(n_cycles)
