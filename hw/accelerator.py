@@ -9,9 +9,9 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.array_engine import ArrayEngine
 from hw.crossbar import Crossbar
@@ -20,7 +20,7 @@ from hw.dma import BusSignature, LoadEngine, StoreEngine, connect_master
 from hw.host import AXI4LiteSignature, HostInterface
 from hw.isa import Engine, ErrorCode, Opcode, Window
 from hw.lanes import Lanes
-from hw.pipeline import delayed, registered
+from hw.pipeline import delayed, own_copy, registered
 from hw.registers import ControlRegisters
 from hw.scratchpad import FIELDS_PER_CHANNEL, WordMemory
 from hw.slot import instruction_fields
@@ -35,7 +35,7 @@ class AcceleratorSignature(wiring.Signature):
     """The ports of a target's accelerator."""
 
     def __init__(self, target):
-        members = {"bus": Out(AXI4LiteSignature), "interrupt": Out(1)}
+        members = {"rst": In(1), "bus": Out(AXI4LiteSignature), "interrupt": Out(1)}
         if target.bus_bits:
             members["memory"] = Out(BusSignature(target.bus_bits))
         super().__init__(members)
@@ -46,6 +46,8 @@ class Accelerator(wiring.Component):
 
     Members
     -------
+    rst : synchronous reset. The host interface obeys it at once, the units behind it a cycle
+        later, each from a register of its own: one net to all of them would cross the device.
     bus : AXI4-Lite slave. interrupt : high while a finished run has not been started anew.
     memory : AXI4 master, where the target has external memory.
     """
@@ -65,10 +67,15 @@ class Accelerator(wiring.Component):
             instructions=WordMemory(depth=target.instruction_words, width=32),
             dispatcher=Dispatcher(target=target, fetch_latency=WordMemory.LATENCY),
             crossbar=Crossbar(target))
-        for name, unit in vars(units).items():
+        engines = {engine.name.lower(): unit for engine, unit in self.engines.items()}
+        for name, unit in (vars(units) | engines).items():
+            if unit is self.engines[Engine.VECTOR]:
+                m.d.comb += unit.reset.eq(self.rst)
+            elif unit is units.host:
+                unit = ResetInserter(self.rst)(unit)
+            else:
+                unit = ResetInserter(own_copy(m, self.rst, f"{name}_reset"))(unit)
             m.submodules[name] = unit
-        for engine, unit in self.engines.items():
-            m.submodules[engine.name.lower()] = unit
         connect(m, flipped(self.bus), units.host.bus)
         self._control(m, units)
         self._dispatch(m, units)

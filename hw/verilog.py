@@ -3,11 +3,40 @@
 import re
 
 from amaranth.back import verilog
+from amaranth.hdl import ClockDomain, Fragment, Signal, Value
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib import wiring
 
-__all__ = ["to_verilog"]
+__all__ = ["RESET", "component_ports", "convert", "to_verilog"]
+
+RESET = "rst"
+_DIRECTIONS = {wiring.In: PortDirection.Input, wiring.Out: PortDirection.Output}
 
 _CONSTANT_BLOCK = re.compile(r"always @\*\n +(?P<signal>\S.*?) = \d+'[hdb][0-9a-fx]+;")
 _ZERO_WORD = re.compile(r"^ *(?P<memory>\S+) *\[(?P<index>\d+)\] = (?P<width>\d+)'[hdb]0+;$")
+
+
+def component_ports(component):
+    """The Verilog ports of a component: (name, flow, signal), without the clock's."""
+    for path, member, value in component.signature.flatten(component):
+        value = Value.cast(value)
+        if isinstance(value, Signal):  # not the constant ready of a stream that never stalls
+            yield "__".join(map(str, path)), member.flow, value
+
+
+def convert(component, name):
+    """Amaranth's Verilog of ``component`` as module ``name``, without paths of the machine.
+
+    A component with a member ``rst`` resets itself: its clock domain has no reset of its own.
+    """
+    fragment = Fragment.get(component, None)
+    ports = {port: (signal, _DIRECTIONS[flow]) for port, flow, signal in component_ports(component)}
+    if RESET in ports:
+        sync = ClockDomain("sync", reset_less=True)
+        fragment.add_domains(sync)
+        ports = {"clk": (sync.clk, PortDirection.Input)} | ports
+    return verilog.convert(fragment, name=name, ports=ports, emit_src=False,
+                           strip_internal_attrs=True)
 
 
 def to_verilog(component, name):
@@ -18,7 +47,7 @@ def to_verilog(component, name):
     Raises ValueError where some bits of a signal are constant and others are not: that becomes a
     block without anything to wake it, which simulators never run.
     """
-    text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    text = convert(component, name)
     constant = _CONSTANT_BLOCK.search(text)
     if constant:
         raise ValueError(f"Signal '{constant['signal']}' of {name} is partly constant")

@@ -11,14 +11,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from amaranth.back import verilog
-from amaranth.hdl import Shape, Signal, Value
-from amaranth.hdl._ir import PortDirection
+from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 
+from hw.verilog import RESET, component_ports, convert
 from sim.runner import BUILD_ROOT, build, run_cocotb
-
-_DIRECTIONS = {wiring.In: PortDirection.Input, wiring.Out: PortDirection.Output}
 
 
 def run_stream(component: wiring.Component, items: Sequence, *, n_outputs: int | None = None,
@@ -79,23 +76,13 @@ def run_streams(component: wiring.Component, inputs: Mapping[str, Sequence],
 def component_verilog(component: wiring.Component, name: str | None = None) -> tuple[str, str]:
     """A component's Verilog, without paths of the machine, and its module's name."""
     name = name or type(component).__name__.lower()
-    ports = {port: (signal, _DIRECTIONS[flow]) for port, flow, signal in _signals(component)}
-    text = verilog.convert(component, name=name, ports=ports, emit_src=False,
-                           strip_internal_attrs=True)
-    return text, name
+    return convert(component, name), name
 
 
 def flat_ports(component: wiring.Component) -> dict[str, tuple[str, Shape]]:
     """The Verilog ports of a component: name to ("in" or "out", shape); without clk and rst."""
-    return {port: (_DIRECTIONS[flow].value.removesuffix("put"), signal.shape())
-            for port, flow, signal in _signals(component)}
-
-
-def _signals(component):
-    for path, member, value in component.signature.flatten(component):
-        value = Value.cast(value)
-        if isinstance(value, Signal):  # not the constant ready of a stream that never stalls
-            yield "__".join(map(str, path)), member.flow, value
+    return {port: ("in" if flow == wiring.In else "out", signal.shape())
+            for port, flow, signal in component_ports(component) if port != RESET}
 
 
 def pack(shape, value) -> int:

@@ -20,6 +20,8 @@ __all__ = ["AVAILABLE", "DEVICE", "LOG", "median_of", "netlist_resources", "plac
            "synthesize"]
 
 DEVICE, PACKAGE, SPEED = "LFE5U-85F", "CABGA381", 6
+# The default one leaves a large array's wires a fifth longer, and then they cannot be routed.
+PLACER = "static"
 LOG = "yosys.log"
 KINDS = {"luts": "TRELLIS_COMB", "ffs": "TRELLIS_FF", "dsps": "MULT18X18D", "brams": "DP16KD",
          "distributed_ram": "TRELLIS_RAMW"}
@@ -134,7 +136,7 @@ def _route(netlist: Path, design: Design, seed: int, frequency_mhz: float, cache
     version = tool_version(nextpnr)
     options = ("--85k", "--package", PACKAGE, "--speed", str(SPEED), "--freq",
                str(float(frequency_mhz)), "--seed", str(seed), "--timing-allow-fail",
-               "--lpf-allow-unconstrained")
+               "--lpf-allow-unconstrained", "--placer", PLACER)
     cells = read_json(netlist / "figures.json", YOSYS, LOG)["cells"]
     log = f"seed{seed}.nextpnr.log"
 

@@ -48,6 +48,7 @@ class VectorEngine(wiring.Component):
         ``unit_ready`` is looked at three cycles after ``start`` or ``unit_next`` at the earliest.
         Weights are not chased; they must be there at ``start``.
     error : ErrorCode for one cycle, in place of ``done``; nothing was read.
+    reset : in the next cycle everything is reset.
     abort : level; as long as it is up, reads and items under way are forgotten. It must stay up
         until they have come back.
     busy : from the cycle after ``start`` on.
@@ -62,7 +63,7 @@ class VectorEngine(wiring.Component):
         super().__init__({
             "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])),
             "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
-            "error": Out(ErrorCode), "abort": In(1), "busy": Out(1),
+            "error": Out(ErrorCode), "reset": In(1), "abort": In(1), "busy": Out(1),
             "v": Out(Read(word)), "w": Out(Read(data.ArrayLayout(word, 2))),
             "vector": Out(stream.Signature(vector_item_layout(target))),
             "returned": In(returned_signature(target)),
@@ -84,7 +85,7 @@ class VectorEngine(wiring.Component):
                 m.d.sync += [preparing.eq(0), running.eq(1), load.eq(1)]
         with m.If(running & finished):
             m.d.sync += [running.eq(0), self.done.eq(1)]
-        with m.If(self.abort):
+        with m.If(self.abort | own_copy(m, self.reset, "control_reset")):
             m.d.sync += [preparing.eq(0), running.eq(0), load.eq(0), self.done.eq(0),
                          self.error.eq(ErrorCode.NONE)]
         m.d.comb += self.busy.eq(preparing | running)
@@ -96,7 +97,7 @@ class VectorEngine(wiring.Component):
         f = instruction_fields(self.words, format_=Format.VECTOR)
         units = {}
         clear = Signal()
-        m.d.sync += clear.eq(self.abort | self.start)
+        m.d.sync += clear.eq(self.abort | self.start | self.reset)
 
         def add(name, unit):
             units[name] = unit

@@ -144,3 +144,11 @@ def test_the_verilog_is_the_same_every_time_and_names_no_path():
     texts = [to_verilog(Accelerator(target), "accelerator") for _ in range(2)]
     assert texts[0] == texts[1]
     assert not re.search(r"\.py\b|/home|/work|/tmp|\bsrc\b", texts[0])
+
+
+def test_no_unit_but_the_host_interface_has_the_reset_itself():
+    text = to_verilog(Accelerator(get_target("sim-8x8-axi")), "accelerator")
+    modules = re.findall(r"^module (\S+?) ?\((.*)$", text, re.MULTILINE)
+    assert len(modules) > 30
+    assert [name for name, ports in modules if re.search(r"\brst\b", ports)] == [
+        "accelerator", "\\accelerator.host"]
