@@ -14,7 +14,7 @@ from golden.errors import LockstepError
 
 INT8 = arith.INT8_MIN, arith.INT8_MAX
 INT32 = arith.INT32_MIN, arith.INT32_MAX
-SAME_QUANTIZATION = (ops.MaxPool, ops.Concat, ops.Reshape, ops.Clamp)
+SAME_QUANTIZATION = (ops.MaxPool, ops.CodeAveragePool, ops.Concat, ops.Reshape, ops.Clamp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def _output_range(op, input_ranges):
     if isinstance(op, ops.RangeNorm):
         return op.low, op.high
     low, high = min(r[0] for r in input_ranges), max(r[1] for r in input_ranges)
-    if isinstance(op, ops.Clamp):
+    if isinstance(op, (ops.Clamp, ops.CodeAveragePool)):
         return arith.clamp(low, op.low, op.high), arith.clamp(high, op.low, op.high)
     return low, high
 

@@ -134,6 +134,13 @@ def _(op: ops.AveragePool, x):
 
 
 @execute.register
+def _(op: ops.CodeAveragePool, x):
+    sums = patches(x, op.kernel, op.stride, op.padding, (1, 1), 0).long().sum(dim=(4, 5))
+    multiplier, shift = (_on(values, x) for values in op.factors(x.shape[2:]))
+    return arith.requantize(sums, multiplier, shift, 0, op.low, op.high).to(torch.int8)
+
+
+@execute.register
 def _(op: ops.GlobalAveragePool, x):
     total = (x.long() - op.input_zero_point).sum(dim=(2, 3), keepdim=True)
     return _rescale(op.rescale, total)
@@ -146,7 +153,10 @@ def _(op: ops.Concat, *inputs):
 
 @execute.register
 def _(op: ops.Reshape, x):
-    return x.reshape(x.shape[0], *op.shape)
+    if not op.channels_last:
+        return x.reshape(x.shape[0], *op.shape)
+    x = x.movedim(1, -1).reshape(x.shape[0], *op.shape[1:], op.shape[0])
+    return x.movedim(-1, 1).contiguous()
 
 
 @execute.register

@@ -97,6 +97,16 @@ def _(op: ops.AveragePool, graph, node, shapes, output):
 
 
 @_export.register
+def _(op: ops.CodeAveragePool, graph, node, shapes, output):
+    channels, *size = shapes[0]
+    ones = np.ones((channels, 1, *op.kernel), dtype=np.int8)
+    sums = _conv_integer(graph, node.inputs[0], ones, 0, stride=op.stride, padding=op.padding,
+                         dilation=(1, 1), groups=channels)
+    factors = (values[None, None] for values in op.factors(size))
+    arith.requantize(_accumulator(graph, sums), *factors, 0, op.low, op.high).store(output)
+
+
+@_export.register
 def _(op: ops.GlobalAveragePool, graph, node, shapes, output):
     count = shapes[0][1] * shapes[0][2]
     total = (_codes(graph, node.inputs[0]) - op.input_zero_point).sum([2, 3], count)
@@ -110,8 +120,7 @@ def _(op: ops.Concat, graph, node, shapes, output):
 
 @_export.register
 def _(op: ops.Reshape, graph, node, shapes, output):
-    shape = graph.constant([0, *op.shape], "int64", "shape")  # 0 keeps the batch dimension
-    graph.node("Reshape", node.inputs[0], shape, output=output)
+    graph.reshape(node.inputs[0], shapes[0], op, output)
 
 
 @_export.register

@@ -66,6 +66,20 @@ class GraphBuilder:
         return self.node("Clip", value, self.constant(low, dtype, "low"),
                          self.constant(high, dtype, "high"), output=output)
 
+    def reshape(self, value, shape, op, output=None):
+        """A `golden.ops.Reshape` of a value of ``shape`` (without the batch)."""
+        sizes = op.shape
+        if op.channels_last:
+            axes = [0, *range(2, len(shape) + 1), 1]
+            value = self.node("Transpose", value, perm=axes)
+            sizes = (*sizes[1:], sizes[0])
+        sizes = self.constant([0, *sizes], "int64", "shape")  # 0 keeps the batch dimension
+        if not op.channels_last:
+            return self.node("Reshape", value, sizes, output=output)
+        value = self.node("Reshape", value, sizes)
+        rank = len(op.shape) + 1
+        return self.node("Transpose", value, output=output, perm=[0, rank - 1, *range(1, rank - 1)])
+
     def declare_input(self, name, dtype, shape):
         self.inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], ["N", *shape]))
 

@@ -113,6 +113,12 @@ def _(op: ops.AveragePool, graph, node, values, source, target):
 
 
 @_float_form.register
+def _(op: ops.CodeAveragePool, graph, node, values, source, target):
+    return graph.node("AveragePool", values[0], kernel_shape=list(op.kernel),
+                      strides=list(op.stride), pads=list(op.padding), count_include_pad=0)
+
+
+@_float_form.register
 def _(op: ops.GlobalAveragePool, graph, node, values, source, target):
     pooled = graph.node("GlobalAveragePool", values[0])
     return _corrected(graph, pooled, op, source, target, op.window[0] * op.window[1])
@@ -140,7 +146,7 @@ def _(op: ops.Concat, graph, node, values, source, target):
 
 @_float_form.register
 def _(op: ops.Reshape, graph, node, values, source, target):
-    return graph.node("Reshape", values[0], graph.constant([0, *op.shape], "int64", "shape"))
+    return graph.reshape(values[0], source.shape, op)
 
 
 @_float_form.register

@@ -8,10 +8,10 @@ does not fit. Ops that multiply and accumulate also have `accumulate` and `accum
 from golden.ops.convolution import Conv2d, Linear
 from golden.ops.elementwise import Add, Clamp, Concat, Rescaling, Reshape
 from golden.ops.norm import RangeNorm
-from golden.ops.pooling import AveragePool, GlobalAveragePool, MaxPool
+from golden.ops.pooling import AveragePool, CodeAveragePool, GlobalAveragePool, MaxPool
 from golden.ops.rescale import Rescale
 
-OPERATORS = (Conv2d, Linear, Add, MaxPool, AveragePool, GlobalAveragePool, Concat, Reshape, Clamp,
-             Rescaling, RangeNorm)
+OPERATORS = (Conv2d, Linear, Add, MaxPool, AveragePool, CodeAveragePool, GlobalAveragePool, Concat,
+             Reshape, Clamp, Rescaling, RangeNorm)
 
 __all__ = ["Rescale", "OPERATORS", *(operator.__name__ for operator in OPERATORS)]

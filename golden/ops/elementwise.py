@@ -109,12 +109,17 @@ class Concat:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reshape:
-    """New shape (without the batch), elements in C, H, W order."""
+    """New shape (without the batch), elements in C, H, W order.
+
+    channels_last: elements in H, W, C order instead, of the input as of the output
+    """
 
     shape: tuple
+    channels_last: bool = False
 
     def __post_init__(self):
         _put(self, "shape", validate.integers("Shape", self.shape, None, 1, arith.INT32_MAX))
+        validate.instance("Channels last", self.channels_last, bool)
 
     def output_shape(self, shape):
         """Any shape with as many elements to `self.shape`."""
@@ -127,7 +132,10 @@ class Reshape:
         """x: int8 (N, ...). Returns int8 (N, *shape)."""
         x = validate.codes("Reshape input", x)
         self.output_shape(x.shape[1:])
-        return x.reshape(len(x), *self.shape)
+        if not self.channels_last:
+            return x.reshape(len(x), *self.shape)
+        x = np.moveaxis(x, 1, -1).reshape(len(x), *self.shape[1:], self.shape[0])
+        return np.ascontiguousarray(np.moveaxis(x, -1, 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

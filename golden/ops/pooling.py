@@ -87,6 +87,65 @@ class AveragePool:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class CodeAveragePool:
+    """Average of the codes of each window, ties away from zero, as TFLite's AVERAGE_POOL_2D.
+
+    Padding is neither added nor counted. Input and output share their scale and zero point.
+
+    kernel, stride: (rows, columns), kernel of at most 2**16 pixels
+    padding: (top, left, bottom, right), less than the kernel
+    low, high: inclusive clamp bounds within int8
+    """
+
+    kernel: tuple
+    stride: tuple
+    padding: tuple = (0, 0, 0, 0)
+    low: int = arith.INT8_MIN
+    high: int = arith.INT8_MAX
+
+    def __post_init__(self):
+        _window_fields(self)
+        validate.integer("Pixels of the kernel", self.kernel[0] * self.kernel[1], 1, 1 << 16)
+        object.__setattr__(self, "low", validate.integer("Low", self.low, arith.INT8_MIN,
+                                                         arith.INT8_MAX))
+        object.__setattr__(self, "high", validate.integer("High", self.high, self.low,
+                                                          arith.INT8_MAX))
+
+    def output_shape(self, shape):
+        """(C, H, W) to (C, OH, OW)."""
+        channels, *size = windows.image_shape("CodeAveragePool", shape)
+        return (channels, *windows.output_size(size, self.kernel, self.stride, self.padding))
+
+    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+        """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
+        return _sum_bounds(self.kernel[0] * self.kernel[1], low, high, 0)
+
+    def counts(self, size):
+        """Pixels in each window of an input of `size` (H, W): int64 (OH,) and (OW,), factors."""
+        out = windows.output_size(size, self.kernel, self.stride, self.padding)
+        counts = []
+        for axis in (0, 1):
+            first = np.arange(out[axis]) * self.stride[axis] - self.padding[axis]
+            end = np.minimum(first + self.kernel[axis], size[axis])
+            counts.append(end - np.maximum(first, 0))
+        return counts
+
+    def factors(self, size):
+        """Multiplier and shift of each window of an input of `size`: int64 (OH, OW) each."""
+        rows, columns = self.counts(size)
+        return arith.average_factor(rows[:, None] * columns)
+
+    def __call__(self, x):
+        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
+        x = validate.codes("CodeAveragePool input", x)
+        self.output_shape(x.shape[1:])
+        padded = windows.pad(x.astype(np.int64), self.padding, 0)
+        sums = windows.sliding(padded, self.kernel, self.stride).sum(axis=(2, 3))
+        y = arith.requantize(sums, *self.factors(x.shape[2:]), 0, self.low, self.high)
+        return y.astype(np.int8)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GlobalAveragePool:
     """Average over a whole map: rescale(sum of x - input_zero_point), (C, H, W) to (C, 1, 1).
 
