@@ -62,6 +62,11 @@ class MemoryDataset(Dataset):
         return self._normalise(self._splits["test"][0], None)
 
     @property
+    def test_pixels(self) -> Tensor:
+        """All test images as they are stored: (N, C, H, W) uint8."""
+        return self._splits["test"][0]
+
+    @property
     def test_labels(self) -> Tensor:
         """(N,) int64."""
         return self._splits["test"][1]

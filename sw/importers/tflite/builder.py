@@ -1,0 +1,128 @@
+"""Collects the nodes and tensors of the Program; every node is named after the tensor it writes."""
+
+import numpy as np
+import tflite
+
+from golden import ops
+from golden.arith import INT8_MAX, INT8_MIN, SHIFT_MAX, Rounding, multiplier_and_shift
+from golden.program import Node, Quantization, Tensor
+from sw.importers.tflite.graph import check_activation
+
+ACTIVATIONS = {value: name for name, value in vars(tflite.ActivationFunctionType).items()
+               if not name.startswith("_")}
+BOUNDS = {"NONE": (None, None), "RELU": (0, None), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}
+
+
+def program_shape(shape):
+    """A shape of the file, batch and channels last, to the Program's: no batch, channels first."""
+    return (shape[-1], *shape[1:-1])
+
+
+def round_half_away(x):
+    """float to the nearest integer, ties away from zero, as C's round."""
+    return int(np.copysign(np.floor(np.abs(x) + 0.5), x))
+
+
+def activation_bounds(operator, name=None):
+    """Clamp bounds of a fused activation, or of the one called ``name``, in output codes.
+
+    The quotient is a float32, as in CalculateActivationRangeQuantized of kernel_util.cc.
+    """
+    name = name or ACTIVATIONS.get(operator.options["FusedActivationFunction"], "unknown")
+    if name not in BOUNDS:
+        operator.refuse(f"fused activation {name} is not supported; supported are "
+                        f"{', '.join(BOUNDS)}")
+    output = operator.output
+
+    def code(value, limit):
+        if value is None:
+            return limit
+        quotient = np.float32(value) / np.float32(output.scale)
+        return int(np.clip(output.zero_point + round_half_away(float(quotient)), INT8_MIN,
+                           INT8_MAX))
+
+    low, high = BOUNDS[name]
+    return code(low, INT8_MIN), code(high, INT8_MAX)
+
+
+def tflite_factor(factor):
+    """QuantizeMultiplier of quantization_util.cc: factors below 2**-32 become 0."""
+    if 0 < factor < 2.0 ** (30 - SHIFT_MAX):
+        return multiplier_and_shift(0)
+    return multiplier_and_shift(factor)
+
+
+def gemmlowp_rescale(factors, output, bounds):
+    """The two roundings of MultiplyByQuantizedMultiplier, common.cc. factors: floats, (C,) or one.
+
+    bounds: (low, high) codes of the output.
+    """
+    multiplier, shift = zip(*(tflite_factor(factor) for factor in np.atleast_1d(factors)))
+    return ops.Rescale(multiplier=np.array(multiplier, np.int64), shift=np.array(shift, np.int64),
+                       zero_point=output.zero_point, low=bounds[0], high=bounds[1],
+                       rounding=Rounding.GEMMLOWP)
+
+
+class Builder:
+    """The Program so far.
+
+    Members
+    -------
+    nodes, tensors : of the Program. notes : lines for the user.
+    """
+
+    def __init__(self):
+        self.nodes, self.tensors, self.notes = [], {}, []
+        self._names = {}
+
+    def name(self, info):
+        """The Program's name of a tensor of the file: its own, made unique."""
+        if info.index not in self._names:
+            taken, name = set(self._names.values()), info.name
+            if name in taken:
+                name = f"{name} ({info.index})"
+            self._names[info.index] = name
+        return self._names[info.index]
+
+    def add_tensor(self, name, shape, info):
+        """A tensor with the quantization of one of the file."""
+        self.tensors[name] = Tensor(name=name, shape=tuple(shape), quantization=Quantization(
+            scale=info.scale, zero_point=info.zero_point))
+        return name
+
+    def declare(self, info):
+        """A tensor of the file becomes one of the Program. Returns its name."""
+        check_activation(info)
+        return self.add_tensor(self.name(info), program_shape(info.shape), info)
+
+    def emit(self, operator, op, inputs):
+        """The node that writes the operator's output. inputs: names."""
+        self._append(op, inputs, self.declare(operator.output))
+
+    def emit_part(self, operator, part, op, inputs, info):
+        """A node before the last of an operator, its tensor quantized as ``info``; its name."""
+        name = f"{self.name(operator.output)}/{part}"
+        shape = op.output_shape(*(self.tensors[source].shape for source in inputs))
+        self._append(op, inputs, self.add_tensor(name, shape, info))
+        return name
+
+    def _append(self, op, inputs, output):
+        self.nodes.append(Node(name=output, op=op, inputs=tuple(inputs), outputs=(output,)))
+
+    def reshape(self, source, shape):
+        """A Reshape of the tensor to ``shape``, elements in the order of the file."""
+        def is_flat(shape):
+            return shape[0] == 1 or all(size == 1 for size in shape[1:])
+
+        given = self.tensors[source].shape
+        return ops.Reshape(shape=tuple(shape), channels_last=not (is_flat(given) and
+                                                                  is_flat(shape)))
+
+    def same_quantization(self, operator, info):
+        """LockstepError unless the output has the scale and zero point of ``info``."""
+        output = operator.output
+        check_activation(output)
+        if (info.scale, info.zero_point) != (output.scale, output.zero_point):
+            operator.refuse(f"input and output must share scale and zero point, not "
+                            f"({info.scale}, {info.zero_point}) and "
+                            f"({output.scale}, {output.zero_point})")

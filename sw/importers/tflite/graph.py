@@ -1,0 +1,121 @@
+"""What a .tflite file holds, as frozen records, with the checks that several operators share."""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from golden.errors import LockstepError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorInfo:
+    """A tensor of the file.
+
+    shape: the batch included; is_dynamic: the file leaves more than the batch open
+    dtype: in lower case, as numpy calls it where numpy has it
+    scales: float32 (n,), n = 0 without quantization; zero_points: int64 (n,); axis: of the scales
+    data: array of a constant, else None
+    """
+
+    index: int
+    name: str
+    shape: tuple
+    is_dynamic: bool
+    dtype: str
+    scales: np.ndarray
+    zero_points: np.ndarray
+    axis: int
+    data: np.ndarray | None
+
+    @property
+    def scale(self):
+        """The scale of a tensor that has one, a Python float of the float32 value."""
+        return float(self.scales[0])
+
+    @property
+    def zero_point(self):
+        """The zero point of a tensor that has one."""
+        return int(self.zero_points[0])
+
+    @property
+    def size(self):
+        """Elements, the batch included."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OperatorInfo:
+    """An operator: its kind as the schema spells it, TensorInfos (None where left out), options
+    by the schema's field names, and the name of its first output, which is how a user finds it."""
+
+    kind: str
+    inputs: tuple
+    outputs: tuple
+    options: dict
+
+    @property
+    def name(self):
+        return self.outputs[0].name
+
+    @property
+    def output(self):
+        return self.outputs[0]
+
+    def refuse(self, why):
+        """Raise LockstepError naming the operator."""
+        raise LockstepError(f"Operator {self.kind} (tensor {self.name!r}): {why}")
+
+    def constant(self, position, what, dtypes, ndim=None):
+        """The array of a constant input; LockstepError for a computed one or another type."""
+        info = self.inputs[position] if position < len(self.inputs) else None
+        if info is None or info.data is None:
+            self.refuse(f"{what} must be a constant of the file")
+        if info.dtype not in dtypes:
+            self.refuse(f"{what} must be {' or '.join(dtypes)}, not {info.dtype} "
+                        f"(tensor {info.name!r})")
+        if ndim is not None and info.data.ndim != ndim:
+            self.refuse(f"{what} must have {ndim} dimensions, not {info.data.ndim}")
+        return info.data
+
+    def activation(self, position, rank=None):
+        """The TensorInfo of an int8 input that is computed; checked as `check_activation` does."""
+        info = self.inputs[position] if position < len(self.inputs) else None
+        if info is None:
+            self.refuse(f"input {position} is missing")
+        if info.data is not None:
+            self.refuse(f"input {position} must be computed, not a constant "
+                        f"(tensor {info.name!r})")
+        check_activation(info)
+        if rank is not None and len(info.shape) != rank:
+            self.refuse(f"input {position} must have {rank} dimensions, not {len(info.shape)}")
+        return info
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """The first subgraph. operators: in execution order; inputs, outputs: TensorInfos."""
+
+    operators: tuple
+    inputs: tuple
+    outputs: tuple
+
+
+def check_activation(info):
+    """LockstepError unless the tensor is int8 of one scale and zero point and a known shape."""
+    what = f"Tensor {info.name!r}"
+    if info.dtype != "int8":
+        raise LockstepError(f"{what} must be int8, not {info.dtype}")
+    if info.is_dynamic:
+        raise LockstepError(f"{what} must have a known shape, not {list(info.shape)} with "
+                            f"dimensions left open")
+    if len(info.shape) < 2 or info.shape[0] != 1 or min(info.shape) < 1:
+        raise LockstepError(f"{what} must have a batch of 1 in front of its dimensions, "
+                            f"not shape {list(info.shape)}")
+    if len(info.scales) != 1:
+        raise LockstepError(f"{what} must have one scale, not {len(info.scales)}: activations are "
+                            f"quantized per tensor")
+    if not (np.isfinite(info.scales[0]) and info.scales[0] > 0):
+        raise LockstepError(f"{what} must have a finite scale above 0, not {info.scales[0]}")
+    if not -128 <= info.zero_point <= 127:
+        raise LockstepError(f"{what} must have a zero point in -128..127, not {info.zero_point}")
