@@ -13,6 +13,7 @@ import numpy as np
 
 from hw.isa import Counter
 
+SHOWN_NAME = 41  # characters of a node's name in the table
 #: What the array did in each cycle, in the order of the counters: they add up to the cycles.
 CAUSES = tuple(Counter(k).name.lower() for k in range(Counter.ARRAY_BUSY, Counter.ARRAY_FETCH + 1))
 
@@ -23,7 +24,8 @@ def hardware_fields(program, target, report) -> dict:
     bytes_moved counts the operands, weights, biases and results of an op once each.
     """
     nodes = {node.name: node for node in program.nodes}
-    ops = [_op(program, nodes[step.node.partition("#")[0]], target, step) for step in report.steps]
+    ops = [_op(program, nodes.get(step.node) or nodes[step.node.rpartition("#")[0]], target, step)
+           for step in report.steps]
     fields = {name: getattr(report, name) for name in (
         "configuration_id", "simulator", "batch", "macs", "cycles", "utilisation", "counters",
         "unexplained", "traced_images", "simulated_cycles", "wall_seconds", "build_seconds",
@@ -53,16 +55,22 @@ def _op(program, node, target, step):
             "attainment": bounds[bound] / step.cycles if step.cycles else None}
 
 
+def _shown(name: str) -> str:
+    """A node's name, of a long one its two ends."""
+    half = (SHOWN_NAME - 3) // 2
+    return name if len(name) <= SHOWN_NAME else f"{name[:half]}...{name[-half:]}"
+
+
 def print_report(fields: dict) -> None:
     """The table of `hardware_fields`."""
     if fields["ops"]:
-        width = max(4, *(len(op["node"]) for op in fields["ops"]))
+        width = max(4, *(len(_shown(op["node"])) for op in fields["ops"]))
         print(f"{'node':<{width}} {'MACs':>13} {'cycles':>10} {'util':>6} {'busy':>10} "
               f"{'drain':>7} {'vector':>8} {'bytes':>10} {'roofline':>8} bound")
     for op in fields["ops"]:
         counters = op["counters"]
         attained = "" if op["attainment"] is None else f"{op['attainment']:.1%}"
-        print(f"{op['node']:<{width}} {op['macs']:>13,} {op['cycles']:>10,} "
+        print(f"{_shown(op['node']):<{width}} {op['macs']:>13,} {op['cycles']:>10,} "
               f"{op['utilisation']:>6.1%} {counters['array_busy']:>10,} "
               f"{counters['array_drain']:>7,} {counters['vector_busy']:>8,} "
               f"{op['bytes_moved']:>10,} {attained:>8} {op['bound_by']}")

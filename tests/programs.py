@@ -95,6 +95,10 @@ class Maker:
                              input_zero_point=input_zero_point, rescale=rescale)
         return self._append("average_pool", op, [x], scale / 2, zero_point)
 
+    def code_average_pool(self, x, kernel=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0), **bounds):
+        op = ops.CodeAveragePool(kernel=kernel, stride=stride, padding=padding, **bounds)
+        return self._append("code_average_pool", op, [x], *self._quantization(x))
+
     def global_average_pool(self, x):
         (scale, input_zero_point), zero_point = self._quantization(x), self._zero_point()
         window = self.tensors[x].shape[1:]
@@ -106,8 +110,8 @@ class Maker:
     def concat(self, *inputs, axis=1):
         return self._append("concat", ops.Concat(axis=axis), inputs, *self._quantization(inputs[0]))
 
-    def flatten(self, x):
-        op = ops.Reshape(shape=(int(np.prod(self.tensors[x].shape)),))
+    def flatten(self, x, channels_last=False):
+        op = ops.Reshape(shape=(int(np.prod(self.tensors[x].shape)),), channels_last=channels_last)
         return self._append("flatten", op, [x], *self._quantization(x))
 
     def clamp(self, x, low, high):
@@ -171,6 +175,15 @@ def pool_net(seed=0, rounding=Rounding.HALF_UP):
     return make.program(make.global_average_pool(x))
 
 
+def code_average_net(seed=0, rounding=Rounding.HALF_UP):
+    """Averages of codes with even and odd counts, and a flattening that keeps channels last."""
+    make = Maker("code_averages", (5, 8, 7), seed, rounding)
+    x = make.code_average_pool(make.input, (3, 3), (1, 1), (1, 1, 1, 1))
+    x = make.code_average_pool(x, (2, 3), (2, 1), (1, 1, 0, 1), low=-90, high=100)
+    x = make.code_average_pool(make.conv(x, 6), (2, 2), (2, 3))
+    return make.program(make.linear(make.flatten(x, channels_last=True), 7))
+
+
 def conv_shapes_net(seed=0, rounding=Rounding.HALF_UP):
     """Groups, depthwise, dilation, uneven strides, kernels and padding."""
     make = Maker("conv_shapes", (4, 10, 9), seed, rounding)
@@ -206,7 +219,7 @@ def batch_norm_net(n_images, seed=0):
 def small_programs(seed=0):
     """Dict by name: every program above with half-up rounding, and three with gemmlowp's."""
     programs = {make.__name__: make(seed) for make in
-                (residual_net, linear_net, pool_net, conv_shapes_net, concat_net,
+                (residual_net, linear_net, pool_net, code_average_net, conv_shapes_net, concat_net,
                  norm_net)}
     for make in (residual_net, pool_net, conv_shapes_net):
         programs[f"{make.__name__}_gemmlowp"] = make(seed, Rounding.GEMMLOWP)

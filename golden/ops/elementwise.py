@@ -107,6 +107,11 @@ class Concat:
         return np.concatenate(inputs, axis=self.axis)
 
 
+def orders_agree(shape):
+    """Are the elements of (C, ...) the same in C, H, W and in H, W, C order?"""
+    return shape[0] == 1 or prod(shape[1:]) == 1
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reshape:
     """New shape (without the batch), elements in C, H, W order.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from golden import ops
+from golden.errors import LockstepError
 from golden.ops import Rescale
+from golden.ops.elementwise import orders_agree
+from hw.compiler.averages import average_tasks
 from hw.compiler.cover import dense_cover, usual_cover
 from hw.compiler.placement import Placement
 from hw.compiler.products import Product, product_tasks
@@ -20,7 +25,8 @@ from hw.compiler.vectors import (
 
 __all__ = ["layouts", "lower"]
 
-_NEEDS_IMAGE = (ops.Conv2d, ops.MaxPool, ops.AveragePool, ops.GlobalAveragePool)
+_NEEDS_IMAGE = (ops.Conv2d, ops.MaxPool, ops.AveragePool, ops.CodeAveragePool,
+                ops.GlobalAveragePool)
 
 
 def _stored_shape(shape):
@@ -54,9 +60,20 @@ def layouts(program, target, by_rows=False) -> dict[str, Placement]:
         for name in node.outputs:
             places[name] = usual(name)
             if isinstance(node.op, ops.Reshape):
-                places[name] = Placement(**{**vars(places[node.inputs[0]]),
-                                            "shape": places[name].shape})
+                places[name] = _reshaped(node, places[node.inputs[0]])
     return places
+
+
+def _reshaped(node, place):
+    """The layout behind a reshape: the same words, read in one order of their elements."""
+    op, last = node.op, place.channels_last
+    if not (orders_agree(place.shape) and orders_agree(op.shape)):
+        if place.shape != place.stored and not orders_agree(place.stored) and (
+                last != op.channels_last):
+            raise LockstepError(f"Node '{node.name}': reshapes in two orders of the elements, one "
+                                f"behind the other, do not run on the accelerator")
+        last = op.channels_last
+    return replace(place, shape=op.shape, channels_last=last)
 
 
 def _input_cover(program, target, name, place, by_rows):
@@ -97,8 +114,11 @@ def _single_pixel_or_products(job, product):
 
 def _linear(job, op):
     channels, height, width = job.x.stored
+    weights = op.weights.reshape(-1, channels, height, width)
+    if job.x.channels_last:
+        weights = op.weights.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
     return _single_pixel_or_products(job, Product(
-        weights=op.weights.reshape(-1, channels, height, width),
+        weights=weights,
         window=Window2d(kernel=(height, width), output=(1, 1)), bias=op.folded_bias(),
         rescale=op.rescale, pad=op.input_zero_point))
 
@@ -165,7 +185,7 @@ def _copy(job, out_channel):
 _LOWER = {
     ops.Conv2d: _convolution, ops.Linear: _linear, ops.MaxPool: _max_pool,
     ops.AveragePool: _average_pool, ops.GlobalAveragePool: _average_pool, ops.Clamp: _clamp,
-    ops.Rescaling: _rescaling,
+    ops.CodeAveragePool: average_tasks, ops.Rescaling: _rescaling,
 }
 
 

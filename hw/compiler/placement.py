@@ -31,8 +31,9 @@ class Placement:
     """Where a tensor lies: pixel by pixel, ``n_chunks`` words of channels each, or ``dense``.
 
     ``shape`` is that of the program's tensor, ``stored`` the (C, H, W) in which it is laid out;
-    they differ behind a reshape, which moves nothing. ``base`` is the first word of ``bank``, or
-    where ``external`` the first byte in external memory.
+    they differ behind a reshape, which moves nothing; ``channels_last``: the reshape took the
+    elements in H, W, C order, in which both shapes then hold the same. ``base`` is the first word
+    of ``bank``, or where ``external`` the first byte in external memory.
     """
 
     bank: int
@@ -42,6 +43,7 @@ class Placement:
     word_bytes: int
     dense: Dense | None = None
     external: bool = False
+    channels_last: bool = False
 
     @property
     def n_chunks(self) -> int:
@@ -71,7 +73,10 @@ class Placement:
     def pack(self, x: np.ndarray) -> np.ndarray:
         """x: int8 (N, *shape). Returns int8 (N, n_words, word_bytes), channels padded with 0."""
         channels, height, width = self.stored
-        x = np.asarray(x, np.int8).reshape(len(x), channels, height * width)
+        x = np.asarray(x, np.int8)
+        if self.channels_last:
+            x = np.moveaxis(x, 1, -1).reshape(len(x), height * width, channels).swapaxes(1, 2)
+        x = x.reshape(len(x), channels, height * width)
         if self.dense:
             flat = np.full((len(x), self.n_words * self.word_bytes), self.dense.fill, np.int8)
             flat[:, self._dense_bytes().ravel()] = x.reshape(len(x), -1)
@@ -87,5 +92,8 @@ class Placement:
             return flat.reshape(len(words), *self.shape)
         channels = self.stored[0]
         pixels = words.reshape(len(words), self.n_pixels, self.n_chunks * self.word_bytes)
+        if self.channels_last:
+            x = pixels[:, :, :channels].reshape(len(words), *self.shape[1:], self.shape[0])
+            return np.ascontiguousarray(np.moveaxis(x, -1, 1))
         return np.ascontiguousarray(pixels[:, :, :channels].transpose(0, 2, 1)).reshape(
             len(words), *self.shape)

@@ -13,7 +13,7 @@ from hw.isa import Opcode
 
 __all__ = ["Budget", "Stripe", "channel_groups", "row_stripes", "stripe_inputs", "stripe_tasks"]
 
-_WINDOWED = (ops.Conv2d, ops.MaxPool, ops.AveragePool)
+_WINDOWED = (ops.Conv2d, ops.MaxPool, ops.AveragePool, ops.CodeAveragePool)
 _BY_ROWS = (ops.Add, ops.Clamp, ops.Rescaling, ops.Concat)
 
 

@@ -12,13 +12,14 @@ from hw.compiler.products import INSTRUCTION_CYCLES, Product, product_tasks, til
 from hw.compiler.task import Job, Task, Window2d, parameter_block, rescale_fields
 from hw.isa import Opcode
 
-__all__ = ["add_task", "depthwise_tasks", "linear_tasks", "max_pool_task", "sum_tasks"]
+__all__ = ["add_task", "depthwise_tasks", "linear_tasks", "max_pool_task", "sum_tasks",
+           "window_fields"]
 
 _DEPTHWISE_KERNEL = 3
 _SMALL, _KERNEL = 15, 255  # largest stride, padding, dilation; largest side of a window
 
 
-def _window_fields(job: Job, window: Window2d) -> dict | None:
+def window_fields(job: Job, window: Window2d) -> dict | None:
     """Fields of an operation with a window; None where its numbers are too large for them."""
     small = (*window.stride, *window.padding[:2], *window.dilation)
     if max(small) > _SMALL or max(window.kernel) > _KERNEL:
@@ -48,7 +49,7 @@ def _by_words(values, columns):
 def depthwise_tasks(job: Job, product: Product) -> list[Task]:
     """Every output channel sees the input channel of its own number."""
     window, columns = product.window, job.target.columns
-    fields = _window_fields(job, window)
+    fields = window_fields(job, window)
     if fields is None:
         return product_tasks(job, product)
     span = (window.output[1] - 1) * window.stride[1] + _DEPTHWISE_KERNEL
@@ -66,7 +67,7 @@ def depthwise_tasks(job: Job, product: Product) -> list[Task]:
 def sum_tasks(job: Job, window: Window2d, bias, rescale, pad, out_word=0) -> list[Task]:
     """Sums over the window, channel by channel; ``out_word``: where the first channels go."""
     n_channels, columns = job.x.stored[0], job.target.columns
-    fields = _window_fields(job, window)
+    fields = window_fields(job, window)
     if fields is None:
         ones = np.ones((n_channels, 1, *window.kernel), np.int8)
         return product_tasks(job, Product(
@@ -81,7 +82,7 @@ def sum_tasks(job: Job, window: Window2d, bias, rescale, pad, out_word=0) -> lis
 
 def max_pool_task(job: Job, window: Window2d) -> Task:
     """The largest codes; padding never wins."""
-    fields = _window_fields(job, window)
+    fields = window_fields(job, window)
     if fields is None:
         job.refuse(f"maximum pooling has strides and padding of at most {_SMALL} and windows of "
                    f"at most {_KERNEL} on the accelerator")
