@@ -5,6 +5,7 @@ import tflite
 
 from golden import ops
 from golden.arith import INT8_MAX, INT8_MIN, SHIFT_MAX, Rounding, multiplier_and_shift
+from golden.ops.elementwise import orders_agree
 from golden.program import Node, Quantization, Tensor
 from sw.importers.tflite.graph import check_activation
 
@@ -111,12 +112,9 @@ class Builder:
 
     def reshape(self, source, shape):
         """A Reshape of the tensor to ``shape``, elements in the order of the file."""
-        def is_flat(shape):
-            return shape[0] == 1 or all(size == 1 for size in shape[1:])
-
         given = self.tensors[source].shape
-        return ops.Reshape(shape=tuple(shape), channels_last=not (is_flat(given) and
-                                                                  is_flat(shape)))
+        return ops.Reshape(shape=tuple(shape), channels_last=not (orders_agree(given) and
+                                                                  orders_agree(shape)))
 
     def same_quantization(self, operator, info):
         """LockstepError unless the output has the scale and zero point of ``info``."""
