@@ -3,7 +3,8 @@
 
 digits: the demo's network, several seeds. accuracy: CIFAR-10, ResNet-8 and ResNet-20, what 8 bits
 cost. train-speed: seconds per training step beside float32 and Brevitas. accelerator: cycles of
-whole networks on the RTL, beside the routed design and published ones.
+whole networks on the RTL, beside the routed design and published ones. tflite: imported models
+against LiteRT's reference kernels.
 """
 
 import argparse
@@ -41,6 +42,12 @@ def _accelerator(arguments: argparse.Namespace, command: str) -> list[dict]:
     return accelerator.measure(arguments, command)
 
 
+def _tflite(arguments: argparse.Namespace, command: str) -> list[dict]:
+    from flows.benchmarks import tflite
+
+    return tflite.measure(arguments, command)
+
+
 def _accelerator_page(suite: str, rows: list[dict]) -> str:
     from flows.benchmarks import accelerator
 
@@ -48,7 +55,7 @@ def _accelerator_page(suite: str, rows: list[dict]) -> str:
 
 
 SUITES = {"digits": _digits, "accuracy": _accuracy, "train-speed": _train_speed,
-          "accelerator": _accelerator}
+          "accelerator": _accelerator, "tflite": _tflite}
 PAGES = {"accelerator": _accelerator_page}  # others: results_page
 DEFAULTS = {"threads": 2, "repetitions": 15}
 
@@ -62,7 +69,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="number of seeds (digits 5, accuracy 3)")
     parser.add_argument("--epochs", type=int,
                         help="epochs per training (digits 20, accuracy 16 and 8)")
-    parser.add_argument("--datasets-dir", default="data", help="accuracy: where CIFAR-10 is")
+    parser.add_argument("--datasets-dir", default="data",
+                        help="accuracy and tflite: where CIFAR-10 and the models are")
     parser.add_argument("--networks", help="accuracy and accelerator: which, comma-separated")
     parser.add_argument("--variants", help="accuracy: comma-separated, default all")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

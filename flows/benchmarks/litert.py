@@ -32,23 +32,22 @@ class Reference:
         self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
 
-    def output(self, x: np.ndarray) -> np.ndarray:
-        """The model's output, of every image of x by itself."""
-        results = []
+    def results(self, x: np.ndarray, names: dict) -> dict[str, np.ndarray]:
+        """Tensors by the keys of ``names``, channels first as in a Program, (N, ...).
+
+        names: the model's name of each; None for the model's output.
+        """
+        indices = {key: self._output if name is None else self._indices[name]
+                   for key, name in names.items()}
+        kept = {key: [] for key in indices}
         for image in x:
             self._run(image)
-            results.append(self._interpreter.get_tensor(self._output)[0])
-        return np.stack(results)
+            for key, index in indices.items():
+                kept[key].append(self._interpreter.get_tensor(index)[0])
+        return {key: np.ascontiguousarray(np.moveaxis(np.stack(values), -1, 1))
+                for key, values in kept.items()}
 
     def trace(self, x: np.ndarray, names) -> dict[str, np.ndarray]:
-        """The tensors of these names, channels first as in a Program, (N, ...).
-
-        Names that the model lacks are left out: tensors inside a converted operator.
-        """
-        kept = {name: [] for name in names if name in self._indices}
-        for image in x:
-            self._run(image)
-            for name, values in kept.items():
-                values.append(self._interpreter.get_tensor(self._indices[name])[0].copy())
-        return {name: np.ascontiguousarray(np.moveaxis(np.stack(values), -1, 1))
-                for name, values in kept.items()}
+        """The tensors of these names; those that the model lacks, inside a converted operator,
+        are left out."""
+        return self.results(x, {name: name for name in names if name in self._indices})

@@ -135,12 +135,16 @@ class CodeAveragePool:
         rows, columns = self.counts(size)
         return arith.average_factor(rows[:, None] * columns)
 
-    def __call__(self, x):
-        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
+    def accumulate(self, x):
+        """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, OH, OW)."""
         x = validate.codes("CodeAveragePool input", x)
         self.output_shape(x.shape[1:])
-        padded = windows.pad(x.astype(np.int64), self.padding, 0)
-        sums = windows.sliding(padded, self.kernel, self.stride).sum(axis=(2, 3))
+        x = windows.pad(x.astype(np.int64), self.padding, 0)
+        return windows.sliding(x, self.kernel, self.stride).sum(axis=(2, 3))
+
+    def __call__(self, x):
+        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
+        sums = self.accumulate(x)
         y = arith.requantize(sums, *self.factors(x.shape[2:]), 0, self.low, self.high)
         return y.astype(np.int8)
 

@@ -1,8 +1,9 @@
 """Averages of codes: windows at the border have fewer pixels, and so multipliers of their own.
 
-The output is cut into bands of rows and of columns whose windows have as many pixels. A band of
-columns narrower than the output and wider than a pixel is computed line by line, since a window
-instruction steps over the columns beside it only at the end of the instruction.
+The output is cut into bands of rows and of columns whose windows have as many pixels. An
+instruction writes whole lines or one column: what lies between the border's columns is written in
+whole lines first, and the columns beside it over them. The counts rise to the border's end, stay,
+and fall, so no other band of columns is wider than one.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def _bands(counts):
 
 
 def _pieces(rows, columns):
-    """((first row, end), (first column, end)) that one instruction each can write."""
-    for band in _bands(columns):
-        is_narrow = 1 < band[1] - band[0] < len(columns)
-        for first, end in _bands(rows):
-            step = 1 if is_narrow else end - first
-            yield from (((row, row + step), band) for row in range(first, end, step))
+    """((first row, end), (first column, end), column whose count holds) of each instruction."""
+    bands = sorted(_bands(columns), key=lambda band: band[0] - band[1])     # the widest first
+    for row_band in _bands(rows):
+        for first, end in bands:
+            whole = end - first > 1
+            yield row_band, (0, len(columns)) if whole else (first, end), first
 
 
 def average_tasks(job: Job, op) -> list[Task]:
@@ -49,8 +50,8 @@ def average_tasks(job: Job, op) -> list[Task]:
         job.refuse("average pooling that is padded has strides and padding of at most 15 and "
                    "windows of at most 255 on the accelerator")
     tasks = []
-    for (row, row_end), (column, column_end) in pieces:
-        task, = sum_tasks(job, window, 0, rescale(row, column), 0)
+    for (row, row_end), (column, column_end), counted in pieces:
+        task, = sum_tasks(job, window, 0, rescale(row, counted), 0)
         top, y = _start(row, op.stride[0], op.padding[0])
         left, x = _start(column, op.stride[1], op.padding[1])
         width = column_end - column

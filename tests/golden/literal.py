@@ -46,6 +46,27 @@ def half_up(acc, multiplier, shift, zero_point, low, high):
     return max(low, min(high, y + zero_point))
 
 
+def divide_half_away(total, count):
+    """AVERAGE_POOL_2D of TFLite, reference/integer_ops/pooling.h."""
+    half = count // 2
+    return truncate_divide(total + half if total > 0 else total - half, count)
+
+
+def code_average(op, x):
+    """One channel of a CodeAveragePool, by loops over its windows; x: [h][w]."""
+    _, rows, columns = op.output_shape((1, len(x), len(x[0])))
+    result = []
+    for r in range(rows):
+        line = []
+        for c in range(columns):
+            top, left = r * op.stride[0] - op.padding[0], c * op.stride[1] - op.padding[1]
+            codes = [x[h][w] for h in range(max(0, top), min(len(x), top + op.kernel[0]))
+                     for w in range(max(0, left), min(len(x[0]), left + op.kernel[1]))]
+            line.append(max(op.low, min(op.high, divide_half_away(sum(codes), len(codes)))))
+        result.append(line)
+    return result
+
+
 def conv2d(op, x):
     """Accumulators of a Conv2d for nested loops over everything; x: one image as [c][h][w]."""
     top, left, _, _ = op.padding

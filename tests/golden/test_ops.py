@@ -127,6 +127,44 @@ def test_pools():
         ops.MaxPool(kernel=(2, 2), stride=(2, 2), padding=(2, 0, 0, 0))
 
 
+@settings(deadline=None, max_examples=80)
+@given(st.data())
+def test_averages_of_codes_are_the_literal_loop(data):
+    small = st.integers(1, 4)
+    kernel = data.draw(small), data.draw(small)
+    padding = tuple(data.draw(st.integers(0, kernel[k % 2] - 1)) for k in range(4))
+    op = ops.CodeAveragePool(kernel=kernel, stride=(data.draw(small), data.draw(small)),
+                             padding=padding, low=data.draw(st.sampled_from([-128, -20])))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    x = rng.integers(-128, 128, (2, 3, 6, 5), dtype=np.int8)
+    y = op(x)
+    assert y.dtype == np.int8
+    for image, expected in zip(y.reshape(6, *y.shape[2:]), x.reshape(6, 6, 5).tolist()):
+        assert image.tolist() == literal.code_average(op, expected)
+    low, high = op.accumulator_bounds()
+    assert low <= op.accumulate(x).min() and op.accumulate(x).max() <= high
+
+
+def test_averages_of_codes_validate():
+    with pytest.raises(ValueError, match="Padding must be less than the kernel"):
+        ops.CodeAveragePool(kernel=(2, 2), stride=(1, 1), padding=(2, 0, 0, 0))
+    with pytest.raises(ValueError, match="Pixels of the kernel must be in 1..65536, not 65792"):
+        ops.CodeAveragePool(kernel=(256, 257), stride=(1, 1))
+    with pytest.raises(ValueError, match="High must be in 5..127, not 4"):
+        ops.CodeAveragePool(kernel=(2, 2), stride=(1, 1), low=5, high=4)
+
+
+def test_reshape_with_channels_last():
+    x = np.arange(48, dtype=np.int8).reshape(2, 3, 4, 2)
+    flat = ops.Reshape(shape=(24,), channels_last=True)(x)
+    assert flat.tolist() == x.transpose(0, 2, 3, 1).reshape(2, 24).tolist()
+    assert (ops.Reshape(shape=(3, 4, 2), channels_last=True)(flat) == x).all()
+    y = ops.Reshape(shape=(6, 2, 2), channels_last=True)(x)
+    assert (y.transpose(0, 2, 3, 1).ravel() == x.transpose(0, 2, 3, 1).ravel()).all()
+    with pytest.raises(TypeError, match="Channels last must be a bool, not 1"):
+        ops.Reshape(shape=(24,), channels_last=1)
+
+
 def test_elementwise():
     x = np.arange(24, dtype=np.int8).reshape(2, 3, 2, 2)
     assert ops.Reshape(shape=(12,))(x).tolist() == x.reshape(2, 12).tolist()

@@ -43,8 +43,8 @@ def networks(draw):
         alike = [y for y in tensors if make.tensors[y].shape == make.tensors[x].shape]
         beside = [y for y in tensors if make.tensors[y].shape[1:] == make.tensors[x].shape[1:]
                   and make.tensors[y].quantization == make.tensors[x].quantization]
-        kind = draw(st.sampled_from(["conv", "depthwise", "pointwise", "max", "average", "global",
-                                     "add", "concat", "clamp", "rescaling"]))
+        kind = draw(st.sampled_from(["conv", "depthwise", "pointwise", "max", "average", "codes",
+                                     "global", "add", "concat", "clamp", "rescaling"]))
         kernel = tuple(min(n, draw(st.integers(1, 3))) for n in size)
         stride = draw(pairs(1, 2))
         if kind == "conv":
@@ -57,6 +57,9 @@ def networks(draw):
             y = make.max_pool(x, kernel, stride)
         elif kind == "average":
             y = make.average_pool(x, kernel, stride)
+        elif kind == "codes":
+            padding = tuple(draw(st.integers(0, kernel[k % 2] - 1)) for k in range(4))
+            y = make.code_average_pool(x, kernel, stride, padding)
         elif kind == "global":
             y = make.global_average_pool(x)
         elif kind == "add":
@@ -70,5 +73,5 @@ def networks(draw):
         tensors.append(y)
     x = tensors[-1]
     if draw(st.booleans()):
-        x = make.linear(make.flatten(x), draw(st.integers(1, 40)))
+        x = make.linear(make.flatten(x, draw(st.booleans())), draw(st.integers(1, 40)))
     return make.program(x)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flows.benchmarks import networks
+from golden import ops
 from golden.errors import LockstepError
 from hw.compiler import compile
 from hw.compiler.estimate import estimate
@@ -56,6 +57,33 @@ def test_a_batch_is_as_golden(n_images):
                 for place in [image.place("input", k)]}) == n_images
     single = compile(program, get_target("sim-8x8"))
     assert estimate(image).cycles < n_images * estimate(single).cycles
+
+
+@pytest.mark.parametrize("target", ["sim-4x4", "sim-8x8"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_reshapes_keep_their_order_of_elements(channels_last, target):
+    make = programs.Maker("order", (6, 3, 5), 0)
+    program = make.program(make.flatten(make.conv(make.input, 6), channels_last))
+    assert_as_golden(program, get_target(target), programs.random_codes(program, 2))
+    make = programs.Maker("order", (6, 3, 5), 0)
+    program = make.program(make.linear(make.flatten(make.input, channels_last), 5))
+    assert_as_golden(program, get_target(target), programs.random_codes(program, 2))
+
+
+def test_reshapes_in_two_orders_are_refused():
+    make = programs.Maker("order", (6, 3, 5), 0)
+    flat = make.flatten(make.input, channels_last=True)
+    make._append("fold", ops.Reshape(shape=(10, 9)), [flat], *make._quantization(flat))
+    folded = "fold1_out"
+    with pytest.raises(LockstepError, match="Node 'fold1': reshapes in two orders"):
+        compile(make.program(folded), TARGET)
+
+
+def test_a_far_padded_average_is_refused():
+    make = programs.Maker("average", (2, 40, 40), 0)
+    program = make.program(make.code_average_pool(make.input, (17, 17), (16, 16), (3, 3, 3, 3)))
+    with pytest.raises(LockstepError, match="average pooling that is padded has strides and"):
+        compile(program, TARGET)
 
 
 def test_an_empty_batch_is_refused():

@@ -40,8 +40,11 @@ def test_any_network_is_as_golden(program, target, batch):
     lambda m: m.conv(m.input, 3, groups=3, padding=(18, 17, 0, 0), stride=(17, 16)),
     lambda m: m.average_pool(m.input, (20, 19), (17, 18)),
     lambda m: m.max_pool(m.input, (15, 15), (3, 2), (7, 0, 7, 14)),
+    lambda m: m.code_average_pool(m.input, (20, 19), (17, 18)),
+    lambda m: m.code_average_pool(m.input, (4, 5), (1, 1), (3, 4, 2, 1)),
+    lambda m: m.code_average_pool(m.input, (5, 3), (3, 4), (0, 2, 4, 0), low=-100, high=50),
 ], ids=["15x15", "1x13", "13x1", "depthwise 5x1", "depthwise stride 5", "depthwise far",
-        "average far", "max 15x15"])
+        "average far", "max 15x15", "codes far", "codes padded", "codes strided"])
 def test_large_windows_are_as_golden(make, target):
     maker = programs.Maker("window", (3, 21, 20), 0)
     program = maker.program(make(maker))

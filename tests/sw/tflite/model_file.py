@@ -15,7 +15,7 @@ OPTIONS = {
     "AVERAGE_POOL_2D": "Pool2DOptions", "MAX_POOL_2D": "Pool2DOptions", "MEAN": "ReducerOptions",
     "RESHAPE": None, "CONCATENATION": "ConcatenationOptions", "PAD": "PadOptions", "RELU": None,
     "RELU6": None, "SOFTMAX": "SoftmaxOptions", "QUANTIZE": "QuantizeOptions",
-    "DEQUANTIZE": "DequantizeOptions", "TANH": None, "PADV2": None,
+    "DEQUANTIZE": "DequantizeOptions", "SQUEEZE": "SqueezeOptions", "TANH": None,
 }
 
 
@@ -39,7 +39,8 @@ class ModelFile:
                 getattr(module, f"Add{name}")(self._builder, value)
         return module.End(self._builder)
 
-    def _numbers(self, values, dtype):
+    def numbers(self, values, dtype):
+        """A vector, as a field of a table."""
         return self._builder.CreateNumpyVector(np.asarray(values, dtype))
 
     def _offsets(self, items):
@@ -55,20 +56,20 @@ class ModelFile:
         buffer = 0
         if data is not None:
             data = np.asarray(data, dtype)
-            content = self._numbers(np.frombuffer(data.tobytes(), np.uint8), np.uint8)
+            content = self.numbers(np.frombuffer(data.tobytes(), np.uint8), np.uint8)
             self._buffers.append(self._table("Buffer", Data=content))
             buffer = len(self._buffers) - 1
         quantization = None
         if scale is not None:
-            scales = self._numbers(np.atleast_1d(scale), np.float32)
-            zero_points = self._numbers(np.broadcast_to(zero_point, np.shape(np.atleast_1d(scale))),
+            scales = self.numbers(np.atleast_1d(scale), np.float32)
+            zero_points = self.numbers(np.broadcast_to(zero_point, np.shape(np.atleast_1d(scale))),
                                         np.int64)
             quantization = self._table("QuantizationParameters", Scale=scales,
                                        ZeroPoint=zero_points, QuantizedDimension=axis)
         text = self._builder.CreateString(name)
-        dims = self._numbers(shape, np.int32)
+        dims = self.numbers(shape, np.int32)
         if signature is not None:
-            signature = self._numbers(signature, np.int32)
+            signature = self.numbers(signature, np.int32)
         self._tensors.append(self._table(
             "Tensor", Shape=dims, Type=TYPES[np.dtype(dtype)], Buffer=buffer, Name=text,
             Quantization=quantization, ShapeSignature=signature))
@@ -90,7 +91,7 @@ class ModelFile:
         if OPTIONS[kind]:
             options = self._table(OPTIONS[kind], **fields)
             options_type = getattr(tflite.BuiltinOptions, OPTIONS[kind])
-        inputs, outputs = (self._numbers(values, np.int32) for values in (inputs, outputs))
+        inputs, outputs = (self.numbers(values, np.int32) for values in (inputs, outputs))
         self._operators.append(self._table(
             "Operator", OpcodeIndex=self._codes.index(code), Inputs=inputs, Outputs=outputs,
             BuiltinOptionsType=options_type, BuiltinOptions=options))
@@ -98,7 +99,7 @@ class ModelFile:
     def bytes(self, inputs, outputs):
         """The finished file; nothing can be added behind it."""
         tensors, operators = self._offsets(self._tensors), self._offsets(self._operators)
-        inputs, outputs = (self._numbers(values, np.int32) for values in (inputs, outputs))
+        inputs, outputs = (self.numbers(values, np.int32) for values in (inputs, outputs))
         graph = self._table("SubGraph", Tensors=tensors, Inputs=inputs, Outputs=outputs,
                             Operators=operators)
         codes = [self._table("OperatorCode", DeprecatedBuiltinCode=min(code, 127),

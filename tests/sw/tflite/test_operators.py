@@ -158,6 +158,13 @@ def test_reshape(shapes, tmp_path):
     assert all(isinstance(node.op, ops.Reshape) for node in program.nodes)
 
 
+def test_squeeze(tmp_path):
+    net = Network((1, 1, 1, 9))
+    y = net.activation((1, 9), like=net.input)
+    net.operator("SQUEEZE", [net.input], [y], SqueezeDims=net.numbers([1, 2], np.int32))
+    assert_as_litert(net.finish(y), tmp_path)
+
+
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
 def test_concatenation(axis, tmp_path):
     net = Network((1, 4, 5, 3))
