@@ -8,14 +8,13 @@ from golden.program import Program
 from golden.verify import verify
 from sw.importers.tflite import pointwise, pools, products, schema
 from sw.importers.tflite.builder import Builder
-from sw.importers.tflite.graph import check_activation
 
 CONVERTERS = {
     "FULLY_CONNECTED": products.fully_connected, "ADD": pointwise.add,
     "AVERAGE_POOL_2D": pools.average_pool_2d, "MAX_POOL_2D": pools.max_pool_2d,
     "MEAN": pools.mean, "RESHAPE": pointwise.reshape, "CONCATENATION": pointwise.concatenation,
-    "PAD": pointwise.pad, "RELU": pointwise.relu, "RELU6": pointwise.relu,
-    "QUANTIZE": pointwise.quantize,
+    "SQUEEZE": pointwise.reshape, "PAD": pointwise.pad, "RELU": pointwise.relu,
+    "RELU6": pointwise.relu, "QUANTIZE": pointwise.quantize,
 }
 PADDED = {"CONV_2D": products.conv_2d, "DEPTHWISE_CONV_2D": products.depthwise_conv_2d}
 HOST = ("SOFTMAX", "QUANTIZE", "DEQUANTIZE")
@@ -44,9 +43,13 @@ def import_tflite(path):
 
 def _program(path, graph):
     source, result, before, after = _ends(graph)
+    operators = _needed(graph, source, result)
+    for operator in operators:
+        if operator.kind not in SUPPORTED:
+            raise LockstepError(f"{operator.title} is not supported; supported are "
+                                f"{', '.join(SUPPORTED)}")
     builder = Builder()
     builder.declare(source)
-    operators = _needed(graph, source, result)
     readers = _readers(operators, result)
     pads = {}
     for operator in operators:
@@ -80,9 +83,7 @@ def _convert(builder, operator, pads):
             builder.notes.append(f"PAD (tensor {pad.name!r}) is part of {operator.kind} "
                                  f"(tensor {operator.name!r})")
         return PADDED[operator.kind](builder, operator, x, padding)
-    if operator.kind in HOST:
-        operator.refuse("runs on the host and so only at the ends of the graph")
-    operator.refuse(f"is not supported; supported are {', '.join(SUPPORTED)}")
+    raise LockstepError(f"{operator.title} runs on the host and so only at the ends of the graph")
 
 
 def _ends(graph):
@@ -102,7 +103,6 @@ def _ends(graph):
     if source.dtype != "int8" and len(readers) == 1 and readers[0].kind == "QUANTIZE":
         before.append(_host_step(readers[0]) | {"from": source.dtype})
         source = readers[0].output
-    check_activation(source)
     if source.index == result.index:
         raise LockstepError("The graph holds no operator for the program")
     return source, result, before, after

@@ -62,9 +62,14 @@ class OperatorInfo:
     def output(self):
         return self.outputs[0]
 
+    @property
+    def title(self):
+        """What a message calls it."""
+        return f"Operator {self.kind} (tensor {self.name!r})"
+
     def refuse(self, why):
         """Raise LockstepError naming the operator."""
-        raise LockstepError(f"Operator {self.kind} (tensor {self.name!r}): {why}")
+        raise LockstepError(f"{self.title}: {why}")
 
     def constant(self, position, what, dtypes, ndim=None):
         """The array of a constant input; LockstepError for a computed one or another type."""
