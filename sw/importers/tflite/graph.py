@@ -7,6 +7,8 @@ import numpy as np
 
 from golden.errors import LockstepError
 
+MOST_ELEMENTS = 1 << 26     # of an activation
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TensorInfo:
@@ -47,7 +49,7 @@ class TensorInfo:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OperatorInfo:
     """An operator: its kind as the schema spells it, TensorInfos (None where left out), options
-    by the schema's field names, and the name of its first output, which is how a user finds it."""
+    by the schema's field names. It is called by the name of its first output."""
 
     kind: str
     inputs: tuple
@@ -55,12 +57,14 @@ class OperatorInfo:
     options: dict
 
     @property
-    def name(self):
-        return self.outputs[0].name
+    def output(self):
+        """The TensorInfo of the first output."""
+        return self.outputs[0]
 
     @property
-    def output(self):
-        return self.outputs[0]
+    def name(self):
+        """The first output's name."""
+        return self.output.name
 
     @property
     def title(self):
@@ -117,6 +121,8 @@ def check_activation(info):
     if len(info.shape) < 2 or info.shape[0] != 1 or min(info.shape) < 1:
         raise LockstepError(f"{what} must have a batch of 1 in front of its dimensions, "
                             f"not shape {list(info.shape)}")
+    if info.size > MOST_ELEMENTS:
+        raise LockstepError(f"{what} must have at most {MOST_ELEMENTS} elements, not {info.size}")
     if len(info.scales) != 1:
         raise LockstepError(f"{what} must have one scale, not {len(info.scales)}: activations are "
                             f"quantized per tensor")

@@ -16,7 +16,8 @@ from sw.importers.tflite.builder import (
 )
 from sw.importers.tflite.graph import check_activation
 
-LEFT_SHIFT = 20     # of ADD
+LEFT_SHIFT = 20         # of ADD
+MOST_PADDED = 4096      # channels of a PAD, which becomes a square of weights
 
 
 def add(builder, operator):
@@ -104,6 +105,9 @@ def pad(builder, operator):
     builder.same_quantization(operator, x)
     values, channels = paddings(operator), x.shape[3]
     before, after = values[3].tolist()
+    if (before or after) and channels + before + after > MOST_PADDED:
+        operator.refuse(f"channels are padded to at most {MOST_PADDED}, "
+                        f"not {channels + before + after}")
     groups = 1 if before or after else channels
     weights = np.eye(channels + before + after, channels, -before, np.int8)[:, :, None, None]
     if groups > 1:

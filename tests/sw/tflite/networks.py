@@ -14,7 +14,7 @@ ACTIVATIONS = tflite.ActivationFunctionType
 SPREAD = 50.0       # codes; the standard deviation aimed at for every tensor
 
 
-def same(length, k, stride, dilation, padding):
+def output_length(length, k, stride, dilation, padding):
     """The output's length of a window operator."""
     if padding == "SAME":
         return -(-length // stride)
@@ -67,7 +67,7 @@ class Network(ModelFile):
 
     def _window(self, x, kernel, stride, padding, dilation=(1, 1)):
         _, height, width, _ = self.shapes[x]
-        return tuple(same(*values, padding)
+        return tuple(output_length(*values, padding)
                      for values in zip((height, width), kernel, stride, dilation))
 
     def conv(self, x, channels, kernel=(3, 3), stride=(1, 1), padding="SAME", dilation=(1, 1),

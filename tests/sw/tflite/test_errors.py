@@ -129,6 +129,16 @@ def test_an_addition_that_broadcasts(tmp_path):
     refused(net.finish(net.add(net.input, small)), tmp_path, "inputs must have equal shapes")
 
 
+def test_tensors_beyond_all_measure(tmp_path):
+    net = Network((1, 6, 6, 3))
+    y = net.activation((1, 1 << 20, 1 << 20, 3), like=net.input)
+    net.operator("RELU", [net.input], [y])
+    refused(net.finish(y), tmp_path, "must have at most 67108864 elements")
+    net = Network((1, 2, 2, 3))
+    y = net.pad(net.input, [(0, 0), (0, 0), (0, 0), (0, 1 << 20)])
+    refused(net.finish(y), tmp_path, "channels are padded to at most 4096, not 1048579")
+
+
 def test_softmax_in_the_middle(tmp_path):
     net = Network((1, 10))
     y = net.pointwise("RELU", net.pointwise("SOFTMAX", net.input, Beta=1.0))
