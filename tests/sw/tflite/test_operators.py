@@ -1,10 +1,15 @@
 """Every operator of the import against LiteRT's reference kernels, at every tensor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from golden import ops
+from golden.arith import Rounding, multiplier_and_shift
 from golden.interpreter import run
+from sw.importers.tflite import builder
+from sw.importers.tflite.products import same_padding
 from tests.sw.tflite.networks import Network, assert_as_litert, imported, random_codes
 
 ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
@@ -213,3 +218,32 @@ def test_pointwise(kind, tmp_path):
         net = Network((1, 8, 8, 4), seed)
         y = net.pointwise(kind, net.input, like=net.input if seed == 0 else None)
         assert_as_litert(net.finish(y), tmp_path, 4)
+
+
+def half_up(rescale):
+    """A Rescale with one rounding in place of two."""
+    return lambda *args: replace(rescale(*args), rounding=Rounding.HALF_UP)
+
+
+FAULTS = {  # what is replaced, and by what
+    "one rounding": ("products.gemmlowp_rescale", half_up(builder.gemmlowp_rescale)),
+    "larger half above": ("products.same_padding", lambda *args: (
+        lambda top, left, bottom, right: (bottom, right, top, left))(*same_padding(*args))),
+    "nearest multiplier": ("products.float_product", lambda factor, *_: (
+        *multiplier_and_shift(factor), 0)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_seen(fault, tmp_path, monkeypatch):
+    net = Network((1, 8, 8, 3))
+    x = net.conv(net.input, 8, stride=(2, 2))
+    y = net.tensor((1, 128), net.quantization[x][0], 0)     # a factor of 1/2: ties
+    weights = net.constant(np.eye(128, dtype=np.int8), 0.5)
+    net.operator("FULLY_CONNECTED", [x, weights, -1], [y])
+    content = net.finish(y)
+    assert_as_litert(content, tmp_path, 20)
+    where, wrong = FAULTS[fault]
+    monkeypatch.setattr(f"sw.importers.tflite.{where}", wrong)
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        assert_as_litert(content, tmp_path, 20)
