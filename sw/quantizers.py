@@ -19,7 +19,7 @@ from golden.errors import LockstepError
 from sw import probe
 from sw.ranges import (
     SMALLEST_SCALE,
-    affine_scale,
+    affine_parameters,
     constrain_scale,
     extremes,
     grouped,
@@ -100,15 +100,6 @@ def to_float8(x: Tensor, recipe: TensorRecipe, axis: int, owner: str = "tensor")
     scale = (largest / torch.finfo(kind).max).clamp_min(1e-38)
     scale = constrain_scale(scale, replace(recipe, scale="power_of_two"))
     return (x / scale).to(kind).to(x.dtype) * scale
-
-
-def affine_parameters(low: Tensor, high: Tensor, recipe: TensorRecipe = EIGHT_BIT.activation
-                      ) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) of the grid that covers [low, high]; symmetric grids have 0."""
-    if recipe.symmetric:
-        scale = symmetric_scale(low, high, recipe)
-        return scale, torch.zeros_like(scale)
-    return affine_scale(low, high, recipe)
 
 
 def _grid(weight: Tensor, recipe: TensorRecipe, owner: str) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,9 @@ M-bit quantization of a Laplace(b) or Gauss(s) distribution solves d/da = 0 of
              + a^2 / (3 * 4^M)
 
 and after a ReLU (half range) M bits clip as M + 1 bits of the full range do.
+
+``aciq_mix`` takes the clip of whichever distribution errs less on the values themselves; ``mse``
+searches the range of least error among fractions of [low, high].
 """
 
 import functools
@@ -18,9 +21,12 @@ from torch import Tensor
 
 from golden.errors import LockstepError
 from sw.recipe import TensorRecipe
+from sw.rounding import round_to_integer
 
 SMALLEST_SCALE = 1e-12
 ZERO_RANGE_SCALE = 2.0**-7  # of a tensor that is 0 everywhere: any scale is exact
+_FRACTIONS = tuple(step / 100 for step in range(100, 19, -1))  # of [low, high], tried by ``mse``
+_SEARCHED = 2**15  # values per group at most on which clips are compared
 
 
 def _laplace_slope(a: float, bits: int) -> float:
@@ -79,8 +85,8 @@ def extremes(x: Tensor, recipe: TensorRecipe, axis: int, owner: str = "tensor"
         groups = grouped(x, recipe, axis, owner).shape[0]
         high = x.new_full((groups,), recipe.clamp)
         return -high if recipe.symmetric else torch.zeros_like(high), high
-    if recipe.range in ("aciq_laplace", "aciq_gauss"):
-        return _aciq(grouped(x, recipe, axis, owner), recipe)
+    if recipe.range in _CLIPS:
+        return _CLIPS[recipe.range](grouped(x, recipe, axis, owner), recipe)
     if recipe.range == "batch_mean":
         if recipe.granularity == "tensor":
             low, high = torch.aminmax(x.flatten(1), dim=1)
@@ -94,19 +100,60 @@ def extremes(x: Tensor, recipe: TensorRecipe, axis: int, owner: str = "tensor"
     return torch.aminmax(grouped(x, recipe, axis, owner), dim=1)
 
 
-def _aciq(values: Tensor, recipe: TensorRecipe) -> tuple[Tensor, Tensor]:
+def _aciq(values: Tensor, recipe: TensorRecipe, distribution: str) -> tuple[Tensor, Tensor]:
     mean = values.mean(1)
     low, high = torch.aminmax(values, dim=1)
     half = low >= 0  # after a ReLU
-    if recipe.range == "aciq_laplace":
-        width, name = (values - mean[:, None]).abs().mean(1), "laplace"
+    if distribution == "laplace":
+        width = (values - mean[:, None]).abs().mean(1)
     else:
-        width, name = values.std(1, correction=0), "gauss"
-    full_clip = width * optimal_clip(recipe.bits, name)
-    half_clip = width * optimal_clip(recipe.bits + 1, name)
+        width = values.std(1, correction=0)
+    full_clip = width * optimal_clip(recipe.bits, distribution)
+    half_clip = width * optimal_clip(recipe.bits + 1, distribution)
     top = torch.where(half, half_clip, mean + full_clip)
     bottom = torch.where(half, torch.zeros_like(low), mean - full_clip)
     return torch.maximum(low, bottom), torch.minimum(high, top)
+
+
+def _searched(values: Tensor) -> Tensor:
+    """Evenly spaced columns of (groups, values), few enough to compare clips on."""
+    return values[:, ::-(-values.shape[1] // _SEARCHED)]
+
+
+def _better(values: Tensor, recipe: TensorRecipe, clips) -> tuple[Tensor, Tensor]:
+    """Of several ranges, (low, high) each (groups,), the one of least error for every group."""
+    values = _searched(values)
+    best = None
+    for low, high in clips:
+        error = quantization_error(values, low, high, recipe)
+        if best is None:
+            best = error, low, high
+            continue
+        less = error < best[0]
+        best = tuple(torch.where(less, new, old) for new, old in zip((error, low, high), best))
+    return best[1], best[2]
+
+
+def _aciq_mix(values: Tensor, recipe: TensorRecipe) -> tuple[Tensor, Tensor]:
+    return _better(values, recipe,
+                   (_aciq(values, recipe, name) for name in ("laplace", "gauss")))
+
+
+def _least_error(values: Tensor, recipe: TensorRecipe) -> tuple[Tensor, Tensor]:
+    low, high = torch.aminmax(values, dim=1)
+    return _better(values, recipe, ((low * part, high * part) for part in _FRACTIONS))
+
+
+def _percentile(values: Tensor, recipe: TensorRecipe) -> tuple[Tensor, Tensor]:
+    ordered = values.sort(1).values
+    last = values.shape[1] - 1
+    outside = math.floor(last * (1 - recipe.percentile / 100) + 0.5)
+    return ordered[:, outside], ordered[:, last - outside]
+
+
+_CLIPS = {"aciq_laplace": functools.partial(_aciq, distribution="laplace"),
+          "aciq_gauss": functools.partial(_aciq, distribution="gauss"),
+          "aciq_mix": _aciq_mix, "mse": _least_error, "percentile": _percentile}
 
 
 def constrain_scale(scale: Tensor, recipe: TensorRecipe) -> Tensor:
@@ -141,3 +188,24 @@ def affine_scale(low: Tensor, high: Tensor, recipe: TensorRecipe) -> tuple[Tenso
     scale = constrain_scale(scale, recipe)
     zero_point = torch.floor(lowest - low / scale + 0.5).clamp_(lowest, highest)
     return scale, zero_point
+
+
+def affine_parameters(low: Tensor, high: Tensor,
+                      recipe: TensorRecipe = TensorRecipe(symmetric=False)  # noqa: B008, frozen
+                      ) -> tuple[Tensor, Tensor]:
+    """(scale, zero_point) of the grid that covers [low, high]; symmetric grids have 0."""
+    if recipe.symmetric:
+        scale = symmetric_scale(low, high, recipe)
+        return scale, torch.zeros_like(scale)
+    return affine_scale(low, high, recipe)
+
+
+def quantization_error(values: Tensor, low: Tensor, high: Tensor, recipe: TensorRecipe) -> Tensor:
+    """Mean squared error, (groups,), of values (groups, n) on the recipe's grid over [low, high].
+
+    low, high: (groups,).
+    """
+    scale, zero_point = (value[:, None] for value in affine_parameters(low, high, recipe))
+    codes = round_to_integer(values / scale, "half_up") + zero_point
+    codes = codes.clamp_(*recipe.code_bounds)
+    return ((codes - zero_point) * scale - values).square_().mean(1)

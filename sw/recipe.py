@@ -16,7 +16,8 @@ from golden.errors import LockstepError
 FORMATS = ("integer", "fp8_e4m3", "fp8_e5m2")
 SCALES = ("float", "power_of_two", "shift", "multiplier")
 GRANULARITIES = ("tensor", "channel", "group", "sample")
-RANGES = ("min_max", "batch_mean", "ema", "aciq_laplace", "aciq_gauss", "pact", "clamp")
+STATIC_RANGES = ("min_max", "percentile", "mse", "aciq_laplace", "aciq_gauss", "aciq_mix")
+RANGES = (*STATIC_RANGES, "batch_mean", "ema", "pact", "clamp")
 ROUNDINGS = ("half_up", "gemmlowp", "half_even", "half_away", "floor", "stochastic",
              "pseudo_stochastic")
 RANDOM_ROUNDINGS = ("stochastic", "pseudo_stochastic")
@@ -60,7 +61,9 @@ class TensorRecipe:
         activation), per ``group`` of group_size consecutive channels, or per ``sample`` (errors).
     range: how [low, high] is found; ``batch_mean`` averages the samples' extremes, ``ema`` uses
         the running range in training too, ``aciq_*`` the clip of least error for that
-        distribution, ``pact`` a learned upper bound, ``clamp`` the constant ``clamp``.
+        distribution (``mix``: whichever errs less on the values), ``mse`` the clip of least error
+        on the values, ``percentile`` leaves out 100 - ``percentile`` % on each side, ``pact`` is a
+        learned upper bound, ``clamp`` the constant ``clamp``.
     symmetric: zero point 0 and codes of +-(2^(bits-1) - 1); else 0 is any code.
     rounding: of training; evaluation rounds half up where training draws or derives random bits.
     clipped: ``pass`` or ``mask`` the gradient of clipped values.
@@ -78,6 +81,7 @@ class TensorRecipe:
     granularity: str = "tensor"
     group_size: int = 1
     range: str = "min_max"
+    percentile: float = 99.99
     clamp: float = 1.0
     clamp_decay: float = 0.0
     symmetric: bool = True
@@ -106,6 +110,10 @@ class TensorRecipe:
         _fraction("momentum", self.momentum)
         _flag("symmetric", self.symmetric)
         _flag("normalise", self.normalise)
+        if isinstance(self.percentile, bool) or not isinstance(self.percentile, (int, float)) \
+                or not 50 < self.percentile <= 100:
+            raise LockstepError(f"Option percentile must be in (50, 100], not "
+                                f"{self.percentile!r}")
         if isinstance(self.clamp, bool) or not isinstance(self.clamp, (int, float)) \
                 or not 0 < self.clamp < float("inf"):
             raise LockstepError(f"Option clamp must be a positive number, not {self.clamp!r}")
@@ -242,7 +250,7 @@ class Recipe:
             raise LockstepError(
                 f"Option weight.rounding cannot be {self.weight.rounding}: a stored weight must "
                 f"have one code in evaluation; set update.rounding, which rounds what is stored")
-        self._allow("weight", ("min_max", "aciq_laplace", "aciq_gauss", "clamp"),
+        self._allow("weight", (*STATIC_RANGES, "clamp"),
                     ("tensor", "channel", "group"))
         self._allow("activation", RANGES, ("tensor", "channel", "group"))
         for kind in ("error", "gradient"):

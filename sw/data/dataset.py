@@ -78,16 +78,17 @@ class Dataset(ABC):
 
     def test_sample(self, n: int) -> Batch:
         """The first n test images and labels (fewer where there are fewer)."""
-        return self._sample("test", min(n, self.n_test))
+        return self._sample("test", torch.arange(self.n_test), n)
 
-    def train_sample(self, n: int) -> Batch:
-        """The first n training images and labels, not augmented."""
-        return self._sample("train", min(n, self.n_train))
+    def train_sample(self, n: int, seed: int | None = None) -> Batch:
+        """The first n training images and labels, not augmented; with seed, n drawn by it."""
+        order = torch.arange(self.n_train) if seed is None else epoch_order(self.n_train, seed, 0)
+        return self._sample("train", order, n)
 
-    def _sample(self, split: str, n: int) -> Batch:
+    def _sample(self, split: str, order: Tensor, n: int) -> Batch:
         if n < 1:
             raise LockstepError(f"A sample has at least 1 image, not {n}")
-        parts = list(self._plain_batches(split, list(torch.arange(n).split(512)), 0, None))
+        parts = list(self._plain_batches(split, list(order[:n].split(512)), 0, None))
         return torch.cat([images for images, _ in parts]), torch.cat([own for _, own in parts])
 
     @abstractmethod

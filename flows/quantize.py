@@ -1,0 +1,203 @@
+"""Quantize a float network without retraining it: checkpoint -> integer program.
+
+The options of the published code of arXiv 1810.05723 keep their names and meanings, with readable
+names beside them; docs/quantizing.md describes all of them. What no integer MAC array executes is
+evaluated as a simulation, and one line says so.
+"""
+
+import argparse
+import json
+import math
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from flows import cli
+from golden.errors import LockstepError
+
+CLIPS = {"no": "min_max", "gaus": "aciq_gauss", "laplace": "aciq_laplace", "mix": "aciq_mix"}
+
+
+def _bits(text: str) -> int:
+    """4 or int4; the configuration checks the range."""
+    digits = text.removeprefix("int")
+    if not digits.lstrip("-").isdecimal():
+        raise LockstepError(f"Bits must be a number or int with a number, such as 4 or int4, not "
+                            f"{text!r}")
+    return int(digits)
+
+
+def _layer_bits(text: str) -> tuple[str, tuple[int, int]]:
+    layer, _, widths = text.rpartition("=")
+    weight, _, activation = widths.partition(",")
+    if not layer or not activation:
+        raise LockstepError(f"--layer-bits must be LAYER=W,A, such as stem=8,4, not {text!r}")
+    return layer, (_bits(weight), _bits(activation))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    from sw.ptq.config import BIAS_CORRECTIONS
+    from sw.recipe import STATIC_RANGES
+
+    parser = cli.Parser(prog="flows/quantize.py", description=__doc__.splitlines()[0])
+    parser.add_argument("source", nargs="?", metavar="CHECKPOINT", help="a float network's")
+    parser.add_argument("--checkpoint", help="the same, by name")
+    parser.add_argument("-a", "--arch", help="model that the checkpoint must be of")
+    parser.add_argument("-o", "--output", metavar="PROGRAM", help="folder of the integer program")
+    parser.add_argument("--report", metavar="JSON", help="accuracies, settings, layer by layer")
+    parser.add_argument("--dataset", help="data set name (default the checkpoint's)")
+    parser.add_argument("--datasets-dir", default="data", help="where data sets are kept")
+    parser.add_argument("-b", "--batch-size", type=int, default=256, metavar="N",
+                        help="images evaluated at once (default 256)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+
+    group = parser.add_argument_group("calibration")
+    group.add_argument("--images", type=int, default=256, metavar="N",
+                       help="training images to calibrate on (default 256)")
+    group.add_argument("-sh", "--shuffle", action=argparse.BooleanOptionalAction, default=True,
+                       help="draw them at random, not the first ones (default on)")
+    group.add_argument("--seed", type=int, default=0, help="of that draw and of AdaRound's")
+    group.add_argument("-c", "--clipping", "--clip", choices=CLIPS,
+                       help="activation clip: none, or ACIQ's (default no)")
+    group.add_argument("--calibration", choices=STATIC_RANGES,
+                       help="rule of the activation ranges; -c names four of them")
+    group.add_argument("--weight-calibration", choices=STATIC_RANGES, default="min_max",
+                       help="rule of the weight ranges (default min_max)")
+    group.add_argument("--percentile", type=float, default=99.99, metavar="P")
+
+    group = parser.add_argument_group("widths, each 2 to 8")
+    group.add_argument("-qw", "--qweight", "--weight-bits", type=_bits, default=8,
+                       dest="weight_bits", metavar="int4", help="of weights (default 8)")
+    group.add_argument("--qtype", "--activation-bits", type=_bits, default=8,
+                       dest="activation_bits", metavar="int4",
+                       help="of activations that a product reads (default 8)")
+    group.add_argument("--sum-bits", type=_bits, default=8, metavar="N",
+                       help="of activations that only additions and pools read (default 8)")
+    group.add_argument("--ends-8-bit", action=argparse.BooleanOptionalAction, default=True,
+                       help="8 bits for first layer and classifier (default on)")
+    group.add_argument("--layer-bits", type=_layer_bits, action="append", default=[],
+                       metavar="LAYER=W,A", help="of one layer's weights and output; repeatable")
+
+    group = parser.add_argument_group("methods")
+    group.add_argument("-pcq_w", "--per-channel-weights", action=argparse.BooleanOptionalAction,
+                       default=True, help="a scale per output channel (default on)")
+    group.add_argument("-pcq_a", "--per-channel-activations", action="store_true",
+                       help="a scale per channel of an activation; simulation only")
+    group.add_argument("-baw", "--bit-allocation", action="store_true",
+                       help="bits per channel of the weights, of mean --weight-bits")
+    group.add_argument("-baa", "--bit-allocation-activations", action="store_true",
+                       help="bits per channel of the activations; needs -pcq_a")
+    group.add_argument("-bcw", "--bias-correction", nargs="?", const="weight", default="none",
+                       choices=BIAS_CORRECTIONS,
+                       help="restore mean and deviation of the weights, or the outputs' mean")
+    group.add_argument("--equalize", action="store_true", help="cross-layer equalisation first")
+    group.add_argument("--adaround", action="store_true", help="learn how to round the weights")
+    group.add_argument("--adaround-iterations", type=int, default=1000, metavar="N",
+                       help="per layer (default 1000)")
+    return parser.parse_args(argv)
+
+
+def configuration(arguments: argparse.Namespace):
+    """The PtqConfig of the command line; LockstepError for settings that cannot work."""
+    from sw.ptq.config import AdaRoundConfig, PtqConfig
+
+    if arguments.calibration and arguments.clipping:
+        raise LockstepError("--clipping and --calibration are two names of one choice; give one")
+    if arguments.images < 1:
+        raise LockstepError(f"Option --images must be at least 1, not {arguments.images}: without "
+                            f"calibration images activations have no range")
+    if arguments.batch_size < 1 or arguments.threads < 1:
+        raise LockstepError("Options --batch-size and --threads must be at least 1")
+    return PtqConfig(
+        weight_bits=arguments.weight_bits, activation_bits=arguments.activation_bits,
+        sum_bits=arguments.sum_bits, ends_bits=8 if arguments.ends_8_bit else None,
+        weight_range=arguments.weight_calibration,
+        activation_range=arguments.calibration or CLIPS[arguments.clipping or "no"],
+        percentile=arguments.percentile, per_channel_weights=arguments.per_channel_weights,
+        per_channel_activations=arguments.per_channel_activations,
+        allocate_weights=arguments.bit_allocation,
+        allocate_activations=arguments.bit_allocation_activations,
+        bias_correction=arguments.bias_correction, equalise=arguments.equalize,
+        adaround=AdaRoundConfig(iterations=arguments.adaround_iterations)
+        if arguments.adaround else None,
+        layer_bits=dict(arguments.layer_bits), seed=arguments.seed)
+
+
+def load(arguments: argparse.Namespace):
+    """(model, data set) of the checkpoint."""
+    from flows.training.rehearsal import check_evaluable
+    from models import MODELS, build_model
+    from sw.checkpoint import load_checkpoint
+    from sw.data import load_dataset
+
+    paths = {path for path in (arguments.source, arguments.checkpoint) if path}
+    if len(paths) != 1:
+        raise LockstepError("Name one checkpoint to quantize: flows/quantize.py CHECKPOINT, or "
+                            "--checkpoint CHECKPOINT")
+    if arguments.arch and ".py:" not in arguments.arch and arguments.arch not in MODELS:
+        build_model(arguments.arch)  # says which models are known
+    checkpoint = load_checkpoint(paths.pop(), model=arguments.arch)
+    model = build_model(checkpoint.model, checkpoint.model_config)
+    checkpoint.restore(model)
+    data = load_dataset(arguments.dataset or checkpoint.dataset, arguments.datasets_dir)
+    check_evaluable(model, data)
+    return model.eval(), data
+
+
+def quantized(arguments: argparse.Namespace) -> dict:
+    """Quantize, evaluate, write; the report."""
+    from flows.training.outputs import measured
+    from sw.evaluate import evaluate
+    from sw.lower import lower
+    from sw.ptq.quantize import quantize
+    from sw.train import TrainConfig
+
+    config = configuration(arguments)
+    model, data = load(arguments)
+    images, _ = data.train_sample(arguments.images, arguments.seed if arguments.shuffle else None)
+    result, layers = quantize(model, images, config)
+    settings = TrainConfig(batch_size=arguments.batch_size)
+    report = {"checkpoint": arguments.source or arguments.checkpoint, "dataset": data.name,
+              "calibration_images": len(images), "config": asdict(config)}
+    for name, network in (("float", model), ("simulated", result)):
+        loss, accuracy = evaluate(network, data, settings)
+        report[name] = {"loss": loss, "accuracy": None if math.isnan(accuracy) else accuracy}
+        words = f"test loss {loss:.4f}" if math.isnan(accuracy) \
+            else f"test accuracy {100 * accuracy:.2f} %"
+        print(f"{name}: {words}")
+    report["layers"] = [asdict(layer) for layer in layers]
+    if config.simulation_only:
+        print(f"simulation only, no program: {config.simulation_only}")
+        return report
+    program = lower(result)
+    program = measured(replace(program, metadata=program.metadata | {"ptq": asdict(config)}),
+                       model, data, report["simulated"]["accuracy"])
+    if "accuracy" in program.metadata:
+        report["integer"] = program.metadata["accuracy"]
+        print(f"integer program: test accuracy {100 * report['integer']['integer']:.2f} % "
+              f"({report['integer']['integer_images']} images)")
+    report["program_sha256"] = program.sha256
+    if arguments.output:
+        program.save(arguments.output)
+        print(f"wrote {arguments.output}/ (program of {program.name})")
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Quantize a checkpoint; prints the accuracies and what was written."""
+    import torch
+
+    arguments = parse(argv)
+    torch.set_num_threads(max(1, arguments.threads))
+    report = quantized(arguments)
+    if arguments.report:
+        path = Path(arguments.report)
+        temporary = path.with_name(f".{path.name}.writing")
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        os.replace(temporary, path)
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

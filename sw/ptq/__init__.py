@@ -1,0 +1,1 @@
+"""Post-training quantization: a trained float network becomes integers without retraining."""

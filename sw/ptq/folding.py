@@ -1,0 +1,34 @@
+"""Batch-norm folding: the norm's running statistics become part of weight and bias.
+
+y = factor * product(x, W) + offset = product(x, factor W) + offset; arXiv 1712.05877, equation 14.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from golden.errors import LockstepError
+from sw.layers import QLayer, WeightedLayer
+
+
+@torch.no_grad()
+def fold_norms(model: nn.Module) -> nn.Module:
+    """A copy of a float network, in evaluation mode, whose layers have a bias and no norm.
+
+    Its function is that of the network in evaluation. Raises LockstepError for a network whose
+    layers quantize while they train.
+    """
+    model = copy.deepcopy(model).eval()
+    for layer in model.modules():
+        if isinstance(layer, QLayer) and layer.config.quantize:
+            raise LockstepError(f"Layer {layer.owner} was trained with quantization; post-training "
+                                f"quantization starts from a float network (quantize: False)")
+        if isinstance(layer, WeightedLayer):
+            factor, offset = layer.affine()
+            per_output = (-1,) + (1,) * (layer.weight.dim() - 1)
+            weight = layer.weight.double() * factor.reshape(per_output)
+            layer.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
+            layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=False)
+            layer.norm, layer.attenuation = None, 1.0
+    return model

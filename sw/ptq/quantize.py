@@ -1,0 +1,185 @@
+"""Post-training quantization of a network built from ``sw/layers.py``.
+
+The calibration images run once through the float network and the one quantized so far, layer by
+layer: a layer's activation range comes from its float output, its weights are rounded and corrected
+for the inputs that the quantized network really gives it.
+"""
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from golden.errors import LockstepError
+from sw.evaluate import prepared
+from sw.graph import Step, trace
+from sw.layers import QInput, QLayer, WeightedLayer
+from sw.ptq.adaround import adaround, input_patches, output_patches, sample_positions
+from sw.ptq.allocation import allocate_bits
+from sw.ptq.config import PtqConfig
+from sw.ptq.equalisation import equalise
+from sw.ptq.folding import fold_norms
+from sw.ptq.layers import set_codes, set_output
+from sw.ptq.weights import (
+    correct_weights,
+    make_grid,
+    mean_input_sum,
+    mean_per_channel,
+    per_output,
+)
+from sw.ptq.widths import Widths, plan_widths
+from sw.ranges import extremes
+from sw.recipe import TensorRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerResult:
+    """How a layer was quantized: mean bits, and the signal-to-noise ratio of its output against
+    the float network's on the calibration images, in dB. weight_bits: None without weights."""
+
+    layer: str
+    weight_bits: float | None
+    activation_bits: float
+    sqnr_db: float
+
+
+def _activation_recipe(bits: int, at_end: bool, config: PtqConfig) -> TensorRecipe:
+    """at_end: of the network's input or logits, which are not clipped and keep one scale."""
+    if at_end:
+        return TensorRecipe(bits=bits, symmetric=False)
+    return TensorRecipe(bits=bits, symmetric=False, range=config.activation_range,
+                        percentile=config.percentile,
+                        granularity="channel" if config.per_channel_activations else "tensor")
+
+
+def _calibrate(layer: QLayer, y: Tensor, bits: int, at_end: bool, config: PtqConfig) -> Tensor:
+    """Set the output quantizer for float outputs y (N, C, ...); returns its bits per channel."""
+    if not torch.isfinite(y).all():
+        raise LockstepError(f"Layer {layer.owner} gives values that are not finite")
+    if not y.any():
+        raise LockstepError(f"Layer {layer.owner} has a zero range: its output is 0 for all "
+                            f"{len(y)} calibration images")
+    recipe = _activation_recipe(bits, at_end, config)
+    if config.allocate_activations and not at_end and bits == config.activation_bits:
+        channels = y.transpose(0, 1).flatten(1)
+        allocated = allocate_bits(channels.std(1, correction=0), bits)
+        low, high = torch.empty(len(channels)), torch.empty(len(channels))
+        for width in allocated.unique().tolist():
+            mine = allocated == width
+            low[mine], high[mine] = extremes(
+                y[:, mine], _activation_recipe(width, at_end, config), 1, layer.owner)
+        set_output(layer, recipe, low, high, allocated)
+        return allocated
+    low, high = extremes(y, recipe, 1, layer.owner)
+    if recipe.granularity == "tensor":
+        low, high = low.reshape(()), high.reshape(())
+    set_output(layer, recipe, low, high)
+    return torch.tensor([bits])
+
+
+def _quantize_weights(layer: WeightedLayer, reference: WeightedLayer, x: Tensor, target: Tensor,
+                      bits: int, config: PtqConfig, generator: torch.Generator) -> Tensor:
+    """Give the layer integer weights; returns their bits, (O,).
+
+    reference: the folded float layer. x: the layer's input in the quantized network. target: the
+    float layer's output on the float network's input.
+    """
+    grid = make_grid(reference, bits, config)
+    codes = grid.codes
+    if config.adaround is not None:
+        positions = sample_positions(reference, target, config.adaround.patches, generator)
+        with torch.enable_grad():
+            codes = adaround(reference, grid, input_patches(reference, x, positions),
+                             output_patches(reference, target, positions), config.adaround,
+                             generator)
+    factor, offset = grid.step, reference.bias.double()
+    if config.bias_correction == "weight" and config.adaround is None:
+        xi, shift = correct_weights(reference.weight, codes * per_output(grid.step, codes))
+        factor, offset = factor * xi, offset + shift * mean_input_sum(reference, x)
+    set_codes(layer, codes, factor, offset)
+    if config.bias_correction != "none" and (config.adaround is not None
+                                             or config.bias_correction == "output"):
+        _correct_output(layer, x, target)
+    return grid.bits
+
+
+def _correct_output(layer: WeightedLayer, x: Tensor, target: Tensor) -> None:
+    """Shift every channel's offset by what its output's mean lacks, through the activation
+    function: the step is repeated, because ReLU makes it non-linear."""
+    output, layer.output = layer.output, nn.Identity()
+    for _ in range(3):
+        layer.norm.offset.add_(mean_per_channel(target) - mean_per_channel(layer(x)))
+    layer.output = output
+
+
+def _decibels(signal: Tensor, noise: Tensor) -> float:
+    return 10 * torch.log10(signal.double().square().mean()
+                            / noise.double().square().mean().clamp_min(1e-30)).item()
+
+
+def _apply(step: Step, module: nn.Module | None, values: dict[str, Tensor]) -> Tensor:
+    inputs = [values[name] for name in step.inputs]
+    if module is None:
+        return inputs[0].flatten(1)
+    if len(inputs) == 1 and step.node.args and len(step.node.args) == 2:  # x + x
+        inputs = inputs * 2
+    return module(*inputs)
+
+
+@torch.no_grad()
+def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
+             ) -> tuple[nn.Module, list[LayerResult]]:
+    """Quantize a trained float network; the model is left as it is.
+
+    images: (N, C, H, W) float32, the calibration set, at once. Returns the network, in evaluation
+    mode, which ``sw.lower.lower`` lowers unless ``config.simulation_only``, and what happened to
+    each layer.
+
+    Raises LockstepError for a network that was trained with quantization, that cannot be traced or
+    calls a layer twice, for no images, and for a layer whose weights or outputs are all 0.
+    """
+    config = config or PtqConfig()
+    if not len(images):
+        raise LockstepError("Post-training quantization needs at least 1 calibration image")
+    reference = fold_norms(model)
+    if config.equalise:
+        equalise(reference)
+    _, steps, output = trace(reference)
+    for module, calls in Counter(step.module for step in steps).items():
+        if calls > 1 and isinstance(module, QLayer):
+            raise LockstepError(f"Layer {module.owner} is called {calls} times; post-training "
+                                f"quantization needs one activation range per layer")
+    quantized = copy.deepcopy(reference)
+    widths = plan_widths(steps, output, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    last_use = {name: index for index, step in enumerate(steps) for name in step.inputs}
+    exact, rounded = {"": prepared(reference, images)}, {"": prepared(reference, images)}
+    results = []
+    for index, step in enumerate(steps):
+        module = None if step.module is None else quantized.get_submodule(step.node.target)
+        target = _apply(step, step.module, exact)
+        if isinstance(module, QLayer):
+            results.append(_quantize_layer(module, step, target, rounded, widths[step.name],
+                                           config, generator))
+        exact[step.name], rounded[step.name] = target, _apply(step, module, rounded)
+        if isinstance(module, QLayer):
+            sqnr = _decibels(target, target - rounded[step.name])
+            results[-1] = LayerResult(**results[-1], sqnr_db=sqnr)
+        for name in [name for name, last in last_use.items() if last == index]:
+            del exact[name], rounded[name]
+    return quantized, results
+
+
+def _quantize_layer(layer: QLayer, step: Step, target: Tensor, rounded: dict[str, Tensor],
+                    widths: Widths, config: PtqConfig, generator: torch.Generator) -> dict:
+    """Quantize one layer in place; the fields of its LayerResult but the last."""
+    at_end = isinstance(layer, QInput) or widths.logits
+    activation_bits = _calibrate(layer, target, widths.activation, at_end, config)
+    weight_bits = None
+    if isinstance(layer, WeightedLayer):
+        weight_bits = _quantize_weights(layer, step.module, rounded[step.inputs[0]], target,
+                                        widths.weight, config, generator).double().mean().item()
+    return {"layer": step.name, "weight_bits": weight_bits,
+            "activation_bits": activation_bits.double().mean().item()}
