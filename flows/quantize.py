@@ -36,7 +36,6 @@ def _layer_bits(text: str) -> tuple[str, tuple[int, int]]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    from sw.ptq.config import BIAS_CORRECTIONS
     from sw.recipe import STATIC_RANGES
 
     parser = cli.Parser(prog="flows/quantize.py", description=__doc__.splitlines()[0])
@@ -87,9 +86,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                        help="bits per channel of the weights, of mean --weight-bits")
     group.add_argument("-baa", "--bit-allocation-activations", action="store_true",
                        help="bits per channel of the activations; needs -pcq_a")
-    group.add_argument("-bcw", "--bias-correction", nargs="?", const="weight", default="none",
-                       choices=BIAS_CORRECTIONS,
-                       help="restore mean and deviation of the weights, or the outputs' mean")
+    correction = group.add_mutually_exclusive_group()
+    correction.add_argument("-bcw", "--bias-correction", dest="bias_correction", default="none",
+                            action="store_const", const="weight",
+                            help="restore mean and deviation of every channel's weights")
+    correction.add_argument("--output-correction", dest="bias_correction", action="store_const",
+                            const="output", help="restore the mean of every channel's output")
     group.add_argument("--equalize", action="store_true", help="cross-layer equalisation first")
     group.add_argument("--adaround", action="store_true", help="learn how to round the weights")
     group.add_argument("--adaround-iterations", type=int, default=1000, metavar="N",

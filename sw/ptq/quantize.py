@@ -79,12 +79,13 @@ def _calibrate(layer: QLayer, y: Tensor, bits: int, at_end: bool, config: PtqCon
     return torch.tensor([bits])
 
 
-def _quantize_weights(layer: WeightedLayer, reference: WeightedLayer, x: Tensor, target: Tensor,
-                      bits: int, config: PtqConfig, generator: torch.Generator) -> Tensor:
+def _quantize_weights(layer: WeightedLayer, reference: WeightedLayer, exact: Tensor, x: Tensor,
+                      target: Tensor, bits: int, config: PtqConfig, generator: torch.Generator
+                      ) -> Tensor:
     """Give the layer integer weights; returns their bits, (O,).
 
-    reference: the folded float layer. x: the layer's input in the quantized network. target: the
-    float layer's output on the float network's input.
+    reference: the folded float layer. exact, x: the layer's input in the float and in the quantized
+    network. target: the float layer's output.
     """
     grid = make_grid(reference, bits, config)
     codes = grid.codes
@@ -101,17 +102,10 @@ def _quantize_weights(layer: WeightedLayer, reference: WeightedLayer, x: Tensor,
     set_codes(layer, codes, factor, offset)
     if config.bias_correction != "none" and (config.adaround is not None
                                              or config.bias_correction == "output"):
-        _correct_output(layer, x, target)
+        wanted = reference.product(exact, reference.weight, reference.bias)
+        found = layer.norm(layer.product(x, layer.weight, None))
+        layer.norm.offset.add_(mean_per_channel(wanted) - mean_per_channel(found))
     return grid.bits
-
-
-def _correct_output(layer: WeightedLayer, x: Tensor, target: Tensor) -> None:
-    """Shift every channel's offset by what its output's mean lacks, through the activation
-    function: the step is repeated, because ReLU makes it non-linear."""
-    output, layer.output = layer.output, nn.Identity()
-    for _ in range(3):
-        layer.norm.offset.add_(mean_per_channel(target) - mean_per_channel(layer(x)))
-    layer.output = output
 
 
 def _decibels(signal: Tensor, noise: Tensor) -> float:
@@ -161,8 +155,8 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
         module = None if step.module is None else quantized.get_submodule(step.node.target)
         target = _apply(step, step.module, exact)
         if isinstance(module, QLayer):
-            results.append(_quantize_layer(module, step, target, rounded, widths[step.name],
-                                           config, generator))
+            results.append(_quantize_layer(module, step, target, exact, rounded,
+                                           widths[step.name], config, generator))
         exact[step.name], rounded[step.name] = target, _apply(step, module, rounded)
         if isinstance(module, QLayer):
             sqnr = _decibels(target, target - rounded[step.name])
@@ -172,14 +166,20 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
     return quantized, results
 
 
-def _quantize_layer(layer: QLayer, step: Step, target: Tensor, rounded: dict[str, Tensor],
-                    widths: Widths, config: PtqConfig, generator: torch.Generator) -> dict:
-    """Quantize one layer in place; the fields of its LayerResult but the last."""
+def _quantize_layer(layer: QLayer, step: Step, target: Tensor, exact: dict[str, Tensor],
+                    rounded: dict[str, Tensor], widths: Widths, config: PtqConfig,
+                    generator: torch.Generator) -> dict:
+    """Quantize one layer in place; the fields of its LayerResult but the last.
+
+    target: its output in the float network. exact, rounded: what both networks computed so far.
+    """
     at_end = isinstance(layer, QInput) or widths.logits
     activation_bits = _calibrate(layer, target, widths.activation, at_end, config)
     weight_bits = None
     if isinstance(layer, WeightedLayer):
-        weight_bits = _quantize_weights(layer, step.module, rounded[step.inputs[0]], target,
-                                        widths.weight, config, generator).double().mean().item()
+        source = step.inputs[0]
+        weight_bits = _quantize_weights(
+            layer, step.module, exact[source], rounded[source], target, widths.weight, config,
+            generator).double().mean().item()
     return {"layer": step.name, "weight_bits": weight_bits,
             "activation_bits": activation_bits.double().mean().item()}

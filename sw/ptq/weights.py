@@ -84,4 +84,7 @@ def mean_per_channel(x: Tensor) -> Tensor:
 
 def mean_input_sum(layer: WeightedLayer, x: Tensor) -> Tensor:
     """Mean, over images and positions, of the sum of the inputs under the kernel; float64 (O,)."""
-    return mean_per_channel(layer.product(x, torch.ones_like(layer.weight), None))
+    groups = getattr(layer, "groups", 1)
+    ones = torch.ones_like(layer.weight[:groups], dtype=torch.float64)  # one output per group
+    sums = mean_per_channel(layer.product(x.double(), ones, None))
+    return sums.repeat_interleave(len(layer.weight) // groups)

@@ -1,5 +1,8 @@
 """Ranges and scales against hand-worked numbers; the clips of ACIQ against its tables."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from sw.ranges import (
     constrain_scale,
     extremes,
     optimal_clip,
+    quantization_error,
     spread,
     symmetric_scale,
 )
@@ -29,6 +33,46 @@ def test_gauss_clips(bits, clip):
     assert optimal_clip(bits, "gauss") == pytest.approx(clip, abs=1e-3)
 
 
+POINTS = np.linspace(0, 40, 400_001)
+DENSITIES = {"laplace": np.exp(-POINTS) / 2,
+             "gauss": np.exp(-POINTS**2 / 2) / np.sqrt(2 * np.pi)}
+
+
+def integrated_error(clip, bits, distribution):
+    """Mean squared error of clipping at +-clip and of 2^bits levels, by numerical integration.
+
+    Rounding errs by a twelfth of the step squared, as the paper takes it.
+    """
+    outside = POINTS >= clip
+    clipped = 2 * np.trapezoid((POINTS - clip)[outside] ** 2 * DENSITIES[distribution][outside],
+                               POINTS[outside])
+    return clipped + (2 * clip / 2**bits) ** 2 / 12
+
+
+@pytest.mark.parametrize("distribution", ["laplace", "gauss"])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_clips_minimise_the_integrated_error(bits, distribution):
+    clips = np.arange(0.5, 12, 0.1)
+    for width in (1e-2, 1e-3, 2e-4):  # ever finer around the least
+        best = min(clips, key=lambda clip: integrated_error(clip, bits, distribution))
+        clips = np.arange(best - 12 * width, best + 12 * width, width)
+    assert optimal_clip(bits, distribution) == pytest.approx(best, abs=1e-3)
+
+
+@pytest.mark.parametrize("distribution", ["laplace", "gauss"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_half_range_clips_minimise_the_integrated_error(bits, distribution):
+    """Behind a ReLU: one side, so that 2^bits levels span [0, clip]."""
+    best = optimal_clip(bits + 1, distribution)
+
+    def error(clip):
+        levels = (clip / 2**bits) ** 2 / 12  # half of the values are there; the others are 0
+        outside = POINTS >= clip
+        return np.trapezoid((POINTS - clip)[outside] ** 2 * DENSITIES[distribution][outside],
+                            POINTS[outside]) + levels / 2
+    assert error(best) <= min(error(best - 2e-3), error(best + 2e-3))
+
+
 # 64 values of mean 0: E|x| = 1 and sigma = sqrt(32). Behind a ReLU mean 1, E|x - 1| = 63 / 32,
 # and the clip of one bit more.
 TAILS = torch.cat([torch.zeros(62), torch.tensor([32.0, -32.0])])
@@ -42,6 +86,48 @@ def test_range_of_one_tensor(x, rule, low, high):
     recipe = TensorRecipe(bits=4, range=rule)
     assert [value.item() for value in extremes(x, recipe, 0)] == pytest.approx([low, high],
                                                                                abs=1e-3)
+
+
+def drawn(distribution, n=20_000):
+    """Values (1, n) of a distribution of deviation 1."""
+    uniform = torch.rand(2, n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    if distribution == "gauss":
+        return torch.erfinv(2 * uniform[:1] - 1) * 2**0.5
+    return (uniform[:1].log() * torch.sign(uniform[1:] - 0.5)) / 2**0.5
+
+
+@pytest.mark.parametrize("distribution", ["laplace", "gauss"])
+@pytest.mark.parametrize("half", [False, True])
+def test_mix_takes_the_distribution_that_errs_less(distribution, half):
+    x = drawn(distribution).relu() if half else drawn(distribution)
+    errors, found = {}, {}
+    for rule in ("aciq_laplace", "aciq_gauss", "aciq_mix"):
+        recipe = TensorRecipe(bits=4, range=rule, symmetric=False)
+        found[rule] = extremes(x, recipe, 0)
+        errors[rule] = quantization_error(x, *found[rule], recipe).item()
+    assert errors["aciq_mix"] == min(errors.values())
+    assert errors["aciq_laplace"] != errors["aciq_gauss"]
+    if not half:
+        assert found["aciq_mix"] == found[f"aciq_{distribution}"]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_mse_errs_least(symmetric):
+    x = torch.cat([drawn("laplace"), 3 * drawn("gauss")])
+    recipe = TensorRecipe(bits=4, range="mse", symmetric=symmetric, granularity="channel")
+    least = quantization_error(x, *extremes(x, recipe, 0), recipe)
+    for rule in ("min_max", "aciq_laplace", "aciq_gauss", "percentile"):
+        other = quantization_error(x, *extremes(x, replace(recipe, range=rule), 0), recipe)
+        assert (least <= other * 1.02).all(), rule  # fractions of the range come in steps
+    assert (least < 0.8 * quantization_error(x, *torch.aminmax(x, dim=1), recipe)).all()
+
+
+def test_percentile_leaves_out_the_tails():
+    x = torch.arange(1001.0)[None]
+    low, high = extremes(x, TensorRecipe(range="percentile", percentile=99), 0)
+    assert (low, high) == (10, 990)
+    low, high = extremes(x, TensorRecipe(range="percentile", percentile=100), 0)
+    assert (low, high) == (0, 1000)
 
 
 def test_the_clip_is_never_wider_than_the_values():
