@@ -22,8 +22,8 @@ def _bits(text: str) -> int:
     """4 or int4; the configuration checks the range."""
     digits = text.removeprefix("int")
     if not digits.lstrip("-").isdecimal():
-        raise LockstepError(f"Bits must be a number or int with a number, such as 4 or int4, not "
-                            f"{text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number or int with a number, such as 4 or "
+                                         f"int4, not {text!r}")
     return int(digits)
 
 
@@ -31,7 +31,7 @@ def _layer_bits(text: str) -> tuple[str, tuple[int, int]]:
     layer, _, widths = text.rpartition("=")
     weight, _, activation = widths.partition(",")
     if not layer or not activation:
-        raise LockstepError(f"--layer-bits must be LAYER=W,A, such as stem=8,4, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be LAYER=W,A, such as stem=8,4, not {text!r}")
     return layer, (_bits(weight), _bits(activation))
 
 

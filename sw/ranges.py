@@ -7,7 +7,9 @@ M-bit quantization of a Laplace(b) or Gauss(s) distribution solves d/da = 0 of
     Gauss    (s^2 + a^2) erfc(a / (s sqrt 2)) - sqrt(2/pi) a s e^(-a^2 / 2 s^2)
              + a^2 / (3 * 4^M)
 
-and after a ReLU (half range) M bits clip as M + 1 bits of the full range do.
+and after a ReLU (half range) M bits clip as M + 1 bits of the full range do. b and s are those of
+the values before the ReLU, which the published code measures there; of what passed it they are
+b = E[x | x > 0] and s^2 = E[x^2 | x > 0].
 
 ``aciq_mix`` takes the clip of whichever distribution errs less on the values themselves; ``mse``
 searches the range of least error among fractions of [low, high].
@@ -104,12 +106,15 @@ def _aciq(values: Tensor, recipe: TensorRecipe, distribution: str) -> tuple[Tens
     mean = values.mean(1)
     low, high = torch.aminmax(values, dim=1)
     half = low >= 0  # after a ReLU
+    passed = (values > 0).sum(1).clamp_min(1)
     if distribution == "laplace":
-        width = (values - mean[:, None]).abs().mean(1)
+        full_width = (values - mean[:, None]).abs().mean(1)
+        half_width = values.abs().sum(1) / passed
     else:
-        width = values.std(1, correction=0)
-    full_clip = width * optimal_clip(recipe.bits, distribution)
-    half_clip = width * optimal_clip(recipe.bits + 1, distribution)
+        full_width = values.std(1, correction=0)
+        half_width = (values.square().sum(1) / passed).sqrt()
+    full_clip = full_width * optimal_clip(recipe.bits, distribution)
+    half_clip = half_width * optimal_clip(recipe.bits + 1, distribution)
     top = torch.where(half, half_clip, mean + full_clip)
     bottom = torch.where(half, torch.zeros_like(low), mean - full_clip)
     return torch.maximum(low, bottom), torch.minimum(high, top)

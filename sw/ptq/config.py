@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from golden.errors import LockstepError
-from sw.recipe import STATIC_RANGES
+from sw.recipe import STATIC_RANGES, TensorRecipe
 
 BITS = (2, 8)
 BIAS_CORRECTIONS = ("none", "weight", "output")
@@ -47,8 +47,9 @@ class PtqConfig:
         linear layer reads. sum_bits: of those that only additions and pools read.
     ends_bits: of the first and last layer's weights and of what the last one reads, at least; None
         gives them weight_bits and activation_bits. The network's input and logits have 8.
-    weight_range, activation_range: rule of ``sw.recipe.STATIC_RANGES``; of input and logits it is
-        min_max. percentile: of that rule.
+    weight_range, activation_range: rule of ``sw.recipe.STATIC_RANGES``; of input, logits and of
+        activations with more than activation_bits it is min_max, as in the published code of
+        arXiv 1810.05723. percentile: of that rule.
     per_channel_weights, per_channel_activations: one scale per channel instead of per tensor.
     allocate_weights, allocate_activations: bits per channel by ``sw.ptq.allocation``, their mean
         over a tensor's channels being weight_bits (activation_bits).
@@ -97,6 +98,21 @@ class PtqConfig:
         for kind in ("weights", "activations"):
             if getattr(self, f"allocate_{kind}") and not getattr(self, f"per_channel_{kind}"):
                 raise LockstepError(f"Bit allocation of {kind} needs per-channel {kind}")
+        self.weight_recipe(self.weight_bits)  # for the checks of its fields
+
+    def weight_recipe(self, bits: int) -> TensorRecipe:
+        """Symmetric grid of a layer's weights."""
+        return TensorRecipe(bits=bits, range=self.weight_range, percentile=self.percentile,
+                            granularity="channel" if self.per_channel_weights else "tensor")
+
+    def activation_recipe(self, bits: int, *, at_end: bool = False, clipped: bool = True
+                          ) -> TensorRecipe:
+        """Grid of an activation, with a zero point. at_end: of the network's input or logits,
+        which have one scale. clipped: by activation_range, else min_max."""
+        channel = self.per_channel_activations and not at_end
+        return TensorRecipe(bits=bits, symmetric=False, percentile=self.percentile,
+                            range=self.activation_range if clipped else "min_max",
+                            granularity="channel" if channel else "tensor")
 
     @property
     def simulation_only(self) -> str | None:

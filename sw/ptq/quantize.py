@@ -31,7 +31,6 @@ from sw.ptq.weights import (
 )
 from sw.ptq.widths import Widths, plan_widths
 from sw.ranges import extremes
-from sw.recipe import TensorRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +44,6 @@ class LayerResult:
     sqnr_db: float
 
 
-def _activation_recipe(bits: int, at_end: bool, config: PtqConfig) -> TensorRecipe:
-    """at_end: of the network's input or logits, which are not clipped and keep one scale."""
-    if at_end:
-        return TensorRecipe(bits=bits, symmetric=False)
-    return TensorRecipe(bits=bits, symmetric=False, range=config.activation_range,
-                        percentile=config.percentile,
-                        granularity="channel" if config.per_channel_activations else "tensor")
-
-
 def _calibrate(layer: QLayer, y: Tensor, bits: int, at_end: bool, config: PtqConfig) -> Tensor:
     """Set the output quantizer for float outputs y (N, C, ...); returns its bits per channel."""
     if not torch.isfinite(y).all():
@@ -61,15 +51,16 @@ def _calibrate(layer: QLayer, y: Tensor, bits: int, at_end: bool, config: PtqCon
     if not y.any():
         raise LockstepError(f"Layer {layer.owner} has a zero range: its output is 0 for all "
                             f"{len(y)} calibration images")
-    recipe = _activation_recipe(bits, at_end, config)
+    recipe = config.activation_recipe(bits, at_end=at_end,
+                                      clipped=not at_end and bits <= config.activation_bits)
     if config.allocate_activations and not at_end and bits == config.activation_bits:
         channels = y.transpose(0, 1).flatten(1)
         allocated = allocate_bits(channels.std(1, correction=0), bits)
         low, high = torch.empty(len(channels)), torch.empty(len(channels))
         for width in allocated.unique().tolist():
             mine = allocated == width
-            low[mine], high[mine] = extremes(
-                y[:, mine], _activation_recipe(width, at_end, config), 1, layer.owner)
+            low[mine], high[mine] = extremes(y[:, mine], config.activation_recipe(width), 1,
+                                             layer.owner)
         set_output(layer, recipe, low, high, allocated)
         return allocated
     low, high = extremes(y, recipe, 1, layer.owner)

@@ -11,7 +11,7 @@ step, and m_c, which multiplies the sum of the inputs under the kernel, meets th
 the calibration images and becomes a bias.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from sw.layers import WeightedLayer
 from sw.ptq.allocation import allocate_bits
 from sw.ptq.config import PtqConfig
 from sw.quantizers import weight_codes
-from sw.recipe import TensorRecipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +53,6 @@ def make_grid(layer: WeightedLayer, bits: int, config: PtqConfig) -> WeightGrid:
         raise LockstepError(f"Layer {layer.owner} has weights that are not finite")
     if not weight.any():
         raise LockstepError(f"Layer {layer.owner} has a zero range: all its weights are 0")
-    recipe = TensorRecipe(bits=bits, range=config.weight_range, percentile=config.percentile,
-                          granularity="channel" if config.per_channel_weights else "tensor")
     widths = torch.full((len(weight),), bits, dtype=torch.int64, device=weight.device)
     if config.allocate_weights and bits == config.weight_bits:
         deviation = weight.flatten(1).std(1, correction=0)
@@ -63,7 +60,7 @@ def make_grid(layer: WeightedLayer, bits: int, config: PtqConfig) -> WeightGrid:
     codes, step = torch.empty_like(weight), torch.empty(len(weight), device=weight.device)
     for width in widths.unique().tolist():
         mine = widths == width
-        found, step[mine] = weight_codes(weight[mine], replace(recipe, bits=width), layer.owner)
+        found, step[mine] = weight_codes(weight[mine], config.weight_recipe(width), layer.owner)
         codes[mine] = found.to(codes.dtype)
     return WeightGrid(codes.double(), step.double(), widths)
 

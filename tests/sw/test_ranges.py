@@ -73,15 +73,16 @@ def test_half_range_clips_minimise_the_integrated_error(bits, distribution):
     assert error(best) <= min(error(best - 2e-3), error(best + 2e-3))
 
 
-# 64 values of mean 0: E|x| = 1 and sigma = sqrt(32). Behind a ReLU mean 1, E|x - 1| = 63 / 32,
-# and the clip of one bit more.
+# 64 values of mean 0: E|x| = 1 and sigma = sqrt(32). Behind a ReLU those that passed have mean 2
+# and mean square 35, and the clip is that of one bit more.
 TAILS = torch.cat([torch.zeros(62), torch.tensor([32.0, -32.0])])
-RELU = torch.cat([torch.zeros(63), torch.tensor([64.0])])
+RELU = torch.cat([torch.zeros(32), torch.ones(31), torch.tensor([33.0])])
 
 
 @pytest.mark.parametrize(("x", "rule", "low", "high"), [
     (TAILS, "aciq_laplace", -5.0286, 5.0286), (TAILS, "aciq_gauss", -14.4765, 14.4765),
-    (RELU, "aciq_laplace", 0, 12.2157), (RELU, "min_max", 0, 64)])
+    (RELU, "aciq_laplace", 0, 12.4096), (RELU, "aciq_gauss", 0, 17.3709),
+    (RELU, "min_max", 0, 33)])
 def test_range_of_one_tensor(x, rule, low, high):
     recipe = TensorRecipe(bits=4, range=rule)
     assert [value.item() for value in extremes(x, recipe, 0)] == pytest.approx([low, high],
