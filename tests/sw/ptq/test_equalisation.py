@@ -36,6 +36,20 @@ def test_any_norm_folds(recipe):
     assert difference(model.eval(), fold_norms(model), digits().test_sample(64)[0]) < TOLERANCE
 
 
+def test_channels_that_were_constant_keep_their_constant():
+    model = chain()
+    model.first.weight.data[2] = 0
+    model.first.norm.running_mean[2] = 0
+    model.first.norm.running_variance[2] = 1e-17
+    model.depthwise.norm.running_variance[5] = 1e-9  # small, yet it may matter
+    model.first.weight.data[2, 0, 1, 1] = 1e-9
+    folded = fold_norms(model)
+    assert not folded.first.weight[2].any()
+    assert folded.first.bias[2] == model.first.norm.bias[2]
+    assert folded.depthwise.weight[5].any()
+    assert difference(model, folded, images()) < TOLERANCE
+
+
 def test_a_network_trained_in_few_bits_is_refused():
     model = build_model("resnet_digits", {"width": 4})
     with pytest.raises(LockstepError, match="Layer input was trained with quantization"):
