@@ -71,6 +71,14 @@ def test_a_clipped_range_bounds_the_codes():
     assert codes.abs().max() <= 7
 
 
+def test_targets_out_of_reach_do_not_leave_the_grid():
+    layer, x, y = layer_and_input("first", images())
+    grid = make_grid(layer, 3, PtqConfig(weight_bits=3))
+    inputs, targets = patches(layer, x, y)
+    codes = adaround(layer, grid, inputs, 3 * targets, SETTINGS, torch.Generator())
+    assert codes.abs().max() <= 3
+
+
 def test_without_regularisation_the_relaxation_is_still_rounded():
     layer, x, y = layer_and_input("first", images())
     grid = make_grid(layer, 4, PtqConfig(weight_bits=4))

@@ -14,6 +14,7 @@ from sw.ptq.folding import fold_norms
 from sw.ptq.layers import AllocatedQuantizer
 from sw.ptq.quantize import quantize
 from sw.ptq.weights import mean_per_channel
+from sw.quantizers import weight_codes
 from sw.simulate import differing_codes, simulate
 from tests.sw.ptq.floats import chain, float_digits, images
 from tests.sw.trained import digits
@@ -245,8 +246,11 @@ def test_an_unknown_layer():
         quantize(float_digits(), calibration(), PtqConfig(layer_bits={"stern": (4, 4)}))
 
 
-def test_weights_are_integers():
-    quantized, _ = quantize(float_digits(), calibration(), PtqConfig(**NAIVE))
+@pytest.mark.parametrize("bits", [4, 8])
+def test_lowering_takes_the_weights_as_they_are(bits):
+    quantized, _ = quantize(float_digits(), calibration(), PtqConfig(weight_bits=bits))
     for layer in quantized.modules():
         if isinstance(layer, WeightedLayer):
-            assert torch.equal(layer.weight, layer.weight.round())
+            codes, scales = weight_codes(layer.weight, layer.config.weight)
+            assert torch.equal(codes.float(), layer.weight)
+            assert (scales == 1).all()
