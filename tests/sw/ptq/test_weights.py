@@ -16,7 +16,7 @@ from sw.ptq.weights import (
     mean_per_channel,
     per_output,
 )
-from tests.sw.ptq.floats import chain, images
+from tests.sw.ptq.floats import chain
 
 W4 = PtqConfig(weight_bits=4)
 
@@ -95,7 +95,3 @@ def test_weights_without_a_range(value, message):
     layer.weight.data.fill_(value)
     with pytest.raises(LockstepError, match=message):
         make_grid(layer, 4, W4)
-
-
-def test_images_reach_every_layer():
-    assert folded()(images(2)).shape == (2, 5)
