@@ -29,6 +29,7 @@ SMALLEST_SCALE = 1e-12
 ZERO_RANGE_SCALE = 2.0**-7  # of a tensor that is 0 everywhere: any scale is exact
 _FRACTIONS = tuple(step / 100 for step in range(100, 19, -1))  # of [low, high], tried by ``mse``
 _SEARCHED = 2**15  # values per group at most on which clips are compared
+_ASYMMETRIC = TensorRecipe(symmetric=False)
 
 
 def _laplace_slope(a: float, bits: int) -> float:
@@ -195,8 +196,7 @@ def affine_scale(low: Tensor, high: Tensor, recipe: TensorRecipe) -> tuple[Tenso
     return scale, zero_point
 
 
-def affine_parameters(low: Tensor, high: Tensor,
-                      recipe: TensorRecipe = TensorRecipe(symmetric=False)  # noqa: B008, frozen
+def affine_parameters(low: Tensor, high: Tensor, recipe: TensorRecipe = _ASYMMETRIC
                       ) -> tuple[Tensor, Tensor]:
     """(scale, zero_point) of the grid that covers [low, high]; symmetric grids have 0."""
     if recipe.symmetric:
