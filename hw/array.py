@@ -12,15 +12,18 @@ The elements are registers of one module: it simulates and compiles faster than 
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.multiplier import MULTIPLIERS
 from hw.packed import PackedWeights, packed_latency, packed_products
+from hw.pipeline import delayed
 
 __all__ = ["ACCUMULATOR_WIDTH", "MacArray"]
 
 ACCUMULATOR_WIDTH = 32
 _CONTROLS = ("first", "last", "pop")
+_MEMORY_CYCLES, _MEMORY_DEPTH = 4, 16  # results wait in memories from so many cycles on
 
 
 class MacArray(wiring.Component):
@@ -95,14 +98,23 @@ class MacArray(wiring.Component):
             below = [self._accumulate(m, f"{i}_{j}", products[i][j], below[j],
                                       {name: chain[j:] for name, chain in controls[i].items()})
                      for j in range(self.columns)]
-        for j, result in enumerate(below):
-            for stage in range(self.columns - 1 - j):  # undo the skew of the columns
-                late = Signal.like(result, name=f"result_{j}_{stage}", reset_less=True)
-                m.d.sync += late.eq(result)
-                result = late
-            m.d.comb += self.results[j].eq(result)
+        for j, result in enumerate(below):  # undo the skew of the columns
+            m.d.comb += self.results[j].eq(self._late(m, result, self.columns - 1 - j, j))
         m.d.comb += self.results_valid.eq(controls[0]["pop"][self.columns])
         return m
+
+    def _late(self, m, result, n_cycles, j):
+        """A result of column ``j`` as it was ``n_cycles`` ago."""
+        if not _MEMORY_CYCLES <= n_cycles < _MEMORY_DEPTH:
+            return delayed(m, result, n_cycles, f"result_{j}", reset_less=True)
+        # Distributed memory that is written in turn; a read port without a clock.
+        m.submodules[f"deskew_{j}"] = cells = Memory(
+            shape=ACCUMULATOR_WIDTH, depth=_MEMORY_DEPTH, init=[])
+        write, read = cells.write_port(), cells.read_port(domain="comb")
+        place = Signal(range(_MEMORY_DEPTH), name=f"deskew_place_{j}", attrs={"keep": 1})
+        m.d.sync += [place.eq(place + 1), read.addr.eq(place + 1 - n_cycles)]
+        m.d.comb += [write.en.eq(1), write.addr.eq(place), write.data.eq(result)]
+        return read.data
 
     def _controls(self, m):
         """Per row the controls by name: bit k of a chain is the control, k cycles later.

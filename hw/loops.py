@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Mux, Signal
 
-__all__ = ["Countdown", "Level"]
+__all__ = ["Countdown", "LateLevel", "Level"]
 
 
 class Countdown:
@@ -60,3 +60,25 @@ class Level:
                                                             self.room))
         m.d.sync += [self.count.eq(self.count + put - take), self.any.eq(self.next_any),
                      self.room.eq(self.next_room)]
+
+
+class LateLevel:
+    """Counts what a buffer of ``depth`` places holds where ``take`` comes late in the cycle.
+
+    The count knows of a take one cycle later; ``any`` takes that into account.
+
+    Arguments
+    ---------
+    m, name, depth, put, take : as of Level.
+
+    ``any`` : there is one, combinational from three registers.
+    """
+
+    def __init__(self, m, name, depth, put, take):
+        self.count = Signal(range(depth + 2), name=f"{name}_count")
+        one, two, taken = (Signal(name=f"{name}_{which}") for which in ("one", "two", "taken"))
+        following = Signal.like(self.count, name=f"{name}_following")
+        m.d.comb += following.eq(self.count + put - taken)
+        m.d.sync += [taken.eq(take), self.count.eq(following), one.eq(following != 0),
+                     two.eq(following >= 2)]
+        self.any = two | (one & ~taken)

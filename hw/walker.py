@@ -77,18 +77,26 @@ class AddressWalker(wiring.Component):
         m.d.sync += x_single.eq(f.x_count == 1)
 
         # What happens in this slot, decided one cycle before.
-        active, period_end, tile_end, to_first, to_following = (
-            Signal(name=n) for n in ("active", "period_end", "tile_end", "to_first",
-                                     "to_following"))
         step = self.step
         rewind = step.restart | (step.tile_end & step.rewind)
-        m.d.sync += [active.eq(step.active), period_end.eq(step.period_end),
-                     tile_end.eq(step.tile_end | step.restart), to_first.eq(rewind),
-                     to_following.eq(step.tile_end & step.advance & ~rewind)]
+
+        def decided(of):
+            decisions = {"active": step.active, "period_end": step.period_end,
+                         "tile_end": step.tile_end | step.restart, "to_first": rewind,
+                         "to_following": step.tile_end & step.advance & ~rewind}
+            registers = [Signal(name=f"{name}{of}", attrs={"keep": 1}) for name in decisions]
+            m.d.sync += [register.eq(value)
+                         for register, value in zip(registers, decisions.values())]
+            return registers
+
+        # The position has copies of its own: it lies apart from the sequencer.
+        active, period_end, tile_end, to_first, to_following = decided("")
+        here_active, here_period_end, here_tile_end, here_to_first, here_to_following = decided(
+            "_here")
 
         # Slot walk: `after` is the position once this slot is done.
         m.d.comb += after.eq(here)
-        with m.If(active):
+        with m.If(here_active):
             with m.If(here.x_last):
                 m.d.comb += [after.address.eq(here.address + f.y_step), after.ix.eq(f.ix),
                              after.iy.eq(here.iy + f.iy_step), after.x_left.eq(f.x_count),
@@ -106,11 +114,13 @@ class AddressWalker(wiring.Component):
         with m.If(period_end):
             group.step()
         with m.If(period_end & group.last):
-            m.d.sync += [here.eq(start), tap.address.eq(tap.address + move.address),
+            m.d.sync += [tap.address.eq(tap.address + move.address),
                          tap.dx.eq(tap.dx + move.dx), tap.dy.eq(tap.dy + move.dy)]
             k0.step()
             with m.If(k0.last):
                 k1.step()
+        with m.If(here_period_end & group.last):
+            m.d.sync += here.eq(start)
 
         # Tile walk.
         first = Signal(position)
@@ -121,11 +131,17 @@ class AddressWalker(wiring.Component):
         with m.If(f.fixed):
             m.d.comb += [following.eq(start), following.address.eq(start.address + f.tile_step)]
         with m.If(tile_end):
-            m.d.sync += [tap.eq(0), here.eq(start), *(c.load() for c in counters)]
+            m.d.sync += [tap.eq(0), *(c.load() for c in counters)]
         with m.If(to_first):
-            m.d.sync += [start.eq(first), here.eq(first)]
+            m.d.sync += start.eq(first)
         with m.If(to_following):
-            m.d.sync += [start.eq(following), here.eq(following)]
+            m.d.sync += start.eq(following)
+        with m.If(here_tile_end):
+            m.d.sync += here.eq(start)
+        with m.If(here_to_first):
+            m.d.sync += here.eq(first)
+        with m.If(here_to_following):
+            m.d.sync += here.eq(following)
 
         # Two stages: sums, then bounds.
         address = Signal(signed(WALK_WIDTH))

@@ -90,11 +90,9 @@ class Emitter(wiring.Component):
         f = instruction_fields(self.words, format_=Format.VECTOR)
         g, word_bytes = self.geometry, self.target.word_bytes
         source = self._choose(m)
-        move, word_valid, word_sent = Signal(), Signal(), Signal()
-        m.d.sync += word_sent.eq(self.m.valid & self.m.ready)
+        m.submodules.out = out = SkidBuffer(data.StructLayout({"is_word": 1, "item": self.item}))
+        move = out.i.ready
         m.d.comb += [
-            # Known a cycle later: the port's readiness comes from afar.
-            move.eq(Mux(word_valid, word_sent, ~self.vector.valid | self.vector.ready)),
             source.ready.eq(move), self.group.eq(source.payload.place.source),
             self.drop.eq(move & source.valid & source.payload.is_result
                          & source.payload.place.drops)]
@@ -114,30 +112,29 @@ class Emitter(wiring.Component):
                 *(mine.eq(value) for mine, value in zip(differences, shifted))]
         place = chosen.place
 
-        # Stage 3: the item. A word of maxima is in the same register.
-        item = Signal(self.item, reset_less=True)
-        m.d.comb += self.finished.eq(
-            move & (self.vector.valid | word_valid) & item.instruction_end)
-        with m.If(move):
-            m.d.sync += [
-                self.vector.valid.eq(chosen_valid & ~chosen.is_maximum),
-                word_valid.eq(chosen_valid & chosen.is_maximum),
-                item.which.eq(chosen.which), item.wide.eq(is_first | is_second),
-                item.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
-                item.instruction_end.eq(place.ends)]
-            for name in ("address", "group", "mask", "parameter"):
-                m.d.sync += item[name].eq(place[name])
-            for name in ("multiplier", "shift"):
-                m.d.sync += item[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
-                    is_second, f[f"{name}_1"], f[f"{name}_2"])))
-            for mine, value, difference in zip(item.sums, sums, differences):
-                m.d.sync += mine.eq(Mux(
-                    is_first | is_second, difference << (coarse << _FINE_BITS), value))
-        out = self.vector.payload
+        # Stage 3: the item, in a buffer. A word of maxima takes the place of the sums.
+        made = out.i.payload.item
         m.d.comb += [
-            out.eq(item), out.bank.eq(f["out_bank"]), out.plane.eq(0),
-            *(out[name].eq(f[name]) for name in ("gemmlowp", "zero_point", "low", "high")),
-            self.m.valid.eq(word_valid & ~word_sent), self.m.bank.eq(f["out_bank"]),
+            out.i.valid.eq(chosen_valid), out.i.payload.is_word.eq(chosen.is_maximum),
+            made.which.eq(chosen.which), made.wide.eq(is_first | is_second),
+            made.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
+            made.instruction_end.eq(place.ends),
+            *(made[name].eq(place[name]) for name in ("address", "group", "mask", "parameter")),
+            *(made[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
+                is_second, f[f"{name}_1"], f[f"{name}_2"]))) for name in ("multiplier", "shift")),
+            *(mine.eq(Mux(is_first | is_second, difference << (coarse << _FINE_BITS), value))
+              for mine, value, difference in zip(made.sums, sums, differences))]
+
+        item, is_word = out.o.payload.item, out.o.payload.is_word
+        m.d.comb += [
+            out.o.ready.eq(Mux(is_word, self.m.ready, self.vector.ready)),
+            self.vector.valid.eq(out.o.valid & ~is_word),
+            self.finished.eq(out.o.valid & out.o.ready & item.instruction_end)]
+        sent = self.vector.payload
+        m.d.comb += [
+            sent.eq(item), sent.bank.eq(f["out_bank"]), sent.plane.eq(0),
+            *(sent[name].eq(f[name]) for name in ("gemmlowp", "zero_point", "low", "high")),
+            self.m.valid.eq(out.o.valid & is_word), self.m.bank.eq(f["out_bank"]),
             self.m.address.eq(item.address), self.m.enable.eq(~0),
             self.m.data.eq(item.sums.as_value()[:8 * word_bytes]),
             self.m.progress.eq(item.progress), self.m.instruction_end.eq(item.instruction_end)]

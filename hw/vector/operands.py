@@ -10,7 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.loops import Level
+from hw.loops import LateLevel
 from hw.pipeline import own_copy
 from hw.scratchpad import word_layout
 from hw.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
@@ -61,7 +61,7 @@ class Operands(wiring.Component):
         m.d.sync += [write.addr.eq(write.addr + self.word_valid),
                      read.addr.eq(read.addr + drop)]
         return (data.View(self._word, read.data),
-                Level(m, "words", DEPTH, self.word_valid, drop).any)
+                LateLevel(m, "words", DEPTH, self.word_valid, drop).any)
 
     def elaborate(self, platform):
         m = Module()
@@ -88,9 +88,10 @@ class Operands(wiring.Component):
             taken.valid.eq(self.used), taken.first.eq(tag.first), taken.last.eq(tag.emits),
             taken.replaced.eq(is_linear | ~tag.takes), taken_word.eq(word),
             bytes_.eq(Mux(is_linear, pairs[tag.pair], self.pad))]
-        m.d.comb += [self.add_valid.eq(taken.valid & g.is_add), self.add_word.eq(taken_word)]
+        is_add = own_copy(m, g.is_add, "is_add")
+        m.d.comb += [self.add_valid.eq(taken.valid & is_add), self.add_word.eq(taken_word)]
 
-        m.d.sync += [self.valid.eq(taken.valid & ~g.is_add), self.first.eq(taken.first),
+        m.d.sync += [self.valid.eq(taken.valid & ~is_add), self.first.eq(taken.first),
                      self.last.eq(taken.last)]
         held = [Signal(self._word, name=f"word_{age}", reset_less=True)
                 for age in range(_NEWEST * DEPTHWISE_KERNEL + 1)]

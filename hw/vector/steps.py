@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.loops import Countdown, Level
-from hw.stream import SmallFIFO
+from hw.stream import SkidBuffer, SmallFIFO
 from hw.vector.geometry import GEOMETRY_LAYOUT
 
 __all__ = ["DEPTH", "StepWalker", "tag_layout"]
@@ -195,5 +195,8 @@ class StepWalker(wiring.Component):
             requests.i.payload.address.eq(step_address),
             requests.i.payload.bank.eq(Mux(step.second, self.y_bank, self.x_bank))]
         wiring.connect(m, requests.o, wiring.flipped(self.requests))
-        wiring.connect(m, tags.o, wiring.flipped(self.tags))
+        # Whether a tag is used is known late in the cycle: the queue must not hang on it.
+        m.submodules.tag_buffer = buffer = SkidBuffer(self.tags.payload.shape())
+        wiring.connect(m, tags.o, buffer.i)
+        wiring.connect(m, buffer.o, wiring.flipped(self.tags))
         return m

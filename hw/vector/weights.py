@@ -13,7 +13,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.crossbar import Read
-from hw.loops import Countdown, Level
+from hw.loops import Countdown, LateLevel, Level
 from hw.pipeline import own_copy
 from hw.scratchpad import word_layout
 from hw.stream import SmallFIFO
@@ -24,6 +24,7 @@ __all__ = ["N_MULTIPLIERS", "WeightStore"]
 N_MULTIPLIERS = 3
 _DEPTH = 16
 _N_CHUNKS = 4
+_GROUP = 32  # bits of an operand that one register can reach
 
 
 class WeightStore(wiring.Component):
@@ -151,18 +152,22 @@ class WeightStore(wiring.Component):
         freed = Signal()
         m.d.sync += freed.eq(self.frees)
         self._requests(m, freed)
-        here = Level(m, "here", _DEPTH, self._responses(m, memories), self.frees)
+        here = LateLevel(m, "here", _DEPTH, self._responses(m, memories), self.frees)
+        needs_none = own_copy(m, ~g.has_weights, "needs_none")
+        m.d.comb += self.available.eq(here.any | needs_none)
 
         place = Signal(range(_DEPTH))
         address = Signal(range(_DEPTH))
-        m.d.sync += [self.available.eq(here.next_any | ~g.has_weights),
-                     place.eq(place + self.frees),
+        m.d.sync += [place.eq(place + self.frees),
                      address.eq(Mux(is_depthwise, Cat(self.row, place[:2]), place))]
         for k, (cells, operand, used) in enumerate(zip(memories, self.weights, (
                 g.is_depthwise, g.is_depthwise | g.is_linear, 1))):
             read = cells.read_port(domain="comb")
             m.d.comb += read.addr.eq(address)
             held = Signal(self.word.size, name=f"operand_{k}", reset_less=True)
-            m.d.sync += held.eq(Mux(own_copy(m, used, f"uses_{k}"), read.data, 0))
+            for first in range(0, self.word.size, _GROUP):  # the word lies all over the device
+                uses = own_copy(m, used, f"uses_{k}_{first}")
+                part = slice(first, first + _GROUP)
+                m.d.sync += held[part].eq(Mux(uses, read.data[part], 0))
             m.d.comb += operand.eq(held)
         return m
