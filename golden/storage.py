@@ -21,6 +21,7 @@ from golden.arith import Rounding
 from golden.errors import LockstepError
 from golden.program import Node, Program, Quantization, Tensor
 
+INVALID = (TypeError, ValueError, AttributeError, IndexError)
 FORMAT, VERSION = "lockstep-program", 1
 JSON_NAME, NPZ_NAME = "program.json", "tensors.npz"
 CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, ops.Rescale,
@@ -72,8 +73,11 @@ def _decode(value, arrays):
     return value
 
 
-def _body(program):
-    """The Program as JSON values, and its arrays by name."""
+def body(program):
+    """The Program as JSON values, and its arrays by name: (dict, dict).
+
+    LockstepError for metadata that JSON cannot hold.
+    """
     arrays = {}
     try:
         # As it will be read: JSON turns keys into text and tuples into lists.
@@ -81,7 +85,7 @@ def _body(program):
     except (TypeError, ValueError) as error:
         raise LockstepError(f"Metadata of program {program.name} must fit JSON: {error}"
                             ) from error
-    body = {
+    values = {
         "name": program.name,
         "input_layout": program.input_layout,
         "inputs": list(program.inputs),
@@ -92,12 +96,12 @@ def _body(program):
                    "op": _encode(node.op, arrays)} for node in program.nodes],
         "metadata": metadata,
     }
-    return body, arrays
+    return values, arrays
 
 
 def sha256(program):
     """Hash of a Program's contents, independent of files."""
-    return _hash(_canonical(_body(program)[0]))
+    return _hash(_canonical(body(program)[0]))
 
 
 def _npz(arrays):
@@ -122,10 +126,10 @@ def save(program, directory):
     if directory.exists():
         if not directory.is_dir() or {*os.listdir(directory)} - {JSON_NAME, NPZ_NAME}:
             raise LockstepError(f"{directory} is not a Program and must not be overwritten")
-    body, arrays = _body(program)
+    values, arrays = body(program)
     npz = _npz(arrays)
-    document = {"format": FORMAT, "version": VERSION, "sha256": _hash(_canonical(body)),
-                "tensors_sha256": _hash(npz), "program": body}
+    document = {"format": FORMAT, "version": VERSION, "sha256": _hash(_canonical(values)),
+                "tensors_sha256": _hash(npz), "program": values}
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -176,9 +180,9 @@ def load(directory):
     if document.get("version") != VERSION:
         raise LockstepError(f"{path} must have format version {VERSION}, "
                             f"not {document.get('version')!r}")
-    body = document.get("program")
+    values = document.get("program")
     try:
-        text = _canonical(body)
+        text = _canonical(values)
     except (ValueError, RecursionError) as error:
         raise LockstepError(f"{path} is damaged: {error}") from error
     _check_hash(path, document.get("sha256"), _hash(text))
@@ -190,22 +194,23 @@ def load(directory):
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise LockstepError(f"{npz_path} is damaged: {error}") from error
     try:
-        return _program(body, arrays)
+        return from_body(values, arrays)
     except KeyError as error:
         raise LockstepError(f"{path} lacks {error}") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except INVALID as error:
         raise LockstepError(f"{path} is invalid: {error}") from error
 
 
-def _program(body, arrays):
+def from_body(values, arrays):
+    """The Program of what `body` gave. Raises KeyError or one of `INVALID` for anything else."""
     tensors = {}
-    for name, entry in body["tensors"].items():
+    for name, entry in values["tensors"].items():
         quantization = Quantization(scale=entry["scale"], zero_point=entry["zero_point"],
                                     dtype=entry["dtype"])
         tensors[name] = Tensor(name=name, shape=tuple(entry["shape"]), quantization=quantization)
     nodes = [Node(name=entry["name"], op=_decode(entry["op"], arrays),
                   inputs=tuple(entry["inputs"]), outputs=tuple(entry["outputs"]))
-             for entry in body["nodes"]]
-    return Program(name=body["name"], nodes=tuple(nodes), tensors=tensors,
-                   inputs=tuple(body["inputs"]), outputs=tuple(body["outputs"]),
-                   input_layout=body["input_layout"], metadata=body["metadata"])
+             for entry in values["nodes"]]
+    return Program(name=values["name"], nodes=tuple(nodes), tensors=tensors,
+                   inputs=tuple(values["inputs"]), outputs=tuple(values["outputs"]),
+                   input_layout=values["input_layout"], metadata=values["metadata"])

@@ -14,7 +14,8 @@ import numpy as np
 
 from golden import arith, ops
 from golden.errors import LockstepError
-from sw.onnx_graph import GraphBuilder, Value, along_channels, program_metadata
+from sw.onnx_graph import GraphBuilder, Value, along_channels
+from sw.onnx_metadata import program_metadata
 from sw.onnx_qdq import export_qdq
 
 __all__ = ["export_integer", "export_qdq"]
@@ -165,4 +166,4 @@ def export_integer(program, *, trace=False):
         graph.declare_output(name, "int8", program.tensors[name].shape)
     doc = ("Integer program: int8 codes in, int8 codes out, the same bits as the golden model. "
            "real = scale * (code - zero_point).")
-    return graph.model(doc, program_metadata(program, "integer"))
+    return graph.model(doc, program_metadata(program, "integer", graph.initializers))

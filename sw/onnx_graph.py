@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from golden.arith import INT8_MAX, INT8_MIN
 from golden.errors import LockstepError
 
-OPSET = 17
-IR_VERSION = 8
+OPSET = 21
+IR_VERSION = 10
 INT64_LOW, INT64_HIGH = -(1 << 63), (1 << 63) - 1
 
 ELEMENT_TYPES = {"int8": TensorProto.INT8, "int16": TensorProto.INT16, "int32": TensorProto.INT32,
@@ -35,7 +35,7 @@ class GraphBuilder:
         self.name = name
         self.scope = name
         self.nodes, self.inputs, self.outputs = [], [], []
-        self._constants, self._initializers, self._count = {}, [], {}
+        self._constants, self._arrays, self._count = {}, {}, {}
 
     def _fresh(self, hint):
         key = f"{self.scope}/{hint}"
@@ -48,7 +48,7 @@ class GraphBuilder:
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             name = self._constants[key] = self._fresh(hint)
-            self._initializers.append(numpy_helper.from_array(array, name))
+            self._arrays[name] = array
         return self._constants[key]
 
     def node(self, op_type, *inputs, output=None, **attributes):
@@ -80,6 +80,11 @@ class GraphBuilder:
         rank = len(op.shape) + 1
         return self.node("Transpose", value, output=output, perm=[0, rank - 1, *range(1, rank - 1)])
 
+    @property
+    def initializers(self):
+        """dict of name to array, in the order of their making."""
+        return dict(self._arrays)
+
     def declare_input(self, name, dtype, shape):
         self.inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], ["N", *shape]))
 
@@ -89,8 +94,10 @@ class GraphBuilder:
 
     def model(self, doc, metadata):
         """The checked onnx.ModelProto; metadata: dict of strings, stored in metadata_props."""
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs,
-                                  self._initializers, doc_string=doc)
+        initializers = [numpy_helper.from_array(array, name)
+                        for name, array in self._arrays.items()]
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, initializers,
+                                  doc_string=doc)
         model = helper.make_model(graph, producer_name="lockstep", ir_version=IR_VERSION,
                                   opset_imports=[helper.make_opsetid("", OPSET)])
         helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
@@ -205,14 +212,3 @@ def _power_of_two(bits):
 def along_channels(values, rank):
     """Per-channel constants (C,) or (1,): int64 that broadcasts over axis 1 of `rank` axes."""
     return np.asarray(values, dtype=np.int64).reshape((1, -1) + (1,) * (rank - 2))
-
-
-def program_metadata(program, form):
-    """The metadata both exports carry, a dict of strings; form: "integer" or "qdq"."""
-    metadata = {"lockstep.program_sha256": program.sha256, "lockstep.form": form}
-    for role, names in (("input", program.inputs), ("output", program.outputs)):
-        for name in names:
-            quantization = program.tensors[name].quantization
-            metadata[f"lockstep.{role}.{name}.scale"] = repr(float(quantization.scale))
-            metadata[f"lockstep.{role}.{name}.zero_point"] = str(int(quantization.zero_point))
-    return metadata

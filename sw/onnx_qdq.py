@@ -13,7 +13,8 @@ import numpy as np
 from golden import ops
 from golden.arith import INT8_MAX, INT8_MIN
 from golden.errors import LockstepError
-from sw.onnx_graph import GraphBuilder, program_metadata
+from sw.onnx_graph import GraphBuilder
+from sw.onnx_metadata import program_metadata
 
 
 def real_factors(rescale, channels):
@@ -194,4 +195,4 @@ def export_qdq(program):
         graph.declare_output(real[name], "float32", program.tensors[name].shape)
     doc = ("Float model with quantize-dequantize pairs for standard consumers; approximate, single "
            "codes may differ from the integer program.")
-    return graph.model(doc, program_metadata(program, "qdq"))
+    return graph.model(doc, program_metadata(program, "qdq", graph.initializers))
