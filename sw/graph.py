@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from golden.errors import LockstepError
+from sw.graph_layers import PaddedMaxPool2d
 from sw.layers import QLayer
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation
@@ -19,7 +20,8 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 @dataclass(frozen=True)
 class Step:
-    """One layer call: name (unique), module (None for flatten), names of its inputs, fx node."""
+    """One layer call: name (unique), module (None for flatten), names of its inputs in the order
+    of the arguments (one used twice is there twice), fx node."""
 
     name: str
     module: nn.Module | None
@@ -29,7 +31,7 @@ class Step:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        if isinstance(module, QLayer):
+        if isinstance(module, (QLayer, PaddedMaxPool2d)):
             return True
         return type(module).__module__.startswith("torch.nn") and not isinstance(module,
                                                                                  CONTAINERS)
@@ -82,7 +84,8 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Step], str]:
             output = names[node.args[0]]
         elif node.op == "call_module":
             module = model.get_submodule(node.target)
-            inputs = tuple(names[argument] for argument in node.all_input_nodes)
+            inputs = tuple(names[argument] for argument in (*node.args, *node.kwargs.values())
+                           if isinstance(argument, fx.Node))
             if isinstance(module, PASS_THROUGH):
                 names[node] = inputs[0]
                 continue

@@ -25,8 +25,20 @@ ACTIVATIONS = (None, "relu", "relu6")
 _WAGE_BETA = 1.5  # arXiv 1802.04680, equation 6: how far the weights start beyond one grid step
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """One number for both axes, or a tuple as it is."""
     return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def four_sides(padding: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(vertical, horizontal) or (top, left, bottom, right) as the latter."""
+    return padding * 2 if len(padding) == 2 else padding
+
+
+def pad_sides(x: Tensor, padding: tuple[int, ...], value: float = 0.0) -> Tensor:
+    """x (N, C, H, W) padded by (top, left, bottom, right)."""
+    top, left, bottom, right = padding
+    return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
 
 
 class QLayer(nn.Module):
@@ -183,7 +195,8 @@ class WeightedLayer(QLayer):
 class QConv2d(WeightedLayer):
     """2-D convolution, optionally normalized and with ReLU: (N, I, H, W) -> (N, O, H', W').
 
-    padding: zeros on each side, (vertical, horizontal) or one number. norm: append the recipe's
+    padding: zeros on each side, (vertical, horizontal), one number, or (top, left, bottom, right).
+    norm: append the recipe's
     normalization (then no bias). zero_init: initialise gamma to 0, for the last layer of a
     residual branch.
     """
@@ -192,11 +205,17 @@ class QConv2d(WeightedLayer):
                  dilation=1, groups: int = 1, norm: bool = True, activation: str | None = None,
                  zero_init: bool = False, config: Recipe = EIGHT_BIT):
         super().__init__(config.for_layer("conv"), activation)
-        self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
+        self.stride, self.padding, self.dilation = pair(stride), pair(padding), pair(dilation)
         self.groups = groups
-        weight = torch.empty(out_channels, in_channels // groups, *_pair(kernel_size))
+        weight = torch.empty(out_channels, in_channels // groups, *pair(kernel_size))
         nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
         self._build(weight, norm, zero_init)
+
+    def padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """x and the padding left to do: (0, 0) where that of single sides is done here."""
+        if len(self.padding) == 2:
+            return x, self.padding
+        return pad_sides(x, self.padding), (0, 0)
 
     def _with_geometry(self, x: Tensor) -> tuple[Tensor, tuple]:
         """x and the (stride, padding, dilation, groups) to convolve it with.
@@ -204,12 +223,12 @@ class QConv2d(WeightedLayer):
         A strided 1x1 convolution of few channels takes every stride-th value instead: torch 2.13's
         weight gradient of it on a CPU writes past its buffer for 2 to 6 channels_last channels.
         """
-        geometry = self.stride, self.padding, self.dilation, self.groups
+        x, padding = self.padded(x)
+        geometry = self.stride, padding, self.dilation, self.groups
         if self.weight.shape[2:].numel() > 1 or self.weight.shape[1] > 7 or max(self.stride) == 1:
             return x, geometry
-        (down, right), (above, left) = self.stride, self.padding
-        if above or left:
-            x = F.pad(x, (left, left, above, above))
+        down, right = self.stride
+        x = pad_sides(x, four_sides(padding))
         return x[..., ::down, ::right], ((1, 1), (0, 0), self.dilation, self.groups)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -259,8 +278,8 @@ class QAvgPool2d(QLayer):
 
     def __init__(self, kernel_size, *, stride=None, config: Recipe = EIGHT_BIT):
         super().__init__(config)
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(kernel_size if stride is None else stride)
+        self.kernel_size = pair(kernel_size)
+        self.stride = pair(kernel_size if stride is None else stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(F.avg_pool2d(x, self.kernel_size, self.stride))

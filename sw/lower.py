@@ -27,6 +27,8 @@ from golden.errors import LockstepError
 from golden.program import Node, Program, Quantization, Tensor
 from golden.verify import verify
 from sw.graph import Step, evaluating, trace
+from sw.graph_layers import PaddedMaxPool2d, QActivation, QConcat, QPaddedAvgPool2d
+from sw.integer_form import CODE_SPAN, add_op, product_fields, shift_op
 from sw.layers import (
     QAdd,
     QAvgPool2d,
@@ -36,6 +38,8 @@ from sw.layers import (
     QLayer,
     QLinear,
     WeightedLayer,
+    four_sides,
+    pair,
 )
 from sw.lowerable import check_activation, check_weight_codes, check_widths
 from sw.norm_lowering import range_norm_op
@@ -44,9 +48,6 @@ from sw.range_norm import RangeBatchNorm
 from sw.recipe import TensorRecipe
 
 NORM_LOWERINGS = ("fold", "exact")
-ADD_LEFT_SHIFT = 20
-_SMALLEST_FACTOR = 2.0**-32  # what arith.multiplier_and_shift can express
-_CODE_SPAN = 256 + 128  # bounds |q - Z| and, for machines that multiply raw codes, |q| + |Z|
 
 
 def _quantization(quantizer: ActivationQuantizer) -> Quantization:
@@ -89,7 +90,7 @@ def refined_codes(layer: WeightedLayer, factor: np.ndarray, offset: np.ndarray,
     if layer.config.accumulator.bits is not None:
         return codes, unit
     magnitudes = np.abs(codes).reshape(len(codes), -1)
-    largest, total = magnitudes.max(axis=1), magnitudes.sum(axis=1) * _CODE_SPAN
+    largest, total = magnitudes.max(axis=1), magnitudes.sum(axis=1) * CODE_SPAN
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bias = np.minimum(np.abs(np.nan_to_num(offset / unit)) + 1, arith.INT32_MAX)
     factors = np.minimum(127 // np.maximum(largest, 1), arith.INT32_MAX // (total + bias))
@@ -108,18 +109,8 @@ def fold(layer: WeightedLayer, factor: np.ndarray, offset: np.ndarray, source: Q
     target = _quantization(quantizer)
     check_weight_codes(layer)
     codes, unit = refined_codes(layer, factor, offset, source.scale)
-    per_channel = (-1,) + (1,) * (codes.ndim - 1)
-    codes *= np.where(factor < 0, -1, 1).reshape(per_channel)
-    multipliers = unit / target.scale
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        bias = np.floor(offset / unit + 0.5)
-    largest = np.abs(codes).reshape(len(codes), -1).sum(axis=1) * _CODE_SPAN
-    fits = (multipliers >= _SMALLEST_FACTOR) & (np.abs(bias) + largest <= arith.INT32_MAX)
-    constant = arith.quantize(offset, target.scale, target.zero_point) - target.zero_point
-    return {"weights": np.where(fits.reshape(per_channel), codes, 0).astype(np.int8),
-            "bias": np.where(fits, np.where(fits, bias, 0), constant).astype(np.int32),
-            "input_zero_point": source.zero_point,
-            "rescale": _rescale(np.where(fits, multipliers, 1.0), target, quantizer, activation)}
+    fields, factors = product_fields(codes, unit, factor, offset, source, target)
+    return fields | {"rescale": _rescale(factors, target, quantizer, activation)}
 
 
 class _Lowering:
@@ -171,9 +162,8 @@ class _Lowering:
 
     @layer.register
     def _(self, module: QConv2d, step: Step) -> None:
-        (vertical, horizontal) = module.padding
         geometry = {"stride": module.stride, "dilation": module.dilation, "groups": module.groups,
-                    "padding": (vertical, horizontal, vertical, horizontal)}
+                    "padding": four_sides(module.padding)}
         self._linear_like(step, module, lambda **fields: ops.Conv2d(**fields, **geometry))
 
     @layer.register
@@ -184,16 +174,8 @@ class _Lowering:
     def _(self, module: QAdd, step: Step) -> None:
         first, second = self.source(step, 0), self.source(step, -1)
         target = _quantization(module.output)
-        twice_max = 2 * max(first.scale, second.scale)
-
-        def share(scale):  # below 2**-32 an input is less than nothing to the sum
-            factor = scale / twice_max
-            return arith.multiplier_and_shift(factor if factor >= _SMALLEST_FACTOR else 0)
-        op = ops.Add(
-            input_zero_points=(first.zero_point, second.zero_point), left_shift=ADD_LEFT_SHIFT,
-            input_rescales=(share(first.scale), share(second.scale)),
-            rescale=_rescale(twice_max / (2**ADD_LEFT_SHIFT * target.scale), target,
-                             module.output, module.activation))
+        op = add_op(first, second, target, lambda factor: _rescale(
+            factor, target, module.output, module.activation))
         self.add(step.name, op, (step.inputs[0], step.inputs[-1]), target)
 
     @layer.register
@@ -221,12 +203,45 @@ class _Lowering:
             raise LockstepError(f"Layer {step.node.target} (MaxPool2d) is supported without "
                                 f"dilation and ceil_mode only")
 
-        def pair(value):
-            return (value, value) if isinstance(value, int) else tuple(value)
-        vertical, horizontal = pair(module.padding)
         op = ops.MaxPool(kernel=pair(module.kernel_size), stride=pair(module.stride),
-                         padding=(vertical, horizontal, vertical, horizontal))
+                         padding=four_sides(pair(module.padding)))
         self.add(step.name, op, step.inputs, self.source(step))
+
+    @layer.register
+    def _(self, module: PaddedMaxPool2d, step: Step) -> None:
+        op = ops.MaxPool(kernel=module.kernel_size, stride=module.stride, padding=module.padding)
+        self.add(step.name, op, step.inputs, self.source(step))
+
+    @layer.register
+    def _(self, module: QPaddedAvgPool2d, step: Step) -> None:
+        source, target = self.source(step), _quantization(module.output)
+        window = {"kernel": module.kernel_size, "stride": module.stride, "padding": module.padding}
+        if module.count_include_pad:
+            count = module.kernel_size[0] * module.kernel_size[1]
+            op = ops.AveragePool(**window, input_zero_point=source.zero_point, rescale=_rescale(
+                source.scale / (count * target.scale), target, module.output))
+            return self.add(step.name, op, step.inputs, target)
+        name = f"{step.name}.mean"
+        self.add(name, ops.CodeAveragePool(**window), step.inputs, source)
+        self.add(step.name, shift_op(source, target), (name,), target)
+
+    @layer.register
+    def _(self, module: QActivation, step: Step) -> None:
+        source, target = self.source(step), _quantization(module.output)
+        op = ops.Rescaling(input_zero_point=source.zero_point, rescale=_rescale(
+            source.scale / target.scale, target, module.output, module.activation))
+        self.add(step.name, op, step.inputs, target)
+
+    @layer.register
+    def _(self, module: QConcat, step: Step) -> None:
+        target, names = _quantization(module.output), []
+        for index, name in enumerate(step.inputs):
+            source = self.tensors[name].quantization
+            if source != target:
+                name = f"{step.name}.{index}"
+                self.add(name, shift_op(source, target), (step.inputs[index],), target)
+            names.append(name)
+        self.add(step.name, ops.Concat(axis=1), tuple(names), target)
 
     @layer.register(nn.Flatten)
     @layer.register(type(None))

@@ -32,8 +32,8 @@ def _with_int32_bias(layer: QConv2d | QLinear, x: torch.Tensor, scale: float) ->
     offset = np.where(np.isfinite(rounded), rounded, offset)
     weight = quantize_weight(stored, recipe, layer.owner).double()
     if isinstance(layer, QConv2d):
-        y = F.conv2d(x.double(), weight, None, layer.stride, layer.padding, layer.dilation,
-                     layer.groups)
+        x, padding = layer.padded(x)
+        y = F.conv2d(x.double(), weight, None, layer.stride, padding, layer.dilation, layer.groups)
     else:
         y = F.linear(x.double(), weight)
     shape = (1, -1) + (1,) * (y.dim() - 2)

@@ -38,8 +38,9 @@ def input_patches(layer: WeightedLayer, x: Tensor, positions: Tensor) -> Tensor:
     if not isinstance(layer, QConv2d):
         return x.unsqueeze(0)
     parts = []
+    x, padding = layer.padded(x)
     for images, picked in zip(x.split(_IMAGES_AT_ONCE), positions.split(_IMAGES_AT_ONCE)):
-        columns = F.unfold(images, layer.weight.shape[2:], layer.dilation, layer.padding,
+        columns = F.unfold(images, layer.weight.shape[2:], layer.dilation, padding,
                            layer.stride)
         columns = columns.gather(2, picked[:, None].expand(-1, columns.shape[1], -1))
         columns = columns.reshape(len(images), layer.groups, -1, picked.shape[1])

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from sw.graph import Step, trace
+from sw.graph_layers import PaddedMaxPool2d
 from sw.layers import QAvgPool2d, QConv2d, QGlobalAvgPool2d, WeightedLayer
 
 SWEEPS = 20
-_HOMOGENEOUS = (nn.MaxPool2d, QAvgPool2d, QGlobalAvgPool2d, nn.Flatten, type(None))
+_HOMOGENEOUS = (nn.MaxPool2d, PaddedMaxPool2d, QAvgPool2d, QGlobalAvgPool2d, nn.Flatten,
+                type(None))
 
 
 def pairs(model: nn.Module) -> list[tuple[WeightedLayer, WeightedLayer]]:

@@ -108,8 +108,6 @@ def _apply(step: Step, module: nn.Module | None, values: dict[str, Tensor]) -> T
     inputs = [values[name] for name in step.inputs]
     if module is None:
         return inputs[0].flatten(1)
-    if len(inputs) == 1 and len(step.node.args) == 2:  # x + x
-        inputs = inputs * 2
     return module(*inputs)
 
 

@@ -6,7 +6,8 @@ import tflite
 from golden import ops
 from golden.arith import INT8_MAX, INT8_MIN, SHIFT_MAX, Rounding, multiplier_and_shift
 from golden.ops.elementwise import orders_agree
-from golden.program import Node, Quantization, Tensor
+from golden.program import Quantization
+from sw.importers.parts import Parts
 from sw.importers.tflite.graph import check_activation
 
 ACTIVATIONS = {value: name for name, value in vars(tflite.ActivationFunctionType).items()
@@ -64,16 +65,11 @@ def gemmlowp_rescale(factors, output, bounds):
                        rounding=Rounding.GEMMLOWP)
 
 
-class Builder:
-    """The Program so far.
-
-    Members
-    -------
-    nodes, tensors : of the Program. notes : lines for the user.
-    """
+class Builder(Parts):
+    """The Program so far, its tensors called as in the file."""
 
     def __init__(self):
-        self.nodes, self.tensors, self.notes = [], {}, []
+        super().__init__()
         self._names = {}
 
     def name(self, info):
@@ -87,28 +83,23 @@ class Builder:
 
     def add_tensor(self, name, shape, info):
         """A tensor with the quantization of one of the file."""
-        self.tensors[name] = Tensor(name=name, shape=tuple(shape), quantization=Quantization(
-            scale=info.scale, zero_point=info.zero_point))
-        return name
+        return self.declare(name, shape, Quantization(scale=info.scale,
+                                                      zero_point=info.zero_point))
 
-    def declare(self, info):
+    def declare_info(self, info):
         """A tensor of the file becomes one of the Program. Returns its name."""
         check_activation(info)
         return self.add_tensor(self.name(info), program_shape(info.shape), info)
 
     def emit(self, operator, op, inputs):
         """The node that writes the operator's output. inputs: names."""
-        self._append(op, inputs, self.declare(operator.output))
+        self.append(op, inputs, self.declare_info(operator.output))
 
     def emit_part(self, operator, part, op, inputs, info):
         """A node before the last of an operator, its tensor quantized as ``info``; its name."""
         name = f"{self.name(operator.output)}/{part}"
-        shape = op.output_shape(*(self.tensors[source].shape for source in inputs))
-        self._append(op, inputs, self.add_tensor(name, shape, info))
-        return name
-
-    def _append(self, op, inputs, output):
-        self.nodes.append(Node(name=output, op=op, inputs=tuple(inputs), outputs=(output,)))
+        return self.put(name, op, inputs, Quantization(scale=info.scale,
+                                                       zero_point=info.zero_point))
 
     def reshape(self, source, shape):
         """A Reshape of the tensor to ``shape``, elements in the order of the file."""

@@ -1,11 +1,11 @@
 """Walks the graph: what runs on the host at both ends, and the int8 program between them."""
 
-import hashlib
 from pathlib import Path
 
 from golden.errors import LockstepError
 from golden.program import Program
 from golden.verify import verify
+from sw.importers.files import sha256_of
 from sw.importers.tflite import pointwise, pools, products, schema
 from sw.importers.tflite.builder import Builder
 
@@ -20,7 +20,6 @@ PADDED = {"CONV_2D": products.conv_2d, "DEPTHWISE_CONV_2D": products.depthwise_c
 HOST = ("SOFTMAX", "QUANTIZE", "DEQUANTIZE")
 SUPPORTED = sorted({*CONVERTERS, *PADDED, *HOST})
 LAYOUT = "NHWC"
-HASH_BLOCK = 1 << 20
 
 
 def import_tflite(path):
@@ -49,7 +48,7 @@ def _program(path, graph):
             raise LockstepError(f"{operator.title} is not supported; supported are "
                                 f"{', '.join(SUPPORTED)}")
     builder = Builder()
-    builder.declare(source)
+    builder.declare_info(source)
     readers = _readers(operators, result)
     pads = {}
     for operator in operators:
@@ -62,7 +61,7 @@ def _program(path, graph):
             raise
         except (TypeError, ValueError) as error:
             operator.refuse(error)
-    metadata = {"source": {"format": "tflite", "file": path.name, "sha256": _sha256(path)},
+    metadata = {"source": {"format": "tflite", "file": path.name, "sha256": sha256_of(path)},
                 "host_input": before, "host_output": after, "notes": builder.notes}
     return Program(name=path.stem, nodes=builder.nodes, tensors=builder.tensors,
                    inputs=(builder.name(source),), outputs=(builder.name(result),),
@@ -159,11 +158,3 @@ def _is_folded(operator, readers):
         return False
     return (followers[0].options["Padding"] == products.VALID
             and not pointwise.paddings(operator)[3].any())
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

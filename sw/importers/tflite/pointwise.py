@@ -7,7 +7,7 @@ reference/requantize.h, kernels/concatenation.cc, kernels/pad.cc.
 import numpy as np
 
 from golden import ops
-from golden.arith import INT8_MAX, INT8_MIN, Rounding
+from golden.arith import INT8_MAX, INT8_MIN
 from sw.importers.tflite.builder import (
     activation_bounds,
     gemmlowp_rescale,
@@ -15,6 +15,7 @@ from sw.importers.tflite.builder import (
     tflite_factor,
 )
 from sw.importers.tflite.graph import check_activation
+from sw.integer_form import identity_conv
 
 LEFT_SHIFT = 20         # of ADD
 MOST_PADDED = 4096      # channels of a PAD, which becomes a square of weights
@@ -108,12 +109,5 @@ def pad(builder, operator):
     if (before or after) and channels + before + after > MOST_PADDED:
         operator.refuse(f"channels are padded to at most {MOST_PADDED}, "
                         f"not {channels + before + after}")
-    groups = 1 if before or after else channels
-    weights = np.eye(channels + before + after, channels, -before, np.int8)[:, :, None, None]
-    if groups > 1:
-        weights = np.ones((channels, 1, 1, 1), np.int8)
-    one = ops.Rescale(multiplier=[1 << 30], shift=[30], zero_point=x.zero_point,
-                      rounding=Rounding.HALF_UP)
-    op = ops.Conv2d(weights=weights, bias=np.zeros(len(weights), np.int32), groups=groups,
-                    input_zero_point=x.zero_point, padding=spatial(values), rescale=one)
+    op = identity_conv(channels, x.zero_point, spatial(values), (before, after))
     builder.emit(operator, op, [builder.name(x)])
