@@ -1,0 +1,64 @@
+"""Models that Lockstep itself exported: the very Program comes back.
+
+The Program is in the metadata (`sw.onnx_metadata`). It is taken only if exporting it again gives
+the file's graph, node by node and bit by bit: so the graph says the same as the Program, and a
+graph that was changed is noticed.
+"""
+
+from onnx import numpy_helper
+
+from golden.errors import LockstepError
+from golden.verify import verify
+from sw.onnx_export import export_integer, export_qdq
+from sw.onnx_metadata import PREFIX, program_of
+
+EXPORTS = {"integer": export_integer, "qdq": export_qdq}
+
+
+def _serialized(messages):
+    return [message.SerializeToString(deterministic=True) for message in messages]
+
+
+def _difference(graph, again):
+    """Where two graphs differ, in words, or None; outputs may be more (a trace)."""
+    for what, found, wanted in (("nodes", graph.node, again.node),
+                                ("constants", graph.initializer, again.initializer),
+                                ("inputs", graph.input, again.input)):
+        if len(found) != len(wanted):
+            return f"{len(found)} {what} in place of {len(wanted)}"
+        for one, other, first, second in zip(found, wanted, _serialized(found),
+                                             _serialized(wanted)):
+            if first != second:
+                return f"{what[:-1]} {one.name!r} in place of {other.name!r}"[:200] \
+                    if one.name != other.name else f"another {what[:-1]} {one.name!r}"
+    written = {name for node in graph.node for name in node.output}
+    missing = {value.name for value in again.output} - {value.name for value in graph.output}
+    if missing or not {value.name for value in graph.output} <= written:
+        return "other outputs"
+    return None
+
+
+def exported_program(model):
+    """(Program, None) of a model of `sw.onnx_export`; (None, why) where its graph is another one.
+
+    model: onnx.ModelProto. Returns (None, None) for a model that is not of Lockstep.
+    Raises LockstepError for an integer graph that is not what the metadata says: there is no other
+    way to read it.
+    """
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    form = metadata.get(f"{PREFIX}form")
+    if form not in EXPORTS or f"{PREFIX}program" not in metadata:
+        return None, None
+    try:
+        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        program = program_of(metadata, arrays)
+        verify(program)
+        why = _difference(model.graph, EXPORTS[form](program).graph)
+    except (LockstepError, ValueError, TypeError, AttributeError) as error:
+        program, why = None, f"{error}"
+    if why is None:
+        return program, None
+    if form == "integer":
+        raise LockstepError(f"The graph is not that of the program in its metadata, so it was "
+                            f"changed or written by another version: {why}")
+    return None, why

@@ -1,0 +1,165 @@
+"""Reads a .onnx file: its structure before its contents, so that no foreign file is taken in.
+
+A ModelProto is a sequence of fields, each a tag and a length or number. The file is mapped and the
+fields of the model and of its graph are walked over first; only a file that consists of them is
+given to protobuf. Tensors in files beside the model are read when they are used.
+"""
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from golden.errors import LockstepError
+
+MOST_BYTES = (1 << 31) - 1          # of a protobuf message
+MOST_ENTRIES = 1 << 16              # nodes, and tensors, of a model
+MOST_ELEMENTS = 1 << 28             # of a constant
+GRAPH_FIELD = 7
+MODEL_FIELDS = range(1, 27)
+GRAPH_FIELDS = range(1, 17)
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+TYPE_NAMES = {value: name.lower().replace("float", "float32") if name == "FLOAT" else name.lower()
+              for name, value in onnx.TensorProto.DataType.items()}
+TYPES = ("float32", "double", "int8", "uint8", "int32", "int64", "bool", "int4", "uint4")
+
+
+def read(path):
+    """The onnx.ModelProto of a file, functions inlined; external data stays where it is.
+
+    Raises LockstepError for a file that is no ONNX model, is damaged, cut short or too large;
+    OSError where it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        if size == 0:
+            raise LockstepError(f"{path} is not an ONNX model: it is empty")
+        if size > MOST_BYTES:
+            raise LockstepError(f"{path} must have at most {MOST_BYTES} bytes, not {size}; larger "
+                                f"models keep their tensors in files of their own")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _check_structure(path, content, size)
+            model = onnx.ModelProto()
+            try:
+                model.ParseFromString(content[:])
+            except DecodeError as error:
+                raise LockstepError(f"{path} is not an ONNX model, is damaged or cut short"
+                                    ) from error
+    for what, entries in (("nodes", model.graph.node), ("tensors", model.graph.initializer)):
+        if len(entries) > MOST_ENTRIES:
+            raise LockstepError(f"{path}: A model has at most {MOST_ENTRIES} {what}, "
+                                f"not {len(entries)}")
+    return _inlined(path, model)
+
+
+def _inlined(path, model):
+    if not model.functions:
+        return model
+    from onnx import inliner
+
+    try:
+        return inliner.inline_local_functions(model)
+    except (RuntimeError, ValueError) as error:
+        raise LockstepError(f"{path}: its functions cannot be inlined: {error}") from error
+
+
+def _check_structure(path, content, size):
+    """LockstepError unless the bytes are fields of a ModelProto with a graph of GraphProto's."""
+    graphs = []
+    try:
+        for number, start, end in _fields(content, 0, size, MODEL_FIELDS):
+            if number == GRAPH_FIELD:
+                graphs.append((start, end))
+        if not graphs:
+            raise ValueError("no graph")
+        for start, end in graphs:
+            for _ in _fields(content, start, end, GRAPH_FIELDS):
+                pass
+    except (ValueError, IndexError) as error:
+        raise LockstepError(f"{path} is not an ONNX model, is damaged or cut short") from error
+
+
+def _fields(content, position, end, known):
+    """(number, start, end) of each field between two positions; ValueError for anything else."""
+    while position < end:
+        tag, position = _varint(content, position)
+        number, kind = tag >> 3, tag & 7
+        if number not in known:
+            raise ValueError(f"field {number}")
+        start = position
+        if kind == VARINT:
+            _, position = _varint(content, position)
+        elif kind == BYTES:
+            length, start = _varint(content, position)
+            position = start + length
+        elif kind in (FIXED64, FIXED32):
+            position += 8 if kind == FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if position > end:
+            raise ValueError("beyond the end")
+        yield number, start, position
+
+
+def _varint(content, position):
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise ValueError("a number of more than 10 bytes")
+
+
+def array_of(tensor, folder, name=None):
+    """The array of a TensorProto, 4-bit types as int8 or uint8.
+
+    folder: where the model lies, for external data; name: in messages, where it has none itself
+    Raises LockstepError naming the tensor: for a type that is not one of TYPES, too many elements,
+    and data that is missing or has another size.
+    """
+    what = f"Tensor {(tensor.name or name)!r}"
+    kind = TYPE_NAMES.get(tensor.data_type, f"of type {tensor.data_type}")
+    if kind not in TYPES:
+        raise LockstepError(f"{what} is {kind}, which is not supported; supported are "
+                            f"{', '.join(TYPES)}")
+    shape = tuple(tensor.dims)
+    count = int(np.prod([float(size) for size in shape]))
+    if any(size < 0 for size in shape) or count > MOST_ELEMENTS:
+        raise LockstepError(f"{what} must have at most {MOST_ELEMENTS} elements, "
+                            f"not shape {list(shape)}")
+    try:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return _external(tensor, shape, Path(folder))
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LockstepError(f"{what} is damaged: {' '.join(str(error).split())}") from error
+    if kind in ("int4", "uint4"):
+        array = array.astype(np.uint8 if kind == "uint4" else np.int8)
+    return array
+
+
+def _external(tensor, shape, folder):
+    """The array of a tensor in a file of its own, of which only its part is read."""
+    what = f"External data of tensor {tensor.name!r}"
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    path = (folder / location).resolve()
+    if not location or not path.is_relative_to(folder.resolve()):
+        raise LockstepError(f"{what} must lie in the folder of the model, not in {location!r}")
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+    count = int(np.prod(shape, dtype=np.int64))
+    offset = int(entries.get("offset", 0))
+    if not path.is_file():
+        raise LockstepError(f"{what} is missing: there is no file {path}")
+    present = path.stat().st_size - offset
+    if TYPE_NAMES[tensor.data_type] in ("int4", "uint4"):
+        raise LockstepError(f"{what} has 4 bits, which is supported inside the model alone")
+    if offset < 0 or present < count * dtype.itemsize:
+        raise LockstepError(f"{what} must have {count * dtype.itemsize} bytes from {offset} on, "
+                            f"not {max(present, 0)} ({path})")
+    return np.fromfile(path, dtype, count, offset=offset).reshape(shape)

@@ -1,0 +1,57 @@
+"""The network of layers of ``sw/layers.py`` that a float ONNX graph becomes."""
+
+import re
+
+from torch import nn
+
+from sw.connect import connect
+from sw.layers import QInput
+from sw.recipes import make_recipe
+
+FLOAT = make_recipe("float")
+
+
+class ImportedNetwork(nn.Module):
+    """Layers in the order they run: (N, *input_shape) float32 -> the last one's output.
+
+    Its layers are called after the nodes of the file; lowering names the tensors after the layers.
+
+    Arguments
+        input_shape: of one image. input_name: of the graph's input.
+    """
+
+    def __init__(self, input_shape, input_name):
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+        self.steps = []     # (layer's name, names of what it reads)
+        self.source = self._add(input_name, QInput(FLOAT))
+
+    def _add(self, wanted, layer):
+        name = base = re.sub(r"\W", "_", f"_{wanted}" if wanted[:1].isdigit() else wanted)
+        count = 0
+        while hasattr(self, name) or not name:
+            count += 1
+            name = f"{base}_{count}"
+        self.add_module(name, layer)
+        return name
+
+    def append(self, wanted, layer, inputs):
+        """Add a layer that reads the outputs of the layers of these names; returns its name."""
+        name = self._add(wanted, layer)
+        self.steps.append((name, tuple(inputs)))
+        return name
+
+    def finished(self, result):
+        """The network in evaluation mode, its output that of the layer `result`."""
+        self.result = result
+        return connect(self).eval()
+
+    def forward(self, x):
+        values = {self.source: getattr(self, self.source)(x)}
+        last = {name: index for index, (_, inputs) in enumerate(self.steps) for name in inputs}
+        for index, (name, inputs) in enumerate(self.steps):
+            values[name] = getattr(self, name)(*[values[source] for source in inputs])
+            for source in set(inputs):
+                if last[source] == index and source != self.result:
+                    del values[source]
+        return values[self.result]
