@@ -4,7 +4,8 @@
 digits: the demo's network, several seeds. accuracy: CIFAR-10, ResNet-8 and ResNet-20, what 8 bits
 cost. train-speed: seconds per training step beside float32 and Brevitas. accelerator: cycles of
 whole networks on the RTL, beside the routed design and published ones. tflite: imported models
-against LiteRT's reference kernels.
+against LiteRT's reference kernels. onnx: which networks of the onnx package can be quantized, and
+imported quantized models against ONNX Runtime.
 """
 
 import argparse
@@ -48,6 +49,12 @@ def _tflite(arguments: argparse.Namespace, command: str) -> list[dict]:
     return tflite.measure(arguments, command)
 
 
+def _onnx(arguments: argparse.Namespace, command: str) -> list[dict]:
+    from flows.benchmarks import onnx
+
+    return onnx.measure(arguments, command)
+
+
 def _accelerator_page(suite: str, rows: list[dict]) -> str:
     from flows.benchmarks import accelerator
 
@@ -55,7 +62,7 @@ def _accelerator_page(suite: str, rows: list[dict]) -> str:
 
 
 SUITES = {"digits": _digits, "accuracy": _accuracy, "train-speed": _train_speed,
-          "accelerator": _accelerator, "tflite": _tflite}
+          "accelerator": _accelerator, "tflite": _tflite, "onnx": _onnx}
 PAGES = {"accelerator": _accelerator_page}  # others: results_page
 DEFAULTS = {"threads": 2, "repetitions": 15}
 
@@ -71,7 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="epochs per training (digits 20, accuracy 16 and 8)")
     parser.add_argument("--datasets-dir", default="data",
                         help="accuracy and tflite: where CIFAR-10 and the models are")
-    parser.add_argument("--networks", help="accuracy and accelerator: which, comma-separated")
+    parser.add_argument("--networks", help="accuracy, accelerator, onnx: which, comma-separated")
     parser.add_argument("--variants", help="accuracy: comma-separated, default all")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="CPU threads (default 2)")

@@ -60,6 +60,19 @@ def literal_dict(text: str, option: str) -> dict:
     return value
 
 
+def read_array(path: str | Path):
+    """The array of a .npy file, without pickles; LockstepError for any other file."""
+    import numpy as np
+
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise LockstepError(f"Inputs {path}: {error.strerror}") from None
+    except (ValueError, EOFError):
+        raise LockstepError(f"Inputs {path}: not a NumPy .npy array") from None
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put SIGINT and SIGTERM off to the end of the block, for the renames that belong together."""

@@ -1,9 +1,11 @@
 """Turn an already quantized model into a Program.
 
     python flows/convert.py MODEL.tflite -o PROGRAM
+    python flows/convert.py MODEL.onnx -o PROGRAM
 
-The program's codes are those of the model's reference kernels at every tensor. Exit status 2 and
-one line for a model that cannot be converted; nothing is written then.
+Of a TFLite model the program's codes are those of the reference kernels at every tensor; an ONNX
+model has float scales and comes near (docs/importing.md). Exit status 2 and one line for a model
+that cannot be converted; nothing is written then.
 """
 
 from pathlib import Path
@@ -18,7 +20,13 @@ def _tflite(path):
     return import_tflite(path)
 
 
-IMPORTERS = {".tflite": _tflite}
+def _onnx(path):
+    from sw.importers.onnx import import_onnx
+
+    return import_onnx(path)
+
+
+IMPORTERS = {".tflite": _tflite, ".onnx": _onnx}
 
 
 def convert(path):

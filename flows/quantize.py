@@ -1,4 +1,4 @@
-"""Quantize a float network without retraining it: checkpoint -> integer program.
+"""Quantize a float network without retraining it: checkpoint or ONNX model -> integer program.
 
 The options of the published code of arXiv 1810.05723 keep their names and meanings, with readable
 names beside them; docs/quantizing.md describes all of them. What no integer MAC array executes is
@@ -39,7 +39,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     from sw.recipe import STATIC_RANGES
 
     parser = cli.Parser(prog="flows/quantize.py", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", metavar="CHECKPOINT", help="a float network's")
+    parser.add_argument("source", nargs="?", metavar="CHECKPOINT_OR_ONNX",
+                        help="a float network's checkpoint, or a file that ends in .onnx")
     parser.add_argument("--checkpoint", help="the same, by name")
     parser.add_argument("-a", "--arch", help="model that the checkpoint must be of")
     parser.add_argument("-o", "--output", metavar="PROGRAM", help="folder of the integer program")
@@ -53,6 +54,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("calibration")
     group.add_argument("--images", type=int, default=256, metavar="N",
                        help="training images to calibrate on (default 256)")
+    group.add_argument("--inputs", metavar="X.npy", help="calibrate on these images, float32 "
+                       "(N, C, H, W) as an ONNX model takes them, in place of a data set")
     group.add_argument("-sh", "--shuffle", action=argparse.BooleanOptionalAction, default=True,
                        help="draw them at random, not the first ones (default on)")
     group.add_argument("--seed", type=int, default=0, help="of that draw and of AdaRound's")
@@ -126,7 +129,8 @@ def configuration(arguments: argparse.Namespace):
 
 
 def load(arguments: argparse.Namespace):
-    """(model, data set) of the checkpoint."""
+    """(model, data set) of the checkpoint or ONNX model; None in place of a data set where
+    --inputs are given."""
     from flows.training.rehearsal import check_evaluable
     from models import MODELS, build_model
     from sw.checkpoint import load_checkpoint
@@ -138,12 +142,61 @@ def load(arguments: argparse.Namespace):
                             "--checkpoint CHECKPOINT")
     if arguments.arch and ".py:" not in arguments.arch and arguments.arch not in MODELS:
         build_model(arguments.arch)  # says which models are known
-    checkpoint = load_checkpoint(paths.pop(), model=arguments.arch)
+    path = paths.pop()
+    if str(path).lower().endswith(".onnx"):
+        return load_onnx(arguments, path)
+    if arguments.inputs:
+        raise LockstepError("Option --inputs is for ONNX models; a checkpoint has its data set")
+    checkpoint = load_checkpoint(path, model=arguments.arch)
     model = build_model(checkpoint.model, checkpoint.model_config)
     checkpoint.restore(model)
     data = load_dataset(arguments.dataset or checkpoint.dataset, arguments.datasets_dir)
     check_evaluable(model, data)
     return model.eval(), data
+
+
+def load_onnx(arguments: argparse.Namespace, path: str):
+    """(network, data set or None) of an ONNX model."""
+    from flows.training.rehearsal import check_evaluable
+    from sw.data import load_dataset
+    from sw.importers.onnx import import_network
+
+    if bool(arguments.inputs) == bool(arguments.dataset):
+        raise LockstepError("An ONNX model has no data set of its own: name one with --dataset, or "
+                            "calibration images with --inputs X.npy")
+    if arguments.arch:
+        raise LockstepError("Option --arch is for checkpoints")
+    model = import_network(path)
+    if arguments.inputs:
+        return model, None
+    data = load_dataset(arguments.dataset, arguments.datasets_dir)
+    check_evaluable(model, data)
+    return model, data
+
+
+def given_images(path: str, model):
+    """Calibration images of a .npy file, (N, *input_shape) float32."""
+    import numpy as np
+    import torch
+
+    x = cli.read_array(path)
+    if x.dtype.kind != "f" or x.shape[1:] != model.input_shape or not len(x):
+        wanted = ", ".join(str(size) for size in ("N", *model.input_shape))
+        raise LockstepError(f"Inputs {path} must be floats of shape ({wanted}), not {x.dtype} "
+                            f"{x.shape}")
+    if not np.isfinite(x).all():
+        raise LockstepError(f"Inputs {path} must be finite")
+    return torch.from_numpy(np.ascontiguousarray(x, np.float32))
+
+
+def agreement(model, program, images) -> float:
+    """Share of images to which the program gives the float network's answer."""
+    from golden.interpreter import run
+    from sw.evaluate import logits_of
+
+    expected = logits_of(model, images, 16).flatten(1).argmax(1).numpy()
+    return float((run(program, images.numpy())[program.outputs[0]].reshape(
+        len(images), -1).argmax(1) == expected).mean())
 
 
 def quantized(arguments: argparse.Namespace) -> dict:
@@ -156,12 +209,14 @@ def quantized(arguments: argparse.Namespace) -> dict:
 
     config = configuration(arguments)
     model, data = load(arguments)
-    images, _ = data.train_sample(arguments.images, arguments.seed if arguments.shuffle else None)
+    images = given_images(arguments.inputs, model) if data is None else data.train_sample(
+        arguments.images, arguments.seed if arguments.shuffle else None)[0]
     result, layers = quantize(model, images, config)
     settings = TrainConfig(batch_size=arguments.batch_size)
-    report = {"checkpoint": arguments.source or arguments.checkpoint, "dataset": data.name,
-              "calibration_images": len(images), "config": asdict(config)}
-    for name, network in (("float", model), ("simulated", result)):
+    report = {"checkpoint": arguments.source or arguments.checkpoint,
+              "dataset": data.name if data else None, "calibration_images": len(images),
+              "config": asdict(config)}
+    for name, network in (("float", model), ("simulated", result)) if data else ():
         loss, accuracy = evaluate(network, data, settings)
         report[name] = {"loss": loss, "accuracy": None if math.isnan(accuracy) else accuracy}
         words = f"test loss {loss:.4f}" if math.isnan(accuracy) \
@@ -172,8 +227,13 @@ def quantized(arguments: argparse.Namespace) -> dict:
         print(f"simulation only, no program: {config.simulation_only}")
         return report
     program = lower(result)
-    program = measured(replace(program, metadata=program.metadata | {"ptq": asdict(config)}),
-                       model, data, report["simulated"]["accuracy"])
+    program = replace(program, metadata=program.metadata | {"ptq": asdict(config)})
+    if data is None:
+        report["agreement"] = agreement(model, program, images)
+        print(f"integer program: the float network's answer to "
+              f"{100 * report['agreement']:.2f} % of the {len(images)} calibration images")
+    else:
+        program = measured(program, model, data, report["simulated"]["accuracy"])
     if "accuracy" in program.metadata:
         report["integer"] = program.metadata["accuracy"]
         print(f"integer program: test accuracy {100 * report['integer']['integer']:.2f} % "
@@ -186,7 +246,7 @@ def quantized(arguments: argparse.Namespace) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Quantize a checkpoint; prints the accuracies and what was written."""
+    """Quantize a checkpoint or ONNX model; prints the accuracies and what was written."""
     import torch
 
     arguments = parse(argv)

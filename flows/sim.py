@@ -85,13 +85,7 @@ def load_inputs(program, path, n_images=None):
     if path is None:
         shape = (n_images or DEFAULT_IMAGES, *program.input_shape)
         return np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
-    try:
-        with open(path, "rb") as file:
-            x = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError as error:
-        raise LockstepError(f"Inputs {path}: {error.strerror}") from None
-    except (ValueError, EOFError):
-        raise LockstepError(f"Inputs {path}: not a NumPy .npy array") from None
+    x = cli.read_array(path)
     try:
         program.quantize_input(x)
     except LockstepError as error:
