@@ -61,10 +61,11 @@ def measure(command: str) -> list[dict]:
         del model.metadata_props[:]
         onnx.save(model, path)
         again = import_onnx(path)
-        found = run(again, x)
-        results["qdq_without_metadata_imported"] = _unlike(
-            {names[name]: codes for name, codes in found.items() if name in names},
-            {name: trace[name] for code, name in names.items() if code in found})
+        for inputs, values in (("codes", program.quantize_input(x)), ("floats", x)):
+            found = run(again, values)
+            results[f"qdq_without_metadata_imported.{inputs}"] = _unlike(
+                {names[name]: codes for name, codes in found.items() if name in names},
+                {name: trace[name] for code, name in names.items() if code in found})
         results["qdq_without_metadata_against_onnxruntime"] = _unlike(
             found, reference_trace(path, again, x))
     rows = []
