@@ -110,9 +110,12 @@ def with_random_weights(path: Path, seed: int = 0):
         elif node.op_type != "Softmax":
             node.input[:] = [renamed.get(name, name) for name in node.input]
             kept.append(node)
-    sizes = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
-    source = helper.make_tensor_value_info(model.graph.input[0].name, onnx.TensorProto.FLOAT, sizes)
+    given = next(value for value in model.graph.input if value.name not in shapes)
+    sizes = [size.dim_value for size in given.type.tensor_type.shape.dim]
+    source = helper.make_tensor_value_info(given.name, onnx.TensorProto.FLOAT, sizes)
     result = helper.make_tensor_value_info(kept[-1].output[0], onnx.TensorProto.FLOAT, None)
+    small = {name for node in kept for name in node.input} & {*shapes}     # biases, as they are
+    made += [numpy_helper.from_array(shapes[name], name) for name in sorted(small)]
     graph = helper.make_graph(kept, path.stem, [source], [result], made)
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
 
