@@ -128,6 +128,11 @@ def configuration(arguments: argparse.Namespace):
         layer_bits=dict(arguments.layer_bits), seed=arguments.seed)
 
 
+def is_onnx(path: str) -> bool:
+    """Is it an ONNX model, by its name?"""
+    return str(path).lower().endswith(".onnx")
+
+
 def load(arguments: argparse.Namespace):
     """(model, data set) of the checkpoint or ONNX model; None in place of a data set where
     --inputs are given."""
@@ -143,7 +148,7 @@ def load(arguments: argparse.Namespace):
     if arguments.arch and ".py:" not in arguments.arch and arguments.arch not in MODELS:
         build_model(arguments.arch)  # says which models are known
     path = paths.pop()
-    if str(path).lower().endswith(".onnx"):
+    if is_onnx(path):
         return load_onnx(arguments, path)
     if arguments.inputs:
         raise LockstepError("Option --inputs is for ONNX models; a checkpoint has its data set")
@@ -226,7 +231,8 @@ def quantized(arguments: argparse.Namespace) -> dict:
     if config.simulation_only:
         print(f"simulation only, no program: {config.simulation_only}")
         return report
-    program = lower(result)
+    source = report["checkpoint"]
+    program = lower(result, name=Path(source).stem if is_onnx(source) else None)
     program = replace(program, metadata=program.metadata | {"ptq": asdict(config)})
     if data is None:
         report["agreement"] = agreement(model, program, images)

@@ -47,6 +47,7 @@ def test_quantize_with_given_images(tmp_path, capsys):
     program = Program.load(tmp_path / "program")
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["agreement"] >= 0.9 and report["program_sha256"] == program.sha256
+    assert program.name == path.stem
     assert "of the 64 calibration images" in capsys.readouterr().out
 
 
