@@ -8,6 +8,7 @@ weights, quantized by ONNX Runtime.
 
 import argparse
 import logging
+import sys
 import tempfile
 from pathlib import Path
 
@@ -120,11 +121,21 @@ def with_random_weights(path: Path, seed: int = 0):
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
 
 
+def runtime_quantization():
+    """onnxruntime.quantization. Importing it appends a folder to sys.path in which a folder called
+    models hides the package of that name; that is taken back."""
+    paths = list(sys.path)
+    from onnxruntime import quantization
+
+    sys.path[:] = paths
+    return quantization
+
+
 def statically_quantized(path: Path, folder: Path, form: str) -> Path:
     """What ONNX Runtime's quantize_static makes of it; form: "QDQ" or "QOperator"."""
     import onnx
-    from onnxruntime import quantization
 
+    quantization = runtime_quantization()
     model = with_random_weights(path)
     source, target = folder / "float.onnx", folder / f"{form}.onnx"
     onnx.save(model, source)

@@ -114,3 +114,10 @@ def test_light_networks_are_calibrated_and_run(name):
 
 def test_the_checker_takes_what_is_exported():
     onnx.checker.check_model(export_integer(residual_net()), full_check=True)
+
+
+def test_the_quantizer_of_onnx_runtime_hides_no_module_of_ours():
+    script = ("import sys; from flows.benchmarks.onnx import runtime_quantization as get; "
+              "before = list(sys.path); get().quantize_static; assert sys.path == before; "
+              "from models import build_model")
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
