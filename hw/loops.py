@@ -47,7 +47,7 @@ class Level:
     m : Module, receives the registers. name : of the registers.
     put, take : one item more, one less; they may come late in the cycle.
 
-    ``next_any`` : from the next cycle on there is one. ``next_room`` : and there is room for one.
+    ``any`` : there is one. ``room`` : there is room for one.
     """
 
     def __init__(self, m, name, depth, put, take):
@@ -55,11 +55,10 @@ class Level:
         self.any = Signal(name=f"{name}_any")
         self.room = Signal(name=f"{name}_room", init=1)
         more, less = put & ~take, take & ~put
-        self.next_any = Mux(more, 1, Mux(less, self.count != 1, self.any))
-        self.next_room = Mux(less, self.count <= depth, Mux(more, self.count < depth - 1,
-                                                            self.room))
-        m.d.sync += [self.count.eq(self.count + put - take), self.any.eq(self.next_any),
-                     self.room.eq(self.next_room)]
+        next_any = Mux(more, 1, Mux(less, self.count != 1, self.any))
+        next_room = Mux(less, self.count <= depth, Mux(more, self.count < depth - 1, self.room))
+        m.d.sync += [self.count.eq(self.count + put - take), self.any.eq(next_any),
+                     self.room.eq(next_room)]
 
 
 class LateLevel:

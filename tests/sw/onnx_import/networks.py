@@ -11,6 +11,12 @@ from sw.importers.onnx import import_onnx
 OPSET, IR = 21, 10
 
 
+# Attributes of pools, beside their kernel.
+POOL_WINDOWS = [
+    {"strides": [2, 2], "ceil_mode": 1}, {"pads": [1, 0, 0, 1]}, {"strides": [3, 2]},
+    {"pads": [1, 1, 1, 1], "count_include_pad": 1}, {"auto_pad": "SAME_UPPER"}]
+
+
 class Network:
     """A graph; every method takes and returns tensor names."""
 

@@ -12,7 +12,14 @@ from sw.importers.onnx import import_network, unsupported_operators
 from sw.layers import QConv2d, QLinear
 from sw.lower import lower
 from sw.ptq.quantize import quantize
-from tests.sw.onnx_import.networks import Network, images, residual, saved, statically_quantized
+from tests.sw.onnx_import.networks import (
+    POOL_WINDOWS,
+    Network,
+    images,
+    residual,
+    saved,
+    statically_quantized,
+)
 
 TOLERANCE = 1e-4    # of float32 sums in another order, relative to the largest output
 
@@ -119,9 +126,7 @@ def test_graphs(graph, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
-@pytest.mark.parametrize("window", [
-    {"strides": [2, 2], "ceil_mode": 1}, {"pads": [1, 0, 0, 1]}, {"strides": [3, 2]},
-    {"pads": [1, 1, 1, 1], "count_include_pad": 1}, {"auto_pad": "SAME_UPPER"}], ids=str)
+@pytest.mark.parametrize("window", POOL_WINDOWS, ids=str)
 def test_pools(kind, window, tmp_path):
     if kind == "MaxPool":
         window = {key: value for key, value in window.items() if key != "count_include_pad"}

@@ -17,6 +17,7 @@ from golden.interpreter import run
 from sw import executor, onnx_runtime
 from sw.importers.onnx import import_onnx, values
 from tests.sw.onnx_import.networks import (
+    POOL_WINDOWS,
     Quantized,
     differences,
     images,
@@ -189,9 +190,7 @@ def test_windows_of_convolutions(geometry, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
-@pytest.mark.parametrize("window", [
-    {"strides": [2, 2], "ceil_mode": 1}, {"pads": [1, 0, 0, 1]}, {"strides": [3, 2]},
-    {"pads": [1, 1, 1, 1], "count_include_pad": 1}, {"auto_pad": "SAME_UPPER"}], ids=str)
+@pytest.mark.parametrize("window", POOL_WINDOWS, ids=str)
 def test_windows_of_pools(kind, window, tmp_path):
     if kind == "MaxPool":
         window = {key: value for key, value in window.items() if key != "count_include_pad"}
