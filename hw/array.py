@@ -3,27 +3,29 @@
 Output pixels lie on the rows, output channels on the columns. Rows carry their operand to the
 right, columns theirs downwards, one element a cycle; every element keeps its own int32 sum.
 ``first`` and ``last`` travel with the data along the rows: ``first`` clears the sum in the cycle
-before its product is added, ``last`` copies the finished sum to a second register, so that
-reading out overlaps the next tile. A ``pop`` token travels the same way; each one samples the top
-row's results and shifts all columns up by one.
+before its product is added, ``last`` lets the finished sum go, so that reading out overlaps the
+next tile. A column's sums are finished one row a cycle. Every _GROUP rows share a register that
+passes on to the group above in every cycle, so that the sums leave a column at the top in the
+order of their rows, with a cycle's gap between two groups, and never meet. There they wait in a
+memory of the column (distributed RAM), until a ``pop`` reads a row of all columns at once.
 
 The elements are registers of one module: it simulates and compiles faster than one each.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.multiplier import MULTIPLIERS
 from hw.packed import PackedWeights, packed_latency, packed_products
-from hw.pipeline import delayed
+from hw.pipeline import delayed, one_of
 
 __all__ = ["ACCUMULATOR_WIDTH", "MacArray"]
 
 ACCUMULATOR_WIDTH = 32
-_CONTROLS = ("first", "last", "pop")
-_MEMORY_CYCLES, _MEMORY_DEPTH = 4, 16  # results wait in memories from so many cycles on
+_CONTROLS = ("first", "last")
+_GROUP = 4  # rows that share a register of results
 
 
 class MacArray(wiring.Component):
@@ -41,16 +43,19 @@ class MacArray(wiring.Component):
     a : one byte per row, row i lagging row 0 by i cycles (as a Feeder gives them).
     b : one byte per column, likewise.
     first, last : the byte now entering row 0 is the first / last of a reduction (of one step:
-        both). Zeros between them do not matter.
-    pop : take the next row of results. A tile's ``rows`` pops are at least POP_SPACING cycles
-        apart, the first one not before ``result_latency`` cycles after its ``last``, the last
-        one not after ``hold_latency`` cycles after the next tile's ``last`` (all as given here).
+        both). Zeros between them do not matter. Two ``last`` are at least rows and a gap per group
+        of rows but one apart.
+    place : with last: where the memory keeps the tile's results, below n_tiles, counting up from
+        tile to tile and around.
+    pop, row, row_place : take this row of the tile there. A tile's pops are at least POP_SPACING
+        cycles apart, the first one not before ``result_latency`` cycles after its ``last``, the
+        last one not after ``hold_latency`` cycles after the next tile's ``last`` (all as given
+        here).
     results, results_valid : the popped row (one pixel, all columns), ``pop_latency`` cycles later.
-
-    After an abort nothing but the pops that were given comes out; the next ``first`` starts anew.
     """
 
     POP_SPACING = 2
+    pop_latency = 1  #: cycles from ``pop`` to ``results_valid``
 
     def __init__(self, *, rows, columns, multiplier="portable", packed=False):
         if packed and columns % 2:
@@ -62,7 +67,8 @@ class MacArray(wiring.Component):
         super().__init__({
             "a": In(data.ArrayLayout(signed(8), rows)),
             "b": In(data.ArrayLayout(signed(8), columns)),
-            "first": In(1), "last": In(1), "pop": In(1),
+            "first": In(1), "last": In(1), "place": In(range(self.n_tiles)),
+            "pop": In(1), "row": In(range(rows)), "row_place": In(range(self.n_tiles)),
             "results": Out(data.ArrayLayout(signed(ACCUMULATOR_WIDTH), columns)),
             "results_valid": Out(1),
         })
@@ -75,55 +81,93 @@ class MacArray(wiring.Component):
         return self.multiplier_class.LATENCY + 1
 
     @property
+    def _delay(self):
+        """Cycles by which a column's last row leaves it later than its first."""
+        return self.rows - 1 + (self.rows - 1) // _GROUP
+
+    @property
+    def n_tiles(self):
+        """Tiles in the memory of results, a power of two: so many that a tile whose ``last`` comes
+        as soon as ``hold_latency`` allows does not overwrite one that is still to be popped."""
+        n_tiles = 1
+        while self.columns > (n_tiles - 1) * self.POP_SPACING * self.rows + 2 + self._delay:
+            n_tiles *= 2
+        return n_tiles
+
+    @property
     def result_latency(self):
-        """Cycles from ``last`` to the first legal ``pop`` (the row below has its sums by then)."""
-        return self.product_latency + 1
+        """Cycles from ``last`` to the first legal ``pop`` (the last column has its sum by then)."""
+        return self.product_latency + self.columns
 
     @property
     def hold_latency(self):
-        """Cycles from ``last`` to the last legal ``pop`` of the tile before."""
-        return self.product_latency - 1
-
-    @property
-    def pop_latency(self):
-        """Cycles from ``pop`` to ``results_valid``."""
-        return self.columns
+        """Cycles from ``last`` to the last legal ``pop`` of the tile before: until the first
+        column's last row is written; where there is more than one tile, until the next is popped.
+        """
+        if self.n_tiles > 1:
+            return self.result_latency - self.POP_SPACING
+        return self.product_latency + self._delay
 
     def elaborate(self, platform):
         m = Module()
         controls = self._controls(m)
         products = self._packed_products(m) if self.packed else self._products(m)
-        below = [0] * self.columns
-        for i in reversed(range(self.rows)):
-            below = [self._accumulate(m, f"{i}_{j}", products[i][j], below[j],
-                                      {name: chain[j:] for name, chain in controls[i].items()})
-                     for j in range(self.columns)]
-        for j, result in enumerate(below):  # undo the skew of the columns
-            m.d.comb += self.results[j].eq(self._late(m, result, self.columns - 1 - j, j))
-        m.d.comb += self.results_valid.eq(controls[0]["pop"][self.columns])
+        write = self._write_controls(m, controls[0]["last"][self.product_latency])
+        for j in range(self.columns):
+            column = 0
+            for top in reversed(range(0, self.rows, _GROUP)):
+                sums = [(controls[i]["last"][j + self.product_latency],
+                         self._accumulate(m, f"{i}_{j}", products[i][j],
+                                          controls[i]["first"][j + self.product_latency - 1]))
+                        for i in range(top, min(top + _GROUP, self.rows))]
+                result = Signal(signed(ACCUMULATOR_WIDTH), name=f"result_{top}_{j}")
+                m.d.sync += result.eq(one_of(sums) | column)
+                column = result
+            write = self._keep(m, j, column, write)
+        m.d.sync += self.results_valid.eq(self.pop)
         return m
 
-    def _late(self, m, result, n_cycles, j):
-        """A result of column ``j`` as it was ``n_cycles`` ago."""
-        if not _MEMORY_CYCLES <= n_cycles < _MEMORY_DEPTH:
-            return delayed(m, result, n_cycles, f"result_{j}", reset_less=True)
-        # Distributed memory that is written in turn; a read port without a clock.
-        m.submodules[f"deskew_{j}"] = cells = Memory(
-            shape=ACCUMULATOR_WIDTH, depth=_MEMORY_DEPTH, init=[])
-        write, read = cells.write_port(), cells.read_port(domain="comb")
-        place = Signal(range(_MEMORY_DEPTH), name=f"deskew_place_{j}", attrs={"keep": 1})
-        m.d.sync += [place.eq(place + 1), read.addr.eq(place + 1 - n_cycles)]
-        m.d.comb += [write.en.eq(1), write.addr.eq(place), write.data.eq(result)]
-        return read.data
+    def _address(self, row, place):
+        """Of a row of results in a column's memory."""
+        return row + place * self.rows
+
+    def _write_controls(self, m, finished):
+        """Where the first column's results go, from a cycle after ``finished``, row 0's token."""
+        enable, waits = Signal(), Signal()
+        row, place = Signal(range(self.rows)), Signal.like(self.place)
+        late_place = delayed(m, self.place, self.product_latency, "place", reset_less=True)
+        m.d.sync += waits.eq(0)
+        with m.If(finished):
+            m.d.sync += [enable.eq(1), row.eq(0), place.eq(late_place)]
+        with m.Elif(enable):
+            last = row == self.rows - 1
+            group_last = (row % _GROUP == _GROUP - 1) & ~last
+            m.d.sync += [enable.eq(~group_last & ~last), waits.eq(group_last), row.eq(row + 1)]
+        with m.Elif(waits):
+            m.d.sync += enable.eq(1)
+        return enable, self._address(row, place)
+
+    def _keep(self, m, j, results, write):
+        """The memory of column ``j``, written as ``write`` says; returns the next column's."""
+        m.submodules[f"results_{j}"] = cells = Memory(
+            shape=ACCUMULATOR_WIDTH, depth=self.rows * self.n_tiles, init=[])
+        port, read = cells.write_port(), cells.read_port(domain="comb")
+        enable, address = write
+        read_address = Signal.like(read.addr, name=f"read_{j}", attrs={"keep": 1}, reset_less=True)
+        m.d.comb += [port.en.eq(enable), port.addr.eq(address), port.data.eq(results),
+                     read.addr.eq(read_address), self.results[j].eq(read.data)]
+        m.d.sync += read_address.eq(self._address(self.row, self.row_place))
+        return (delayed(m, enable, 1, f"write_{j}"),
+                delayed(m, address, 1, f"address_{j}", reset_less=True))
 
     def _controls(self, m):
         """Per row the controls by name: bit k of a chain is the control, k cycles later.
 
-        The chains of two rows differ in their initial values only, which do no harm: else a
-        synthesis tool would make one register of all those that lie on a diagonal of the array.
+        They are marked to be kept: else a synthesis tool would make one register of all those
+        that lie on a diagonal of the array.
         """
         lengths = {"first": self.columns + self.product_latency - 1,
-                   "last": self.columns + self.product_latency, "pop": self.columns + 1}
+                   "last": self.columns + self.product_latency}
         chains, entering = [], {name: getattr(self, name) for name in _CONTROLS}
         for i in range(self.rows):
             if i:  # a control enters row i as late as its operand
@@ -131,8 +175,7 @@ class MacArray(wiring.Component):
             row = {}
             for name in _CONTROLS:
                 width = lengths[name] - 1
-                late = Signal(width, name=f"{name}_{i}", init=(1 << width) - 1 if i % 2 else 0,
-                              reset_less=i > 0 or name != "pop")
+                late = Signal(width, name=f"{name}_{i}", attrs={"keep": 1}, reset_less=True)
                 m.d.sync += late.eq(Cat(entering[name], late))
                 row[name] = Cat(entering[name], late)
             chains.append(row)
@@ -179,18 +222,12 @@ class MacArray(wiring.Component):
             products.append(row)
         return products
 
-    def _accumulate(self, m, name, product, below, controls):
-        """One element behind its product; returns the result register."""
-        latency = self.product_latency
+    def _accumulate(self, m, name, product, first):
+        """One element behind its product; returns its sum, this product included."""
         total = Signal(signed(ACCUMULATOR_WIDTH), name=f"total_{name}", reset_less=True)
-        result = Signal(signed(ACCUMULATOR_WIDTH), name=f"result_{name}", reset_less=True)
         added = Signal(signed(ACCUMULATOR_WIDTH), name=f"added_{name}")
         m.d.comb += added.eq(total + product)
         m.d.sync += total.eq(added)
-        with m.If(controls["first"][latency - 1]):  # a cycle early: a reset costs no logic
+        with m.If(first):  # a cycle early: a reset costs no logic
             m.d.sync += total.eq(0)
-        enable = Signal(name=f"enable_{name}", reset_less=True)
-        m.d.sync += enable.eq(controls["last"][latency - 1] | controls["pop"][0])
-        with m.If(enable):
-            m.d.sync += result.eq(Mux(controls["last"][latency], added, below))
-        return result
+        return added

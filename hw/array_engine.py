@@ -54,7 +54,7 @@ class ArrayEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         f = instruction_fields(self.words, format_=Format.ARRAY)
-        m.submodules.sequencer = sequencer = ArraySequencer(self.target)
+        m.submodules.sequencer = sequencer = ArraySequencer(self.target, self.array.n_tiles)
         m.submodules.array = array = self.array
         m.submodules.readout = readout = self.readout
         for name in ("words", "start", "unit_ready", "abort"):
@@ -80,11 +80,13 @@ class ArrayEngine(wiring.Component):
 
         entry_latency = WORD_LATENCY + Feeder.LATENCY
         last = delayed(m, sequencer.last & ~self.abort, entry_latency, "last")
+        tile = delayed(m, sequencer.tile, entry_latency, "tile")
         m.d.comb += [
             array.first.eq(delayed(m, sequencer.first, entry_latency, "first")),
-            array.last.eq(last), array.pop.eq(readout.pop),
+            array.last.eq(last), array.place.eq(tile.place), array.pop.eq(readout.pop),
+            array.row.eq(readout.row), array.row_place.eq(readout.row_place),
             readout.last.eq(last), readout.abort.eq(self.abort),
-            readout.tile.eq(delayed(m, sequencer.tile, entry_latency, "tile")),
+            readout.tile.eq(tile),
             readout.results.eq(array.results), readout.results_valid.eq(array.results_valid),
             readout.config_load.eq(sequencer.config_load),
             sequencer.config_free.eq(readout.config_free),

@@ -108,9 +108,9 @@ class Dispatcher(wiring.Component):
             with m.If(self.begin):
                 m.d.sync += [completed[engine].eq(0), progress[engine].eq(0),
                              issued[engine].eq(0)]
-        incomplete = Signal(len(ENGINES))
-        m.d.sync += incomplete.eq(Cat(issued[e] != completed[e] for e in ENGINES))
-        all_complete = ~incomplete.any()
+        incomplete, all_complete = Signal(len(ENGINES)), Signal()
+        differs = Cat(issued[e] != completed[e] for e in ENGINES)
+        m.d.sync += [incomplete.eq(differs), all_complete.eq(~differs.any())]
 
         # Fetch: the first word tells engine and length, then the words go into the slot.
         base = Signal(range(self.target.instruction_words))

@@ -35,7 +35,8 @@ class Readout(wiring.Component):
     -------
     config, config_load, config_free : an instruction's fields; taken when the ones before have
         come into use, kept until its first results arrive.
-    last, tile : as given to the array. pop, results, results_valid : to and from the array.
+    last, tile : as given to the array. pop, row, row_place, results, results_valid : to and from
+        the array.
     valid, sums, bank, address, group, mask, parameter, plane, progress, instruction_end, and the
         fields of the instruction that the lanes need : one group of sums (hw.lanes).
     """
@@ -49,7 +50,8 @@ class Readout(wiring.Component):
         super().__init__({
             "config": In(CONFIG_LAYOUT), "config_load": In(1), "config_free": Out(1),
             "abort": In(1),
-            "last": In(1), "tile": In(tile_layout(target)), "pop": Out(1),
+            "last": In(1), "tile": In(tile_layout(target, array.n_tiles)),
+            "pop": Out(1), "row": Out(range(target.rows)), "row_place": Out(range(array.n_tiles)),
             "results": In(data.ArrayLayout(signed(ACCUMULATOR_WIDTH), target.columns)),
             "results_valid": In(1),
             "valid": Out(1),
@@ -80,7 +82,8 @@ class Readout(wiring.Component):
         m.d.comb += spacing.eq(Mux(tile.wide, tile.groups << 2,
                                    Mux(tile.groups > 2, tile.groups, 2)))
         pop = Signal()
-        m.d.sync += self.pop.eq(pop & ~self.abort)
+        m.d.sync += [self.pop.eq(pop & ~self.abort), self.row.eq(row),
+                     self.row_place.eq(tile.place)]
         m.d.comb += [pop.eq(popping & (wait == 0)),
                      row_last.eq(row == self.target.rows - 1)]
         with m.If(popping):

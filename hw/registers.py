@@ -3,7 +3,7 @@
 `hw.isa.Register` and `hw.isa.Counter` say what lies where.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -52,7 +52,10 @@ class ControlRegisters(wiring.Component):
         })
 
     def _count(self, m):
-        """The counters; every cycle of a run belongs to one of the array's."""
+        """The counters; every cycle of a run belongs to one of the array's.
+
+        They know of a cycle three later: its events, what they add, the sum.
+        """
         held = Cat(self.waiting & self.blocked[k] & ~self.blocked[:k].any()
                    for k in range(_ENGINES))
         waits = (Counter.ARRAY_WAIT_ARRAY, Counter.ARRAY_WAIT_VECTOR, Counter.ARRAY_WAIT_LOAD,
@@ -69,9 +72,12 @@ class ControlRegisters(wiring.Component):
         counts = Signal(data.ArrayLayout(COUNTER_WIDTH, len(Counter)), reset_less=True)
         clear = Signal(init=1)
         m.d.sync += clear.eq(self.begin)
+        busy = Signal()
+        m.d.sync += busy.eq(self.busy)
         for counter, event in events.items():
+            event = delayed(m, Value.cast(event), 1, f"{counter.name.lower()}_event")
             amount = Signal(8, name=f"{counter.name.lower()}_amount")
-            m.d.sync += amount.eq(Mux(self.busy, event, 0))
+            m.d.sync += amount.eq(Mux(busy, event, 0))
             m.d.sync += counts[counter].eq(counts[counter] + amount)
             with m.If(clear):
                 m.d.sync += counts[counter].eq(0)

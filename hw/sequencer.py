@@ -22,18 +22,20 @@ _PLANES = 4
 _UNIT_LATENCY = 3  # hw.slot: cycles from start or unit_next until unit_ready is right
 
 
-def tile_layout(target):
-    """What the readout must know of a tile: groups of lanes per pixel and its place."""
+def tile_layout(target, n_tiles):
+    """What the readout must know of a tile: groups of lanes per pixel and its place among those
+    that the array can hold, ``n_tiles``."""
     return data.StructLayout({
         "groups": range(target.columns // target.lanes + 1), "wide": 1,
         "begins": 1,  # first tile of an instruction
         "row_ends": 1,  # last channel tile of its pixels
         "ends": 1,  # last tile of an instruction
+        "place": range(n_tiles),
     })
 
 
 class ArraySequencer(wiring.Component):
-    """Runs MATMUL instructions.
+    """Runs MATMUL instructions. n_tiles: of the array, whose memory takes them in turn.
 
     Members
     -------
@@ -45,7 +47,7 @@ class ArraySequencer(wiring.Component):
     go, draining, chasing : what happens in this cycle, for the counters.
     """
 
-    def __init__(self, target):
+    def __init__(self, target, n_tiles):
         self.target = target
         super().__init__({
             "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.ARRAY])),
@@ -54,7 +56,7 @@ class ArraySequencer(wiring.Component):
             "config_free": In(1), "config_load": Out(1),
             "step_a": Out(STEP_LAYOUT), "step_b": Out(STEP_LAYOUT),
             "period_start": Out(1), "a_direct": Out(1), "b_direct": Out(1),
-            "first": Out(1), "last": Out(1), "tile": Out(tile_layout(target)),
+            "first": Out(1), "last": Out(1), "tile": Out(tile_layout(target, n_tiles)),
             "go": Out(1), "draining": Out(1), "chasing": Out(1),
         })
 
@@ -74,6 +76,7 @@ class ArraySequencer(wiring.Component):
         index = Signal(8)
         a_window, b_window = Signal(), Signal()
         go, tile_end = Signal(), Signal()
+        place = Signal.like(self.tile.place)
         with m.If(hold != 0):
             m.d.sync += hold.eq(hold - 1)
 
@@ -139,7 +142,7 @@ class ArraySequencer(wiring.Component):
                 m.d.sync += period_first.eq(periods.last)
         with m.If(tile_end):
             inner.step()
-            m.d.sync += [tile_first.eq(0),
+            m.d.sync += [tile_first.eq(0), place.eq(place + 1),
                          channels_left.eq(Mux(inner.last, f["n_channels"],
                                               channels_left - columns))]
             with m.If(inner.last):
@@ -158,34 +161,46 @@ class ArraySequencer(wiring.Component):
             self.first.eq(go & slot_first & period_first), self.last.eq(tile_end),
             self.tile.groups.eq(groups), self.tile.wide.eq(f["wide"]),
             self.tile.begins.eq(tile_first), self.tile.row_ends.eq(inner.last),
-            self.tile.ends.eq(inner.last & outer.last),
+            self.tile.ends.eq(inner.last & outer.last), self.tile.place.eq(place),
         ]
 
-        impossible = Signal()
-        m.d.sync += impossible.eq(
-            ~Cat(counter.count.any() for counter in counters).all() | (f["slots"] < 2)
-            | (~a_direct & (f["slots"] < rows)) | (~b_direct & (f["slots"] < columns)))
+        # Two steps: the fields, then all of them. They are there from `start` on.
+        short = Signal(len(counters) + 3)
+        impossible, config_free = Signal(), Signal()
+        m.d.sync += [
+            short.eq(Cat(*(~counter.count.any() for counter in counters), f["slots"] < 2,
+                         ~a_direct & (f["slots"] < rows), ~b_direct & (f["slots"] < columns))),
+            impossible.eq(short.any()), config_free.eq(self.config_free)]
+
         def give_up():
             with m.If(self.abort):
                 m.next = "IDLE"
 
+        m.d.sync += loaded.eq(0)
+        with m.If(loaded):
+            for counter in counters:
+                m.d.sync += counter.load()
+            m.d.sync += [slot_first.eq(1), period_first.eq(1), tile_first.eq(1), index.eq(0),
+                         a_window.eq(1), b_window.eq(1)]
+        m.d.comb += [self.config_load.eq(loaded), self.step_a.restart.eq(loaded),
+                     self.step_b.restart.eq(loaded)]
+
+        # No state between `start` and the first slot costs a cycle: `hold` is longer.
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.d.sync += [hold.eq(_UNIT_LATENCY), channels_left.eq(f["n_channels"])]
-                    m.next = "LOAD"
+                    m.next = "CHECK"
+                give_up()
+            with m.State("CHECK"):
+                m.next = "LOAD"
                 give_up()
             with m.State("LOAD"):
-                for counter in counters:
-                    m.d.sync += counter.load()
-                m.d.sync += [slot_first.eq(1), period_first.eq(1), tile_first.eq(1),
-                              index.eq(0), a_window.eq(1), b_window.eq(1)]
                 with m.If(impossible):
                     m.d.comb += self.error.eq(ErrorCode.FIELD)
                     m.next = "IDLE"
-                with m.Elif(self.config_free):
-                    m.d.comb += [self.config_load.eq(1), self.step_a.restart.eq(1),
-                                 self.step_b.restart.eq(1), loaded.eq(1)]
+                with m.Elif(config_free):
+                    m.d.sync += loaded.eq(1)
                     m.next = "RUN"
                 give_up()
             with m.State("RUN"):

@@ -4,7 +4,7 @@ Data moves on `amaranth.lib.stream`: an item passes in every clock with valid an
 these units passes `ready` through combinationally, except RegisterSlice.
 """
 
-from amaranth.hdl import Module, Shape, Signal
+from amaranth.hdl import Module, Mux, Shape, Signal
 from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -59,14 +59,14 @@ class SkidBuffer(_Buffer):
         skid = Signal(self.shape, reset_less=True)
         is_full = Signal()
         move = Signal()
+        # Written as gates: o.ready comes late in the cycle, and an If would cost it more of them.
         m.d.comb += [move.eq(~self.o.valid | self.o.ready), self.i.ready.eq(~is_full)]
+        m.d.sync += [self.o.valid.eq(is_full | self.i.valid | ~move),
+                     is_full.eq((is_full | self.i.valid) & ~move)]
         with m.If(move):
-            with m.If(is_full):
-                m.d.sync += [self.o.valid.eq(1), payload.eq(skid), is_full.eq(0)]
-            with m.Else():
-                m.d.sync += [self.o.valid.eq(self.i.valid), payload.eq(self.i.payload)]
-        with m.Elif(~is_full):
-            m.d.sync += [skid.eq(self.i.payload), is_full.eq(self.i.valid)]
+            m.d.sync += payload.eq(Mux(is_full, skid, self.i.payload))
+        with m.If(~is_full):
+            m.d.sync += skid.eq(self.i.payload)
         return m
 
 

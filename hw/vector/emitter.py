@@ -100,6 +100,8 @@ class Emitter(wiring.Component):
         # Stage 2: the operands. Differences are shifted in this stage and the next.
         chosen = Signal(source.payload.shape(), reset_less=True)
         chosen_valid, is_first, is_second = Signal(), Signal(), Signal()
+        is_input = [Signal(name=f"is_input_{k}", attrs={"keep": 1})
+                    for k in range(self.target.lanes)]  # copies, each for one lane's sum
         sums = Signal(self.sums.shape(), reset_less=True)
         fine, coarse = f["left_shift"][:_FINE_BITS], f["left_shift"][_FINE_BITS:]
         shifted = [(difference << fine).as_signed() for difference in source.payload.differences]
@@ -109,6 +111,8 @@ class Emitter(wiring.Component):
                 chosen_valid.eq(source.valid), chosen.eq(source.payload), sums.eq(self.sums),
                 is_first.eq(source.payload.which == Which.FIRST_INPUT),
                 is_second.eq(source.payload.which == Which.SECOND_INPUT),
+                *(mine.eq((source.payload.which == Which.FIRST_INPUT)
+                          | (source.payload.which == Which.SECOND_INPUT)) for mine in is_input),
                 *(mine.eq(value) for mine, value in zip(differences, shifted))]
         place = chosen.place
 
@@ -122,8 +126,9 @@ class Emitter(wiring.Component):
             *(made[name].eq(place[name]) for name in ("address", "group", "mask", "parameter")),
             *(made[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
                 is_second, f[f"{name}_1"], f[f"{name}_2"]))) for name in ("multiplier", "shift")),
-            *(mine.eq(Mux(is_first | is_second, difference << (coarse << _FINE_BITS), value))
-              for mine, value, difference in zip(made.sums, sums, differences))]
+            *(mine.eq(Mux(its_input, difference << (coarse << _FINE_BITS), value))
+              for mine, its_input, value, difference
+              in zip(made.sums, is_input, sums, differences))]
 
         item, is_word = out.o.payload.item, out.o.payload.is_word
         m.d.comb += [

@@ -44,7 +44,7 @@ class Bench:
 
     def _schedule(self, tiles):
         """The cycles of the feeders (tile, step) and those of the pops."""
-        array, cycles, pops = self.array, [], []
+        array, cycles, pops = self.array, [None] * self.columns, []  # copies of controls settle
         for number, (a, _) in enumerate(tiles):
             depth = a.shape[1]
             earliest = 0
@@ -64,7 +64,7 @@ class Bench:
         """Run tiles (a (rows, depth), b (columns, depth)); returns (T, rows, columns)."""
         cycles, pops = self._schedule(tiles)
         array, results, valid_at = self.array, [], []
-        pop_set = set(pops)
+        rows_popped = {cycle: divmod(at, self.rows) for at, cycle in enumerate(pops)}
 
         async def testbench(ctx):
             for cycle in range(pops[-1] + array.pop_latency + 4):
@@ -81,7 +81,11 @@ class Bench:
                 ctx.set(array.first, int(now is not None and now[1] == 0))
                 ctx.set(array.last, int(now is not None
                                         and now[1] == tiles[now[0]][0].shape[1] - 1))
-                ctx.set(array.pop, int(cycle in pop_set))
+                ctx.set(array.place, 0 if now is None else now[0] % array.n_tiles)
+                ctx.set(array.pop, int(cycle in rows_popped))
+                tile, row = rows_popped.get(cycle, (0, 0))
+                ctx.set(array.row, row)
+                ctx.set(array.row_place, tile % array.n_tiles)
                 if ctx.get(array.results_valid):
                     valid_at.append(cycle)
                     results.append([ctx.get(array.results[j]) for j in range(self.columns)])
@@ -178,9 +182,19 @@ def test_a_long_reduction_of_the_largest_products_is_exact():
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_latencies_are_as_small_as_they_can_be(monkeypatch, packed, constant, wrong):
     options = {"feeds": (Feed.DIRECT, Feed.DIRECT), "slots": 1, "packed": packed}
-    tiles = random_tiles(4, 4, [1, 4, 1, 1], low_b=-127)
-    check(Bench(4, 4, **options), tiles)
-    value = getattr(Bench(4, 4, **options).array, constant) + wrong
+    shape = 5, 6  # one tile of results, two groups of rows
+    tiles = random_tiles(*shape, [1, 4, 1, 1], low_b=-127)
+    check(Bench(*shape, **options), tiles)
+    value = getattr(Bench(*shape, **options).array, constant) + wrong
     monkeypatch.setattr(MacArray, constant, value)
     with pytest.raises(AssertionError):
-        check(Bench(4, 4, **options), tiles)
+        check(Bench(*shape, **options), tiles)
+
+
+@pytest.mark.parametrize("spacing", [2, 3])
+@pytest.mark.parametrize(("rows", "columns", "n_tiles"), [
+    (1, 2, 1), (1, 4, 2), (2, 12, 4), (4, 4, 1), (5, 9, 2), (8, 10, 1), (8, 11, 2), (7, 8, 1)])
+def test_tiles_as_close_as_their_pops(rows, columns, n_tiles, spacing):
+    bench = Bench(rows, columns, feeds=(Feed.DIRECT, Feed.DIRECT), slots=1, spacing=spacing)
+    assert bench.array.n_tiles == n_tiles
+    check(bench, random_tiles(rows, columns, [1, 4, 9, 30, 1, 1, 2, 1, 1, 1], seed=spacing))

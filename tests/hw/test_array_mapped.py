@@ -31,7 +31,8 @@ class Arrays(wiring.Component):
         step = {name: members[name].shape for name in ("a", "b", "first", "last")}
         results = {name: members["results"].shape for name in ("plain", "packed")}
         super().__init__({
-            "i": In(stream.Signature(data.StructLayout(step | {"pops": 2}), always_ready=True)),
+            "i": In(stream.Signature(data.StructLayout(step | {"pops": 2, "row": 1}),
+                                     always_ready=True)),
             "o": Out(stream.Signature(data.StructLayout(results), always_ready=True))})
 
     def elaborate(self, platform):
@@ -42,6 +43,7 @@ class Arrays(wiring.Component):
             for control in ("first", "last"):
                 m.d.comb += getattr(array, control).eq(self.i.payload[control] & self.i.valid)
             m.d.comb += [array.pop.eq(self.i.payload.pops[k] & self.i.valid),
+                         array.row.eq(self.i.payload.row),
                          self.o.payload[name].eq(array.results)]
             with m.If(self.i.valid):
                 m.d.comb += [array.a.eq(self.i.payload.a), array.b.eq(self.i.payload.b)]
@@ -59,11 +61,11 @@ def steps(a, b, arrays):
             lane[i, i:i + len(bytes_)] = bytes_
     ends = np.arange(N_TILES) * DEPTH + DEPTH - 1
     # The packed array's results are ready later; both are popped then.
-    pops = {int(end) + arrays[1].result_latency + row * MacArray.POP_SPACING
+    pops = {int(end) + arrays[1].result_latency + row * MacArray.POP_SPACING: row
             for end in ends for row in range(ROWS)}
     return [{"a": lanes[0][:, t].tolist(), "b": lanes[1][:, t].tolist(),
              "first": int(t % DEPTH == 0 and t < N_TILES * DEPTH), "last": int(t in ends),
-             "pops": 3 * (t in pops)} for t in range(length)]
+             "pops": 3 * (t in pops), "row": pops.get(t, 0)} for t in range(length)]
 
 
 def map_to_cells(build):
