@@ -38,6 +38,8 @@ class ArrayEngine(wiring.Component):
         self.target = target
         self.array = MacArray(rows=target.rows, columns=target.columns,
                               multiplier=target.multiplier, packed=target.packed)
+        # The sequencer keeps the readout's turns apart, but does not know of the memory behind.
+        assert self.array.hold_latency >= self.array.result_latency - self.array.POP_SPACING
         self.readout = Readout(target=target, array=self.array)
         self.items = ("valid", "sums", "bank", "address", "group", "mask", "parameter", "plane",
                       "progress", "instruction_end", "wide", "gemmlowp", "zero_point", "low",

@@ -3,8 +3,8 @@
 Loops, from the outside: tiles of port a (pixels), tiles of port b (channels), periods of the
 reduction, slots of a period. One slot a cycle. The array is never stopped: what cannot go on yet
 waits at the start of a pixel tile (its input is not there) or before a tile's last period (the
-results of the tile before would be overwritten), and the feeders supply zeros meanwhile. The
-time to read a tile is known beforehand, as its readout never waits.
+readout would still be busy with the tile before when this one's turn comes), and the feeders supply
+zeros meanwhile. The time to read a tile is known beforehand, as its readout never waits.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
@@ -80,7 +80,7 @@ class ArraySequencer(wiring.Component):
         with m.If(hold != 0):
             m.d.sync += hold.eq(hold - 1)
 
-        # The tile before must have been read when this one's last element arrives.
+        # A tile's last element comes at least so long after the one before's as that is read.
         groups_max = columns // lanes
         spacings = [0, *range(1, groups_max + 1)]
         drain_left = Signal(range(rows * groups_max * _PLANES + 1))
@@ -185,7 +185,8 @@ class ArraySequencer(wiring.Component):
         m.d.comb += [self.config_load.eq(loaded), self.step_a.restart.eq(loaded),
                      self.step_b.restart.eq(loaded)]
 
-        # No state between `start` and the first slot costs a cycle: `hold` is longer.
+        # No state between `start` and the first slot costs a cycle, unless the readout still waits
+        # for the fields of the product before: `hold` is longer.
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.start):

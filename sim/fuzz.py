@@ -29,7 +29,7 @@ from hw.machine import Machine, MachineError
 from hw.machine.accesses import effects
 from hw.targets import N_BANKS, Target
 from sim.commands import Commands, play
-from sim.random_programs import ProgramMaker, RandomProgram
+from sim.random_programs import ProgramMaker, RandomProgram, random_parameters
 
 __all__ = ["Finding", "fuzz", "small_memories"]
 
@@ -85,8 +85,7 @@ class _Session:
             bank[:] = rng.integers(-128, 128, bank.shape)
             commands.write((Window.BANK_0 + number) << 28, bank.view("<u4"))
         n = len(machine.parameters)
-        self.parameters = np.stack(
-            [rng.integers(0, 1 << 32, n), rng.integers(0, 1 << 31, n), rng.integers(30, 50, n)], 1)
+        self.parameters = random_parameters(rng, n)
         self._write_parameters()
         if machine.external.size:
             machine.external[:] = rng.integers(0, 256, machine.external.shape)

@@ -29,11 +29,24 @@ from hw.isa import (
 from hw.machine.addresses import is_refused
 from hw.targets import N_BANKS
 
-__all__ = ["ProgramMaker", "RandomProgram"]
+__all__ = ["ProgramMaker", "RandomProgram", "random_parameters"]
 
 _MOST_STEPS = 3000  # of the array or of taps, for one instruction
 _SYNC = ("chase", "chase_engine", "chase_number", "chase_first", "chase_step",
          *(f"wait_{engine.name.lower()}" for engine in Engine))
+
+
+def random_parameters(rng: np.random.Generator, n: int) -> np.ndarray:
+    """int64 (n, 3) of bias, multiplier and shift, 32 bits each.
+
+    Three of four bring the sums of a short product into the range of a code: else all results
+    would saturate, and hide the sums.
+    """
+    anything = np.stack(
+        [rng.integers(0, 1 << 32, n), rng.integers(0, 1 << 31, n), rng.integers(30, 50, n)], 1)
+    usual = np.stack([rng.integers(-20_000, 20_000, n) & 0xFFFF_FFFF,
+                      rng.integers(1 << 30, 1 << 31, n), rng.integers(36, 41, n)], 1)
+    return np.where(rng.random((n, 1)) < 0.25, anything, usual)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -193,7 +193,8 @@ def test_the_latencies_are_as_small_as_they_can_be(monkeypatch, packed, constant
 
 @pytest.mark.parametrize("spacing", [2, 3])
 @pytest.mark.parametrize(("rows", "columns", "n_tiles"), [
-    (1, 2, 1), (1, 4, 2), (2, 12, 4), (4, 4, 1), (5, 9, 2), (8, 10, 1), (8, 11, 2), (7, 8, 1)])
+    (1, 2, 1), (1, 4, 2), (2, 12, 4), (2, 16, 8), (4, 4, 1), (5, 9, 2), (8, 10, 1), (8, 11, 2),
+    (7, 8, 1)])
 def test_tiles_as_close_as_their_pops(rows, columns, n_tiles, spacing):
     bench = Bench(rows, columns, feeds=(Feed.DIRECT, Feed.DIRECT), slots=1, spacing=spacing)
     assert bench.array.n_tiles == n_tiles

@@ -8,29 +8,34 @@ from amaranth.sim import Simulator
 
 from hw.array_engine import ArrayEngine
 from hw.crossbar import Crossbar
-from hw.isa import FORMAT_WORDS, Format, Opcode, encode
+from hw.isa import FORMAT_WORDS, Feed, Format, Opcode, encode
 from hw.machine import Machine
 from hw.targets import get_target
+from sim.random_programs import random_parameters
 from tests.hw.test_machine_array import random_product
 
-TARGET = get_target("sim-4x4")
+#: With one tile of results and as many as there may be, close to each other and not.
+TARGETS = [get_target(name) for name in ("sim-4x4", "array-3x4", "array-2x8", "array-6x8")]
 OUT_BASE, OUT_STEP = 500, 9
-DRAIN_CYCLES, WATCHDOG = 400, 20000
+DRAIN_CYCLES, WATCHDOG, ABORT_CYCLES = 400, 20000, 255
 
 
 def operands(machine, requests):
     """What the crossbar answers to (port, valid, bank, address)."""
-    answers = {}
+    answers, n_bytes = {}, machine.target.word_bytes
     for port, valid, bank, address in requests:
-        content = np.append(machine.banks[bank].reshape(-1), np.zeros(4, np.int8))
-        first = address if port == "a" else 4 * address
-        answers[port] = content[first:first + 4].tolist() if valid else [0] * 4
+        content = np.append(machine.banks[bank].reshape(-1), np.zeros(n_bytes, np.int8))
+        first = address if port == "a" else n_bytes * address
+        answers[port] = content[first:first + n_bytes].tolist() if valid else [0] * n_bytes
     return answers
 
 
-def run(machine, instructions):
-    """Items that the engine gives for instructions that follow each other at once."""
-    dut = ArrayEngine(TARGET)
+def run(machine, instructions, abort_at=None):
+    """Items that the engine gives for instructions that follow each other at once.
+
+    abort_at: the cycle of an abort. Behind it all instructions run from the first one on.
+    """
+    dut = ArrayEngine(machine.target)
     items = []
 
     async def testbench(ctx):
@@ -39,10 +44,15 @@ def run(machine, instructions):
         idle = True
         while quiet < DRAIN_CYCLES:
             quiet = 0 if todo or not idle else quiet + 1
+            aborts = abort_at is not None and abort_at <= cycles < abort_at + ABORT_CYCLES
+            ctx.set(dut.abort, aborts)
+            if aborts:
+                todo, idle = list(instructions), True
+                items.clear()
             assert not ctx.get(dut.error)
             cycles += 1
             assert cycles < WATCHDOG, "not done"
-            starts = idle and bool(todo)
+            starts = idle and bool(todo) and not aborts
             ctx.set(dut.start, starts)
             if starts:
                 ctx.set(dut.words, encode(**todo.pop(0))[:FORMAT_WORDS[Format.ARRAY]])
@@ -68,8 +78,8 @@ def run(machine, instructions):
 
 
 def write(machine, f, items):
-    """What the lanes make of items."""
-    lane = np.arange(4)
+    """What the lanes make of items; returns (codes between the bounds, codes) of 8 bits."""
+    lane, n_between, n_codes = np.arange(4), 0, 0
     for item in items:
         sums = np.array(item["sums"])
         if item["wide"]:
@@ -77,36 +87,51 @@ def write(machine, f, items):
         else:
             codes = machine.rescale(f, sums[None], np.array([[item["parameter"]]]))[0]
         mask = item["mask"] >> lane & 1 == 1
+        if not item["wide"]:
+            n_between += ((f["low"] < codes) & (codes < f["high"]))[mask].sum()
+            n_codes += mask.sum()
         word = machine.banks[item["bank"]][item["address"]]
         word[4 * item["group"] + lane[mask]] = codes[mask]
+    return np.array([n_between, n_codes])
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_array_engine_equals_the_model(seed):
-    rng = np.random.default_rng(seed)
-    machine, other = Machine(TARGET), Machine(TARGET)
+def random_instruction(rng, target, shortest):
+    """A product; with ``shortest`` its tiles follow each other as closely as can be."""
+    inner, outer = (int(n) for n in rng.integers(1, 4, 2))
+    f = random_product(rng, target) | {
+        "opcode": Opcode.MATMUL, "wide": int(rng.integers(6) == 0), "out_base": OUT_BASE,
+        "out_step": OUT_STEP, "out_x_count": int(rng.integers(0, 5)), "inner_count": inner,
+        "outer_count": outer, "out_line_step": int(rng.integers(9, 12)), "plane_step": 2,
+        "low": -100, "high": 99, "n_channels": int(rng.integers(1, inner * target.columns + 2)),
+        "first_channel": int(rng.integers(4)) * int(rng.integers(2)),
+        "n_pixels": int(rng.integers(1, outer * target.rows + 1)),
+        "parameter_base": int(rng.integers(0, 20))}
+    if shortest:
+        f |= {"a_feed": Feed.DIRECT, "b_feed": Feed.DIRECT, "slots": int(rng.integers(2, 6)),
+              "period_count": int(rng.integers(1, 3))}
+    return f
+
+
+@pytest.mark.parametrize("abort_at", [None, 70, 121, 180])
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_array_engine_equals_the_model(target, abort_at):
+    rng = np.random.default_rng(abort_at)
+    machine, other = Machine(target), Machine(target)
     for k in range(4):
         machine.banks[k][:] = rng.integers(-128, 128, machine.banks[k].shape)
         other.banks[k][:] = machine.banks[k]
     for m in machine, other:
-        m.parameters[:] = np.random.default_rng(9).integers(0, 1 << 31, m.parameters.shape)
-        m.parameters[:, 2] = 40 + m.parameters[:, 2] % 5
-    instructions = []
-    for _ in range(8):
-        instructions.append(random_product(rng, TARGET) | {
-            "opcode": Opcode.MATMUL, "wide": int(rng.integers(2)), "out_base": OUT_BASE,
-            "out_step": OUT_STEP, "out_x_count": int(rng.integers(0, 5)),
-            "out_line_step": int(rng.integers(9, 12)), "plane_step": 2, "low": -100, "high": 99,
-            "n_channels": int(rng.integers(1, 9)), "first_channel": int(rng.integers(0, 4)),
-            "n_pixels": int(rng.integers(1, 13)), "parameter_base": int(rng.integers(0, 20))})
-    items = run(machine, instructions)
-    n_changes = 0
+        m.parameters[:] = random_parameters(np.random.default_rng(9), len(m.parameters))
+    instructions = [random_instruction(rng, target, k % 4) for k in range(8)]
+    items = run(machine, instructions, abort_at)
+    n_changes, counts = 0, 0
     for f in instructions:
         end = 1 + next(k for k, item in enumerate(items) if item["instruction_end"])
-        write(other, f, items[:end])
+        counts += write(other, f, items[:end])
         items = items[end:]
         before = machine.banks[2].copy()
         machine.execute(encode(**f))
         n_changes += not np.array_equal(machine.banks[2], before)
         assert np.array_equal(machine.banks[2], other.banks[2])
+    assert counts[0] > counts[1] / 4  # results that tell of their sums
     assert not items and n_changes > len(instructions) // 2
