@@ -39,7 +39,8 @@ def activation_bounds(operator, name=None):
     def code(value, limit):
         if value is None:
             return limit
-        quotient = np.float32(value) / np.float32(output.scale)
+        with np.errstate(over="ignore"):
+            quotient = np.float32(value) / np.float32(output.scale)
         return int(np.clip(output.zero_point + round_half_away(float(quotient)), INT8_MIN,
                            INT8_MAX))
 

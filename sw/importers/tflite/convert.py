@@ -59,7 +59,7 @@ def _program(path, graph):
             _convert(builder, operator, pads)
         except LockstepError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             operator.refuse(error)
     metadata = {"source": {"format": "tflite", "file": path.name, "sha256": sha256_of(path)},
                 "host_input": before, "host_output": after, "notes": builder.notes}
@@ -93,8 +93,11 @@ def _ends(graph):
     source, result = graph.inputs[0], graph.outputs[0]
     writers = {info.index: operator for operator in graph.operators for info in operator.outputs
                if info}
-    after = []
+    after, seen = [], set()
     while _is_last(writer := writers.get(result.index)):
+        if result.index in seen:
+            writer.refuse("depends on itself")
+        seen.add(result.index)
         after.insert(0, _host_step(writer))
         result = writer.inputs[0]
     readers = [operator for operator in graph.operators if source in operator.inputs]

@@ -145,6 +145,26 @@ def test_softmax_in_the_middle(tmp_path):
     refused(net.finish(y), tmp_path, "runs on the host and so only at the ends")
 
 
+def test_softmaxes_in_a_circle(tmp_path):
+    net = Network((1, 10))
+    x, y = net.activation((1, 10)), net.activation((1, 10))
+    net.operator("SOFTMAX", [x], [y], Beta=1.0)
+    net.operator("SOFTMAX", [y], [x], Beta=1.0)
+    refused(net.finish(y), tmp_path, r"Operator SOFTMAX \(tensor '.*'\): depends on itself")
+
+
+def test_a_stride_of_0_and_a_scale_of_next_to_nothing(tmp_path):
+    net = Network((1, 6, 6, 3))
+    y = net.activation((1, 6, 6, 3), like=net.input, name="still")
+    net.operator("MAX_POOL_2D", [net.input], [y], Padding=0, StrideH=0, StrideW=0, FilterHeight=2,
+                 FilterWidth=2, FusedActivationFunction=0)
+    refused(net.finish(y), tmp_path, r"Operator MAX_POOL_2D \(tensor 'still'\): ")
+    net = Network((1, 10))
+    y = net.tensor((1, 10), 1e-45, name="tiny")
+    net.operator("RELU6", [net.input], [y])
+    refused(net.finish(y), tmp_path, r"Operator RELU6 \(tensor 'tiny'\): ")
+
+
 def test_a_file_that_is_no_model(tmp_path):
     for content in (b"", b"TFL3", b"\0" * 100, b"PK\3\4 and more", b"\x1c\0\0\0tfl3" + b"\0" * 50):
         refused(content, tmp_path, "is not a TFLite model")
