@@ -26,16 +26,16 @@ def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
     except LockstepError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
-    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
-            PermissionError) as error:
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as error:
+        where = f": {error.filename}" if error.filename is not None else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted: no output is half written", file=sys.stderr)
         status = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
     sys.exit(status or 0)
 
 
@@ -69,7 +69,7 @@ def read_array(path: str | Path):
             return np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise LockstepError(f"Inputs {path}: {error.strerror}") from None
-    except (ValueError, EOFError):
+    except Exception:  # NumPy evaluates the header, and meets whatever it holds
         raise LockstepError(f"Inputs {path}: not a NumPy .npy array") from None
 
 

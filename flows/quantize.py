@@ -113,6 +113,10 @@ def configuration(arguments: argparse.Namespace):
                             f"calibration images activations have no range")
     if arguments.batch_size < 1 or arguments.threads < 1:
         raise LockstepError("Options --batch-size and --threads must be at least 1")
+    if not 0 <= arguments.seed < 2**31:
+        raise LockstepError(f"Option --seed must be in 0..2147483647, not {arguments.seed}")
+    if arguments.report and not Path(arguments.report).parent.is_dir():
+        raise LockstepError(f"Cannot write {arguments.report}: there is no such folder")
     return PtqConfig(
         weight_bits=arguments.weight_bits, activation_bits=arguments.activation_bits,
         sum_bits=arguments.sum_bits, ends_bits=8 if arguments.ends_8_bit else None,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import convert, sim
+from flows import cli, convert, sim
 from golden.errors import LockstepError
 from golden.program import Program
 from tests.sw.tflite.networks import Network
@@ -55,6 +55,13 @@ def test_conversion_gives_the_same_bytes_twice(model, tmp_path):
         convert.main([str(model), "-o", str(tmp_path / folder)])
     for name in ("program.json", "tensors.npz"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_name_too_long_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(convert.main, [f"{'m' * 300}.tflite", "-o", "absent"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: File name too long: mmm")
 
 
 def test_an_unknown_ending_is_refused(tmp_path):

@@ -112,7 +112,9 @@ def test_the_same_seed_gives_the_same_program(checkpoint, tmp_path):
     (["x.pt", "-bcw", "--output-correction"], "not allowed with"),
     (["x.pt", "--percentile", "20", "--calibration", "percentile"], "Option percentile must be"),
     (["x.pt", "-baa"], "Bit allocation of activations needs per-channel activations"),
-    (["x.pt", "-b", "0"], "must be at least 1")])
+    (["x.pt", "-b", "0"], "must be at least 1"),
+    (["x.pt", "--seed", "-1"], "Option --seed must be in 0..2147483647, not -1"),
+    (["x.pt", "--report", "absent/r.json"], "Cannot write absent/r.json: there is no such")])
 def test_bad_options(arguments, message):
     with pytest.raises(LockstepError, match=re.escape(message)):
         quantize.main(arguments)
