@@ -69,7 +69,7 @@ def program_of(metadata, initializers):
         program = storage.from_body(document["program"], arrays)
     except KeyError as error:
         raise LockstepError(f"The program in the metadata lacks {error}") from error
-    except (*storage.INVALID, RecursionError) as error:
+    except (*storage.INVALID, RecursionError, OverflowError) as error:
         raise LockstepError(f"The program in the metadata is invalid: {error}") from error
     if program.sha256 != recorded:
         raise LockstepError(f"The program in the metadata has sha256 {program.sha256}, "

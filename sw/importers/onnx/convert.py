@@ -34,7 +34,7 @@ def import_onnx(path):
     """
     model = read(path)
     try:
-        program, why = exported_program(model)
+        program, why = exported_program(model, Path(path).parent)
         if program is not None:
             return program
         graph = make_graph(model, Path(path).parent)

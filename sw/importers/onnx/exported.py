@@ -5,10 +5,12 @@ the file's graph, node by node and bit by bit: so the graph says the same as the
 graph that was changed is noticed.
 """
 
+import onnx
 from onnx import numpy_helper
 
 from golden.errors import LockstepError
 from golden.verify import verify
+from sw.importers.onnx.model_file import array_of
 from sw.onnx_export import export_integer, export_qdq
 from sw.onnx_metadata import PREFIX, program_of
 
@@ -38,10 +40,24 @@ def _difference(graph, again):
     return None
 
 
-def exported_program(model):
+def _inside(graph, folder):
+    """The graph with its external data in it, a copy where there is some."""
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        tensors = [numpy_helper.from_array(array_of(tensor, folder), tensor.name)
+                   for tensor in graph.initializer]
+        whole = onnx.GraphProto()
+        whole.CopyFrom(graph)
+        del whole.initializer[:]
+        whole.initializer.extend(tensors)
+        return whole
+    return graph
+
+
+def exported_program(model, folder):
     """(Program, None) of a model of `sw.onnx_export`; (None, why) where its graph is another one.
 
-    model: onnx.ModelProto. Returns (None, None) for a model that is not of Lockstep.
+    model: onnx.ModelProto; folder: where it lies, for external data
+    Returns (None, None) for a model that is not of Lockstep.
     Raises LockstepError for an integer graph that is not what the metadata says: there is no other
     way to read it.
     """
@@ -49,11 +65,12 @@ def exported_program(model):
     form = metadata.get(f"{PREFIX}form")
     if form not in EXPORTS or f"{PREFIX}program" not in metadata:
         return None, None
+    graph = _inside(model.graph, folder)
     try:
-        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         program = program_of(metadata, arrays)
         verify(program)
-        why = _difference(model.graph, EXPORTS[form](program).graph)
+        why = _difference(graph, EXPORTS[form](program).graph)
     except (LockstepError, ValueError, TypeError, AttributeError) as error:
         program, why = None, f"{error}"
     if why is None:

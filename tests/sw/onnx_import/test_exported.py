@@ -36,6 +36,17 @@ def test_a_traced_export_comes_back(tmp_path):
                        ).sha256 == program.sha256
 
 
+@pytest.mark.parametrize("form", EXPORTS)
+def test_an_export_with_its_weights_in_another_file_comes_back(form, tmp_path):
+    program = residual_net()
+    onnx.save_model(EXPORTS[form](program), tmp_path / "model.onnx", save_as_external_data=True,
+                    location="weights.bin", size_threshold=0)
+    assert import_onnx(tmp_path / "model.onnx").sha256 == program.sha256
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(LockstepError, match="External data of tensor '.*' is missing"):
+        import_onnx(tmp_path / "model.onnx")
+
+
 def _weights(model):
     return max((tensor for tensor in model.graph.initializer if tensor.data_type
                 == onnx.TensorProto.INT8), key=lambda tensor: len(tensor.raw_data))
