@@ -21,6 +21,7 @@ def product_fields(codes, unit, factor_signs, offset, source, target):
     """
     per_channel = (-1,) + (1,) * (codes.ndim - 1)
     codes = codes * np.where(factor_signs < 0, -1, 1).reshape(per_channel)
+    codes = np.minimum(codes, arith.INT8_MAX)   # 128, of -128 negated, is no code
     factors = unit / target.scale
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bias = np.floor(offset / unit + 0.5)

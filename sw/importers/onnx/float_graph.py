@@ -15,7 +15,7 @@ from sw.graph_layers import PaddedMaxPool2d, QActivation, QConcat, QPaddedAvgPoo
 from sw.importers.onnx import geometry
 from sw.importers.onnx.geometry import Window
 from sw.importers.onnx.network import FLOAT, ImportedNetwork
-from sw.importers.onnx.walk import Walk, normalisation, per_channel
+from sw.importers.onnx.walk import Walk, check_dropout, normalisation, per_channel
 from sw.layers import QAdd, QConv2d, QGlobalAvgPool2d, QLinear, WeightedLayer
 
 PIXEL = Window(kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0))
@@ -113,6 +113,7 @@ class FloatWalk(Walk):
         """The Value of a tensor; an Open or Padded one enters the network."""
         value = self.value(name)
         if isinstance(value, Padded):
+            self.check_size(value.node, value.shape)
             value = identity(value.node, value.source, value.padding)
         if isinstance(value, Open):
             layer = self.network.append(value.node.name, _layer(value),
@@ -130,11 +131,13 @@ class FloatWalk(Walk):
 
     def add(self, node, layer, inputs, shape):
         """A layer of its own; returns its Value."""
+        self.check_size(node, shape)
         name = self.network.append(node.name, layer, [value.name for value in inputs])
         return Value(name=name, shape=tuple(shape))
 
     def opened(self, node, layer):
         """What the node's output becomes: an Open layer stays so for its only reader."""
+        self.check_size(node, layer.shape)
         self.values[node.output] = layer
         return layer if self.readers.get(node.output, 0) == 1 else self.close(node.output)
 
@@ -346,6 +349,7 @@ def pad(walk, node):
 
 def same(walk, node):
     """Identity and Dropout."""
+    check_dropout(walk, node)
     value = walk.operand(node, 0)
     if isinstance(value, Open) and walk.readers.get(node.output, 0) != 1:
         return walk.tensor(node)

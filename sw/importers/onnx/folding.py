@@ -1,5 +1,7 @@
 """Nodes whose operands are all constants become constants, by onnx's own reference evaluator."""
 
+from math import prod
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -13,7 +15,7 @@ FOLDABLE = {"Constant", "ConstantOfShape", "Shape", "Size", "Gather", "Unsqueeze
             "Mul", "Div", "Neg", "Sqrt", "Reciprocal", "Pow", "Floor", "Ceil", "Round", "Abs",
             "Clip", "Min", "Max", "Where", "Equal", "Expand", "Range", "ReduceProd",
             "QuantizeLinear", "DequantizeLinear"}
-SIZED = {"ConstantOfShape": 0, "Expand": 1}     # operators and which input is the shape
+BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "Clip", "Min", "Max", "Where", "Equal"}
 
 
 class Folder:
@@ -61,16 +63,33 @@ class Folder:
         node.refuse("must hold a tensor, integers or floats")
 
     def _check_size(self, node, inputs):
-        """LockstepError for a result whose shape is a number in the file and too large."""
+        """LockstepError for a result that is too large to be computed."""
         target = node.attributes.get("to")
         if node.kind == "Cast" and TYPE_NAMES.get(target) not in TYPES:
             node.refuse(f"type {TYPE_NAMES.get(target, target)} is not supported; supported are "
                         f"{', '.join(TYPES)}")
-        if node.kind in SIZED:
-            shape = inputs[SIZED[node.kind]]
-            if np.prod(np.abs(shape.astype(np.float64))) > min(MOST_ELEMENTS, self._left):
-                node.refuse(f"constants must have at most {MOST_ELEMENTS} elements, "
-                            f"not shape {shape.tolist()}")
-        if node.kind == "Range" and abs(float(inputs[1] - inputs[0])) > MOST_ELEMENTS * abs(
-                float(inputs[2])):
-            node.refuse(f"constants must have at most {MOST_ELEMENTS} elements")
+        size = _result_size(node, inputs)
+        if size > min(MOST_ELEMENTS, self._left):
+            node.refuse(f"constants must have at most {MOST_ELEMENTS} elements, not {size:.0f}")
+
+
+def _result_size(node, inputs):
+    """Elements of a result that can be larger than its operands; 0 for other operators."""
+    if node.kind == "ConstantOfShape":
+        return prod(abs(size) for size in inputs[0].reshape(-1).tolist())
+    if node.kind == "Range":
+        start, limit, step = (float(value) for value in inputs[:3])
+        return abs((limit - start) / step)
+    if node.kind == "Concat":
+        return sum(value.size for value in inputs)
+    shapes = [value.shape for value in inputs if value is not None]
+    if node.kind == "Expand":
+        shapes[1] = tuple(max(int(size), 1) for size in inputs[1].reshape(-1))
+    if node.kind in BROADCAST or node.kind == "Expand":
+        return prod(np.broadcast_shapes(*shapes))
+    axis = node.attributes.get("axis", 0 if node.kind == "Gather" else 1)
+    if node.kind == "Gather":
+        return prod(shapes[0]) // max(shapes[0][axis], 1) * prod(shapes[1])
+    if node.kind in ("QuantizeLinear", "DequantizeLinear") and prod(shapes[1]) > 1:
+        return prod(shapes[0]) // max(shapes[0][axis], 1) * max(shapes[0][axis], shapes[1][0])
+    return 0

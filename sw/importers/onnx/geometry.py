@@ -11,13 +11,15 @@ from golden import windows
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """kernel, stride, dilation: (rows, columns); padding: (top, left, bottom, right);
-    grown: the padding holds rows or columns that ceil_mode added below or on the right."""
+    grown: the padding holds rows or columns that ceil_mode added below or on the right
+    bare: it holds no others."""
 
     kernel: tuple
     stride: tuple
     padding: tuple
     dilation: tuple = (1, 1)
     grown: bool = False
+    bare: bool = False
 
     @property
     def count(self):
@@ -41,10 +43,11 @@ def window_of(node, shape, kernel=None):
     if min(*given, *stride, *dilation) < 1:
         node.refuse("kernel, strides and dilations must be at least 1")
     padding = _padding(node, shape[1:], given, stride, dilation)
-    grown = False
+    bare, grown = not any(padding), False
     if node.attributes.get("ceil_mode", 0):
         padding, grown = _ceiled(shape[1:], given, stride, padding, dilation)
-    return Window(kernel=given, stride=stride, padding=padding, dilation=dilation, grown=grown)
+    return Window(kernel=given, stride=stride, padding=padding, dilation=dilation, grown=grown,
+                  bare=bare)
 
 
 def _padding(node, size, kernel, stride, dilation):
@@ -168,9 +171,9 @@ def check_pool(node, window):
     """LockstepError for what pools lack. Returns whether padding counts in an average."""
     if window.dilation != (1, 1):
         node.refuse(f"dilations must be 1, not {window.dilation}")
-    included = bool(node.attributes.get("count_include_pad", 0))
+    included = bool(node.attributes.get("count_include_pad", 0)) and not window.bare
     if included and window.grown:
-        node.refuse("count_include_pad must be 0 where ceil_mode adds a window")
+        node.refuse("count_include_pad must be 0 where ceil_mode adds to the padding")
     return included or not any(window.padding)
 
 

@@ -151,7 +151,7 @@ def host_tail(graph, writers):
 
     The host takes the last Softmax, and changes of type around and behind it.
     """
-    result, after = graph.result, []
+    result, after, seen = graph.result, [], set()
 
     def is_hosts(node):
         if node is None or not node.inputs or node.inputs[0] in graph.tensors:
@@ -160,9 +160,12 @@ def host_tail(graph, writers):
             return node.kind in HOST
         below = writers.get(node.inputs[0])
         return below is not None and below.kind in ("Softmax", "LogSoftmax")
-    while is_hosts(writers.get(result)):
-        after.insert(0, writers[result])
-        result = writers[result].inputs[0]
+    while is_hosts(node := writers.get(result)):
+        if result in seen:
+            node.refuse(f"reads {node.inputs[0]!r}, which depends on it")
+        seen.add(result)
+        after.insert(0, node)
+        result = node.inputs[0]
     return result, after
 
 

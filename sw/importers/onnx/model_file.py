@@ -17,6 +17,8 @@ from golden.errors import LockstepError
 
 MOST_BYTES = (1 << 31) - 1          # of a protobuf message
 MOST_ENTRIES = 1 << 16              # nodes, and tensors, of a model
+MOST_FIELDS = 1 << 20               # of the model and its graph
+MOST_NESTED = 64                    # functions that call each other
 MOST_ELEMENTS = 1 << 28             # of a constant
 GRAPH_FIELD = 7
 MODEL_FIELDS = range(1, 27)
@@ -60,26 +62,61 @@ def _inlined(path, model):
         return model
     from onnx import inliner
 
+    _check_functions(path, model)
+
     try:
         return inliner.inline_local_functions(model)
     except (RuntimeError, ValueError) as error:
         raise LockstepError(f"{path}: its functions cannot be inlined: {error}") from error
 
 
+def _check_functions(path, model):
+    """LockstepError where inlining has no end or gives too many nodes."""
+    functions = {(entry.domain, entry.name, entry.overload): entry for entry in model.functions}
+    sizes = {}
+
+    def size(nodes, depth):
+        """(number of nodes, levels of calls) behind the nodes."""
+        total, levels = 0, 0
+        for node in nodes:
+            bodies = [graph.node for entry in node.attribute for graph in (entry.g, *entry.graphs)]
+            inside = [size(body, depth) for body in bodies]
+            key = node.domain, node.op_type, node.overload
+            if key in functions:
+                if key not in sizes and depth < MOST_NESTED:
+                    sizes[key] = size(functions[key].node, depth + 1)
+                called, below = sizes.get(key, (0, MOST_NESTED))
+                inside.append((called, below + 1))
+            total += max(1, sum(number for number, _ in inside))
+            levels = max([levels, *(below for _, below in inside)])
+        if total > MOST_ENTRIES or levels > MOST_NESTED:
+            raise LockstepError(f"{path}: its functions must have at most {MOST_ENTRIES} nodes in "
+                                f"all and call each other at most {MOST_NESTED} deep")
+        return total, levels
+    size(model.graph.node, 0)
+
+
 def _check_structure(path, content, size):
     """LockstepError unless the bytes are fields of a ModelProto with a graph of GraphProto's."""
-    graphs = []
+    graphs, left = [], MOST_FIELDS
     try:
         for number, start, end in _fields(content, 0, size, MODEL_FIELDS):
+            left = _less(left)
             if number == GRAPH_FIELD:
                 graphs.append((start, end))
         if not graphs:
             raise ValueError("no graph")
         for start, end in graphs:
             for _ in _fields(content, start, end, GRAPH_FIELDS):
-                pass
+                left = _less(left)
     except (ValueError, IndexError) as error:
         raise LockstepError(f"{path} is not an ONNX model, is damaged or cut short") from error
+
+
+def _less(left):
+    if not left:
+        raise ValueError(f"more than {MOST_FIELDS} fields")
+    return left - 1
 
 
 def _fields(content, position, end, known):
@@ -136,7 +173,9 @@ def array_of(tensor, folder, name=None):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             return _external(tensor, shape, Path(folder))
         array = numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, AttributeError) as error:
+    except LockstepError:
+        raise
+    except (ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
         raise LockstepError(f"{what} is damaged: {' '.join(str(error).split())}") from error
     if kind in ("int4", "uint4"):
         array = array.astype(np.uint8 if kind == "uint4" else np.int8)
@@ -153,13 +192,13 @@ def _external(tensor, shape, folder):
         raise LockstepError(f"{what} must lie in the folder of the model, not in {location!r}")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     count = int(np.prod(shape, dtype=np.int64))
-    offset = int(entries.get("offset", 0))
+    size, offset = count * dtype.itemsize, int(entries.get("offset", 0))
     if not path.is_file():
         raise LockstepError(f"{what} is missing: there is no file {path}")
-    present = path.stat().st_size - offset
+    present = min(path.stat().st_size - offset, int(entries.get("length", size)))
     if TYPE_NAMES[tensor.data_type] in ("int4", "uint4"):
         raise LockstepError(f"{what} has 4 bits, which is supported inside the model alone")
-    if offset < 0 or present < count * dtype.itemsize:
-        raise LockstepError(f"{what} must have {count * dtype.itemsize} bytes from {offset} on, "
+    if offset < 0 or present != size:
+        raise LockstepError(f"{what} must have {size} bytes from {offset} on, "
                             f"not {max(present, 0)} ({path})")
     return np.fromfile(path, dtype, count, offset=offset).reshape(shape)

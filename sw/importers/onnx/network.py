@@ -1,6 +1,7 @@
 """The network of layers of ``sw/layers.py`` that a float ONNX graph becomes."""
 
 import re
+from keyword import kwlist
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from sw.layers import QInput
 from sw.recipes import make_recipe
 
 FLOAT = make_recipe("float")
+RESERVED = {"", "owner", "result", "source", *kwlist}   # as names of layers
 
 
 class ImportedNetwork(nn.Module):
@@ -29,7 +31,7 @@ class ImportedNetwork(nn.Module):
     def _add(self, wanted, layer):
         name = base = re.sub(r"\W", "_", f"_{wanted}" if wanted[:1].isdigit() else wanted)
         count = 0
-        while hasattr(self, name) or not name:
+        while hasattr(self, name) or name in RESERVED:
             count += 1
             name = f"{base}_{count}"
         self.add_module(name, layer)

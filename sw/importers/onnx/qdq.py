@@ -7,7 +7,7 @@ import numpy as np
 from golden import ops
 from sw.importers.onnx import geometry
 from sw.importers.onnx.values import Codes, Join, Mean, Pending, Product, Real, Shift, Sum, Weights
-from sw.importers.onnx.walk import normalisation, per_channel
+from sw.importers.onnx.walk import check_dropout, normalisation, per_channel
 from sw.integer_form import identity_conv
 
 AFFINE_STEPS = 64       # per code of the input, of a constant that is added to one
@@ -81,7 +81,7 @@ def dequantize(walk, node):
         scales, points, _ = walk.parameters(node, 1, 2, f"tensor {node.inputs[0]!r}")
         return Weights(codes=value, scales=scales, zero_points=points, name=node.inputs[0],
                        axis=node.attributes.get("axis", 1))
-    quantization, offset = walk.quantization(node, 1, 2, f"tensor {node.inputs[0]!r}")
+    quantization, offset = walk.quantization(node, 1, 2, f"tensor {node.inputs[0]!r}", value)
     return walk.real_of(node, node.inputs[0], quantization, offset)
 
 
@@ -250,6 +250,7 @@ def pad(walk, node):
 
 def same(walk, node):
     """Identity and Dropout."""
+    check_dropout(walk, node)
     return walk.operand(node, 0)
 
 

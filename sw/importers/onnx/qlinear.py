@@ -14,7 +14,7 @@ from sw.importers.onnx.values import Join, Mean, Sum, Weights
 def _written(walk, node, value, scale, zero_point):
     """The Codes of a result; scale, zero_point: positions of its quantization."""
     return walk.emit(node, value, *walk.quantization(node, scale, zero_point,
-                                                     f"tensor {node.output!r}"))
+                                                     f"tensor {node.output!r}", value.inputs[0]))
 
 
 def _weights(walk, node, position, ndim, axis):

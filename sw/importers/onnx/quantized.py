@@ -13,7 +13,6 @@ from sw.importers.onnx.walk import Walk
 from sw.importers.parts import Parts
 
 OFFSETS = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}
-MOST_ELEMENTS = 1 << 26     # of an activation
 
 
 class QuantizedWalk(Walk):
@@ -42,10 +41,11 @@ class QuantizedWalk(Walk):
         """Is the tensor a constant, quantized or not?"""
         return self.is_constant(name) or isinstance(self.values.get(name), Weights)
 
-    def parameters(self, node, scale, zero_point, what):
+    def parameters(self, node, scale, zero_point, what, offset=128):
         """(scales, zero points, dtype of the codes) of a quantization, float64 and int64 (n,).
 
         scale, zero_point: positions of the inputs; what: they belong to
+        offset: that of OFFSETS which the codes have where the zero point is left out
         """
         scales = self.constant(node, scale, f"scale of {what}")
         if scales.dtype not in (np.float32, np.float64):
@@ -54,11 +54,11 @@ class QuantizedWalk(Walk):
         if not (np.isfinite(scales) & (scales > 0)).all():
             node.refuse(f"scale of {what} must be finite and above 0")
         if not self.has(node, zero_point):
-            kind = node.attributes.get("output_dtype", 0)
-            dtype = {"int8": np.int8, "uint8": np.uint8}.get(TYPE_NAMES.get(kind), np.uint8)
-            if kind and TYPE_NAMES.get(kind) not in ("int8", "uint8"):
-                node.refuse(f"{what} must be int8 or uint8, not {TYPE_NAMES.get(kind, kind)}")
-            return scales, np.zeros(len(scales), np.int64), np.dtype(dtype)
+            kind = node.attributes.get("output_dtype", 0) if node.kind == "QuantizeLinear" else 0
+            name = TYPE_NAMES.get(kind, kind) if kind else "uint8" if offset else "int8"
+            if name not in ("int8", "uint8"):
+                node.refuse(f"{what} must be int8 or uint8, not {name}")
+            return scales, np.zeros(len(scales), np.int64), np.dtype(name)
         points = self.constant(node, zero_point, f"zero point of {what}")
         flat = np.atleast_1d(points).astype(np.int64).reshape(-1)
         if len(flat) == 1:
@@ -68,9 +68,13 @@ class QuantizedWalk(Walk):
                         f"not {len(flat)}")
         return scales, flat, points.dtype
 
-    def quantization(self, node, scale, zero_point, what):
-        """(Quantization, offset) of an activation, which has one scale."""
-        scales, points, dtype = self.parameters(node, scale, zero_point, what)
+    def quantization(self, node, scale, zero_point, what, codes=None):
+        """(Quantization, offset) of an activation, which has one scale.
+
+        codes: Codes of its type, which it has where the zero point is left out
+        """
+        scales, points, dtype = self.parameters(node, scale, zero_point, what,
+                                                getattr(codes, "offset", 128))
         if dtype not in OFFSETS:
             node.refuse(f"{what} must be int8 or uint8, not {dtype}")
         if len(scales) != 1:
@@ -99,26 +103,23 @@ class QuantizedWalk(Walk):
 
     def emit(self, node, value, quantization, offset):
         """The Codes that a value becomes with a Quantization, named after the node's output."""
-        name = node.output
-        if isinstance(value, Raw):
+        name, is_raw = node.output, isinstance(value, Raw)
+        if is_raw:
             if self.input is None:
                 return self._declare_input(name, value.shape, quantization, offset)
             value = Real(codes=self.input)
         if isinstance(value, Real):
             if value.codes.quantization == quantization and value.codes.offset == offset:
                 return value.codes
+            if is_raw:
+                self.parts.notes.append(f"Tensor {name!r}, another quantization of the input, is "
+                                        f"made from the codes of {self.input.name!r}")
             value = Shift(inputs=(value.codes,), own_shape=value.shape)
         if not isinstance(value, Pending):
             node.refuse("must quantize a real activation")
         self.check_size(node, value.shape)
         value.emit(self.parts, name, quantization)
         return Codes(name=name, shape=value.shape, quantization=quantization, offset=offset)
-
-    def check_size(self, node, shape):
-        """LockstepError for an activation that no memory holds."""
-        if np.prod([float(size) for size in shape]) > MOST_ELEMENTS:
-            node.refuse(f"activations must have at most {MOST_ELEMENTS} elements, not shape "
-                        f"{list(shape)}")
 
     def real(self, node, position=0):
         """The Real that an input is."""
@@ -133,7 +134,8 @@ class QuantizedWalk(Walk):
     def coded(self, node, position, scale, zero_point):
         """The Codes that an input is; scale, zero_point: positions of its quantization."""
         what = f"tensor {node.inputs[position]!r}"
-        quantization, offset = self.quantization(node, scale, zero_point, what)
+        quantization, offset = self.quantization(node, scale, zero_point, what,
+                                                 self.operand(node, position))
         return self.real_of(node, node.inputs[position], quantization, offset).codes
 
     def on_codes(self, node, make):

@@ -77,7 +77,7 @@ class Weights:
 
     def transposed(self, order):
         """The same with its axes in another order."""
-        axis = list(order).index(self.axis) if self.codes.ndim else 0
+        axis = list(order).index(self.axis % len(order)) if self.codes.ndim else 0
         return replace(self, codes=self.codes.transpose(order), axis=axis)
 
 
@@ -168,6 +168,9 @@ class Product(Pending):
         return low, max(0.0, min(float(reach.max()), self.high))
 
     def _emit(self, parts, name, target):
+        if (self.codes[self.gain < 0] == arith.INT8_MIN).any():
+            parts.notes.append(f"Tensor {name!r}: weights of {arith.INT8_MIN} whose channel is "
+                               f"negated are taken as {arith.INT8_MIN + 1}")
         parts.put(name, self.operator(target), [self.inputs[0].name], target)
 
 

@@ -7,6 +7,7 @@ from sw.importers.onnx.folding import FOLDABLE, Folder
 from sw.importers.onnx.graph import host_tail, needed_nodes, reader_counts, writers_of
 
 HOST_ONLY = ("Softmax", "LogSoftmax")
+MOST_ELEMENTS = 1 << 26     # of an activation
 
 
 class Walk:
@@ -71,9 +72,9 @@ class Walk:
                 self._convert(node)
             except LockstepError:
                 raise
-            except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
+            except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
                 node.refuse(error)
-        return self.values[self.result]
+        return self.value(self.result)
 
     def _convert(self, node):
         constants = {name for name in node.inputs if not name or self.is_constant(name)}
@@ -91,7 +92,7 @@ class Walk:
 
     def _shape_of(self, node):
         value = self.value(node.inputs[0])
-        shape = value.shape if isinstance(value, np.ndarray) else (self.batch, *value.shape)
+        shape = value.shape if self.is_fixed(node.inputs[0]) else (self.batch, *value.shape)
         start, end = node.attributes.get("start", 0), node.attributes.get("end")
         return np.array(shape[start:end], np.int64)
 
@@ -103,6 +104,10 @@ class Walk:
     def is_constant(self, name):
         """Is the tensor an array?"""
         return name in self.graph.tensors or isinstance(self.values.get(name), np.ndarray)
+
+    def is_fixed(self, name):
+        """Is the tensor a constant in any form?"""
+        return self.is_constant(name)
 
     def value(self, name):
         """What a tensor became; an array for an initializer."""
@@ -137,6 +142,12 @@ class Walk:
             return [int(value) for value in self.constant(node, position, name).reshape(-1)]
         return default
 
+    def check_size(self, node, shape):
+        """LockstepError for an activation that no memory holds."""
+        if np.prod([float(size) for size in shape]) > MOST_ELEMENTS:
+            node.refuse(f"activations must have at most {MOST_ELEMENTS} elements, not shape "
+                        f"{list(shape)}")
+
     def bounds(self, node):
         """(low, high) of a Clip, infinite where there is none."""
         result = []
@@ -155,13 +166,19 @@ class Walk:
 def per_channel(node, array, shape):
     """float64 (C,) of a constant that broadcasts over everything but the channels of `shape`."""
     array = np.asarray(array, np.float64)
-    if array.size == 1:
+    if array.size == 1 and array.ndim <= len(shape) + 1:
         return np.full(shape[0], float(array.reshape(-1)[0]))
     aligned = (1,) * (len(shape) + 1 - array.ndim) + array.shape
     if len(aligned) != len(shape) + 1 or aligned[1] != shape[0] or array.size != shape[0]:
         node.refuse(f"constant of shape {list(array.shape)} must have one value, or one for each "
                     f"of the {shape[0]} channels")
     return array.reshape(-1)
+
+
+def check_dropout(walk, node):
+    """LockstepError for a Dropout that drops; an Identity passes."""
+    if walk.has(node, 2) and walk.constant(node, 2, "training_mode").any():
+        node.refuse("training_mode must be false")
 
 
 def normalisation(walk, node, shape):

@@ -36,7 +36,7 @@ def import_tflite(path):
         program = _program(Path(path), graph)
         verify(program)
     except (LockstepError, TypeError, ValueError) as error:
-        raise LockstepError(f"{path}: {error}") from error
+        raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
     return program
 
 

@@ -53,7 +53,7 @@ def read(path):
     try:
         return _graph(tflite.Model.GetRootAsModel(content, 0), content)
     except LockstepError as error:
-        raise LockstepError(f"{path}: {error}") from error
+        raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
     except DAMAGED as error:
         raise LockstepError(f"{path} is damaged or cut short") from error
 

@@ -14,6 +14,7 @@ OPSET, IR = 21, 10
 # Attributes of pools, beside their kernel.
 POOL_WINDOWS = [
     {"strides": [2, 2], "ceil_mode": 1}, {"pads": [1, 0, 0, 1]}, {"strides": [3, 2]},
+    {"strides": [2, 3], "ceil_mode": 1, "count_include_pad": 1},
     {"pads": [1, 1, 1, 1], "count_include_pad": 1}, {"auto_pad": "SAME_UPPER"}]
 
 

@@ -136,8 +136,8 @@ def test_external_data(tmp_path):
 
 
 def test_external_data_that_is_missing(tmp_path):
-    with pytest.raises(LockstepError, match=r"External data of tensor '.*' is missing: there is no "
-                                            r"file .*weights.bin"):
+    with pytest.raises(LockstepError, match=r"model.onnx: External data of tensor '.*' is missing: "
+                                            r"there is no file .*weights.bin"):
         import_onnx(external(tmp_path, False))
 
 
@@ -149,17 +149,26 @@ def test_external_data_that_is_cut_short(tmp_path):
         import_onnx(path)
 
 
-def test_external_data_outside_the_folder(tmp_path):
+@pytest.mark.parametrize(("key", "value", "match"), [
+    ("location", "../weights.bin", "must lie in the folder of the model, not in"),
+    ("location", "linked.bin", "must lie in the folder of the model, not in"),
+    ("location", "circle.bin", "is damaged: Symlink loop"),
+    ("location", "w" * 300, "is damaged: .*File name too long"),
+    ("length", "1", "must have .* bytes from .* on, not 1 "), ("offset", "-1", "bytes from -1 on")])
+def test_external_data_that_is_described_wrongly(key, value, match, tmp_path):
     folder = tmp_path / "inner"
     folder.mkdir()
     path = external(folder, True)
+    (tmp_path / "weights.bin").write_bytes((folder / "weights.bin").read_bytes())
+    (folder / "linked.bin").symlink_to(tmp_path / "weights.bin")
+    (folder / "circle.bin").symlink_to(folder / "circle.bin")
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = "../weights.bin"
+            if entry.key == key:
+                entry.value = value
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(LockstepError, match="must lie in the folder of the model, not in"):
+    with pytest.raises(LockstepError, match=match):
         import_onnx(path)
 
 
@@ -218,14 +227,69 @@ def test_a_constant_without_end_is_not_made(tmp_path):
             f"have at most {folding.MOST_ELEMENTS} elements")
 
 
+def filled(net, *shape, value=0.0, dtype=np.float32):
+    return net.node("ConstantOfShape", [net.constant(shape)],
+                    value=numpy_helper.from_array(np.array([value], dtype)))
+
+
+@pytest.mark.parametrize("make", [
+    lambda net: net.node("Add", [filled(net, 1 << 16, 1), filled(net, 1, 1 << 16)]),
+    lambda net: net.node("Clip", [filled(net, 1 << 16, 1), filled(net, 1, 1 << 16)]),
+    lambda net: net.node("Concat", [filled(net, 1 << 20)] * 1000, axis=0),
+    lambda net: net.node("Gather", [filled(net, 1, 1 << 16), filled(net, 1 << 16,
+                                                                    dtype=np.int64)]),
+    lambda net: net.node("Expand", [filled(net, 1 << 16, 1), net.constant([1, 1 << 16])]),
+    lambda net: net.node("Range", [net.constant(0), net.constant(1 << 40), net.constant(1)]),
+    lambda net: net.node("QuantizeLinear", [filled(net, 1, 1 << 16), filled(net, 1 << 16,
+                                                                            value=1)], axis=0)],
+    ids=["Add", "Clip", "Concat", "Gather", "Expand", "Range", "QuantizeLinear"])
+def test_constants_that_grow_beyond_all_measure_are_not_made(make, tmp_path):
+    net = Quantized((3, 6, 6))
+    refused(finished(net, net.node("Add", [net.quantized("x"), make(net)])), tmp_path,
+            f"constants must have at most {folding.MOST_ELEMENTS} elements")
+
+
+@pytest.mark.parametrize("inputs", [[], [""]])
+def test_a_shape_that_is_left_out(inputs, tmp_path):
+    net = Quantized((3, 6, 6))
+    x = net.node("Add", [net.quantized("x"), net.node("ConstantOfShape", inputs, name="empty")])
+    refused(finished(net, x), tmp_path, r"Operator ConstantOfShape \(node 'empty'\): ")
+
+
+@pytest.mark.parametrize("calls", [[0, 1, 1], [1, 2, 3], [-1, 0, 0]], ids=str)
+def test_functions_without_end_are_not_inlined(calls, tmp_path):
+    """Function i calls function i + 1 - c for every c: itself, or 40 levels, twice each."""
+    net = Quantized((3, 6, 6))
+    model = finished(net, net.node("f0", [net.quantized("x")], domain="mine"))
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("mine", 1)]
+    for level in range(40):
+        called = [max(level + 1 - c, 0) for c in calls]
+        nodes = [helper.make_node(f"f{index}" if index < 40 else "Relu", [f"t{i}"], [f"t{i + 1}"],
+                                  domain="mine" if index < 40 else "")
+                 for i, index in enumerate(called)]
+        model.functions.append(helper.make_function("mine", f"f{level}", ["t0"], ["t3"], nodes,
+                                                    opsets))
+    refused(model, tmp_path, "its functions must have at most 65536 nodes in all and call each "
+            "other at most 64 deep")
+
+
+def test_more_fields_than_a_model_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("sw.importers.onnx.model_file.MOST_FIELDS", 5)
+    net = Quantized((3, 6, 6))
+    refused(finished(net, net.node("Relu", [net.quantized("x")])), tmp_path,
+            "model.onnx is not an ONNX model")
+
+
 def test_tensors_that_nothing_writes_and_cycles(tmp_path):
     net = Quantized((3, 6, 6))
     refused(finished(net, net.node("Add", [net.quantized("x"), "absent"])), tmp_path,
             "Tensor 'absent' is written by no node")
-    net = Quantized((3, 6, 6))
-    net.node("Relu", ["b"], name="a")
-    net.nodes.append(helper.make_node("Relu", ["a_out"], ["b"], name="b"))
-    refused(finished(net, "b"), tmp_path, "which depends on it")
+    for kind in ("Relu", "Softmax"):
+        net = Quantized((3, 6, 6))
+        net.quantized("x")
+        net.node(kind, ["b"], name="a")
+        net.nodes.append(helper.make_node(kind, ["a_out"], ["b"], name="b"))
+        refused(net.model("b"), tmp_path, "which depends on it")
 
 
 def test_two_inputs(tmp_path):

@@ -186,6 +186,42 @@ def test_what_is_refused(tmp_path):
         import_network(path)
 
 
+def test_a_dropout_that_drops_and_a_constant_that_adds_a_dimension_are_refused(tmp_path):
+    net = Network((3, 8, 8))
+    model = net.model(net.node("Dropout", [net.conv("x", 3, 4), net.constant(
+        0.5, dtype=np.float32), net.constant(True)], name="active"))
+    with pytest.raises(LockstepError, match=r"\(node 'active'\): training_mode must be false"):
+        import_network(saved(model, tmp_path))
+    net = Network((3, 8, 8))
+    model = net.model(net.node("Add", [net.conv("x", 3, 4), net.floats((1, 1, 1, 1, 1))]))
+    with pytest.raises(LockstepError, match=r"constant of shape \[1, 1, 1, 1, 1\] must have one"):
+        import_network(saved(model, tmp_path))
+
+
+def test_an_output_that_is_a_constant_is_refused(tmp_path):
+    net = Network((3, 8, 8))
+    with pytest.raises(LockstepError, match="holds no operator for the network"):
+        import_network(saved(net.model(net.floats((3,))), tmp_path))
+
+
+def test_activations_beyond_all_measure_are_refused(tmp_path):
+    net = Network((3, 8, 8))
+    model = net.model(net.conv("x", 3, 4, pads=(9000,) * 4, name="wide"))
+    with pytest.raises(LockstepError, match=r"\(node 'wide'\): activations must have at most"):
+        import_network(saved(model, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["result", "source", "owner", "forward", "class", "9/a.b",
+                                  "\u756a"])
+def test_nodes_may_have_any_name(name, tmp_path):
+    net = Network((3, 8, 8))
+    net.source.name = name
+    model = net.model(net.conv(name, 3, 4, name=name))
+    x = torch.from_numpy(images((3, 8, 8), 2))
+    program = lower(quantize(import_network(saved(model, tmp_path)), x)[0])
+    assert len(program.nodes) == 1
+
+
 def test_weights_are_those_of_the_file(tmp_path):
     net = Network((6,))
     y = net.gemm("x", 6, 4, transB=1)

@@ -30,6 +30,13 @@ def test_an_unsupported_operator(tmp_path):
             r"supported are ADD, AVERAGE_POOL_2D, .*SOFTMAX")
 
 
+def test_a_name_of_several_lines(tmp_path):
+    net = Network((1, 10))
+    net.pointwise("RELU", net.input)
+    refused(net.finish(net.activation((1, 10), name="not\n\nwritten")), tmp_path,
+            "Tensor not written must be in tensors")
+
+
 def test_a_fused_activation_that_is_none_of_them(tmp_path):
     net = Network((1, 6, 6, 3))
     refused(net.finish(net.conv(net.input, 4, activation="TANH")), tmp_path,
