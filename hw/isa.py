@@ -27,12 +27,14 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "FORMAT_WORDS", "N_COMMON", "N_WORDS", "Counter",
+__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "FORMAT_WORDS", "MAX_NIBBLE_SHIFT", "N_COMMON",
+           "N_WORDS", "Counter",
            "Engine", "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register",
            "Window", "c_header", "decode", "encode", "fields_of", "markdown_table"]
 
 VERSION = 2
 MAGIC = 0x4C4F434B  # "LOCK"
+MAX_NIBBLE_SHIFT = 4  #: a code of 4 bits then has the upper half of a byte
 
 
 class Opcode(enum.IntEnum):
@@ -264,7 +266,9 @@ _TRANSFER = [
     [("external_base", 32, False, "first byte in external memory, a multiple of the word")],
     [("external_step", 32, False, "bytes from one line to the next")],
     [("local_base", 16, False, "first word on the chip"),
-     ("local_memory", 3, False, "which memory (LocalMemory)")],
+     ("local_memory", 3, False, "which memory (LocalMemory)"),
+     ("nibbles", 1, False, "LOAD to a bank: a word outside holds two words of 4-bit codes"),
+     ("nibble_shift", 3, False, "bits that each of them is shifted left, at most 4")],
     [("n_lines", 16, False, "lines"), ("line_words", 16, False, "words in a line")],
     [("local_step", 16, False, "words from one line to the next on the chip")],
 ]

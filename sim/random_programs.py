@@ -18,6 +18,7 @@ from hw.isa import (
     ENGINE_OF,
     FIELDS,
     FORMAT_OF,
+    MAX_NIBBLE_SHIFT,
     N_WORDS,
     Engine,
     Format,
@@ -255,7 +256,9 @@ class ProgramMaker:
         memory = self._one(*range(N_BANKS), *([LocalMemory.PARAMETERS] if opcode == Opcode.LOAD
                                               else []))
         n_words = self._between(1, 6)
+        unpacks = opcode == Opcode.LOAD and memory < N_BANKS and self._below(2)
         return {
+            "nibbles": int(unpacks), "nibble_shift": self._below(MAX_NIBBLE_SHIFT + 1),
             "external_base": word * self._below(self.external_bytes // word - n_words),
             "external_step": word * self._below(8), "local_memory": memory,
             "local_base": self._below(self.target.bank_words[0] // 2),

@@ -84,6 +84,8 @@ def _line_cycles(f, target):
     beats = 8 * target.word_bytes // target.bus_bits
     if f["local_memory"] >= 4:
         beats = target.word_bytes // 4
+    elif f["nibbles"]:
+        beats = 2  # words written
     return f["line_words"] * beats + _LINE_OVERHEAD
 
 

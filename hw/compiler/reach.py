@@ -14,6 +14,7 @@ import numpy as np
 
 from hw.compiler.walks import pixel_addresses, port_walk
 from hw.isa import ENGINE_OF, Engine, LocalMemory, Opcode
+from hw.machine.addresses import local_words
 
 __all__ = ["EXTERNAL", "Reach", "Region", "reach", "window_geometry"]
 
@@ -144,9 +145,8 @@ def _transfer(f, target):
     outside = f["external_base"] + line * f["external_step"] & 0xFFFFFFFF
     inside = f["local_base"] + line * f["local_step"] & 0xFFFF
     memory, n_words = f["local_memory"], f["line_words"]
-    per_word = target.word_bytes // 4 if memory >= LocalMemory.PARAMETERS else 1
     unit = np.arange(f["n_lines"])[:, None]
-    local = inside[:, None] + np.arange(n_words * per_word)
+    local = inside[:, None] + np.arange(local_words(f, target))
     external = outside[:, None] // target.word_bytes + np.arange(n_words)
     progress = (unit + 1) * n_words
     if f["opcode"] == Opcode.LOAD:

@@ -8,6 +8,7 @@ import numpy as np
 
 from golden.ops import Reshape
 from hw.compiler.build import owners
+from hw.compiler.nibbles import pack_nibbles
 from hw.compiler.placement import Placement
 from hw.compiler.tile_external import ExternalMemory
 from hw.compiler.tile_memory import Pool
@@ -182,14 +183,21 @@ class Work:
             "line_words": len(values) * _PARAMETER_BYTES // self.target.word_bytes})
 
     def _load_weights(self, owner, task, taken):
-        address = self.external.constant(task.weights)
-        if address in owner.weights:
+        key = self._weights_key(task)
+        if key in owner.weights:
             return
         others = [bank for bank in self.orders["w"] if bank not in taken]
         if not owner.on_array:  # the same bank is slower, but works
             others += [bank for bank in self.orders["w"] if bank in taken]
-        buffer = owner.weights[address] = self.banks.take(len(task.weights), others, align=2)
-        self._transfer(Opcode.LOAD, address, buffer, 1, len(task.weights))
+        stored, fields = _stored_weights(task.weights)
+        buffer = owner.weights[key] = self.banks.take(
+            len(stored) << fields["nibbles"], others, align=2)
+        self._transfer(Opcode.LOAD, key[0], buffer, 1, len(stored), **fields)
+
+    def _weights_key(self, task):
+        """Where a task's weights are in external memory, and how."""
+        stored, fields = _stored_weights(task.weights)
+        return self.external.constant(stored), *fields.values()
 
     def _load_rows(self, job, name, rows, avoid):
         """A buffer with rows of a tensor in external memory; None where it is on the chip."""
@@ -223,12 +231,12 @@ class Work:
         low = first * op.stride[0] * pitch
         return low, low + ((end - first - 1) * op.stride[0] + below) * pitch + line
 
-    def _transfer(self, opcode, address, buffer, n_lines, line_words):
+    def _transfer(self, opcode, address, buffer, n_lines, line_words, **more):
         step = line_words * self.target.word_bytes
         self.stream.add({
             "opcode": opcode, "external_base": address, "external_step": step,
             "local_memory": buffer.bank, "local_base": buffer.base, "n_lines": n_lines,
-            "line_words": line_words, "local_step": line_words})
+            "line_words": line_words, "local_step": line_words, **more})
 
     def _compute(self, job):
         self._load(job)
@@ -249,7 +257,7 @@ class Work:
         for task in self._tasks(job):
             weights = None
             if task.weights is not None:
-                buffer = owner.weights[self.external.constant(task.weights)]
+                buffer = owner.weights[self._weights_key(task)]
                 weights = buffer.bank, buffer.base
             parameters = 0
             if task.parameters is not None:
@@ -303,6 +311,14 @@ class Work:
             self.last_instruction[owner.image, owner.node] = len(self.stream.fields) - 1
             self.banks.give_back(buffer)
         tensor.rows = end
+
+
+def _stored_weights(words) -> tuple[np.ndarray, dict[str, int]]:
+    """What external memory holds of weights, and the fields of the LOAD that brings them."""
+    packed = pack_nibbles(words)
+    if packed is None:
+        return words, {"nibbles": 0, "nibble_shift": 0}
+    return packed[0], {"nibbles": 1, "nibble_shift": packed[1]}
 
 
 def _parameter_words(values) -> np.ndarray:

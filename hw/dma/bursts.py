@@ -12,8 +12,8 @@ __all__ = ["BURST_LAYOUT", "BurstIssuer", "check_bursts"]
 
 #: One burst: ``length`` + 1 beats; where a line starts on the chip, and which ends it contains.
 BURST_LAYOUT = data.StructLayout({
-    "length": 8, "memory": 3, "local": 16, "is_line_start": 1, "is_line_end": 1,
-    "is_instruction_end": 1, "parity": 1})
+    "length": 8, "memory": 3, "local": 16, "nibbles": 1, "nibble_shift": 3, "is_line_start": 1,
+    "is_line_end": 1, "is_instruction_end": 1, "parity": 1})
 
 
 def check_bursts(max_beats, outstanding):
@@ -107,6 +107,8 @@ class BurstIssuer(wiring.Component):
                         self.address.eq(address), self.length.eq(n_beats - 1),
                         self.burst.length.eq(n_beats - 1), self.burst.memory.eq(held.memory),
                         self.burst.local.eq(held.local), self.burst.parity.eq(held.parity),
+                        self.burst.nibbles.eq(held.nibbles),
+                        self.burst.nibble_shift.eq(held.nibble_shift),
                         self.burst.is_line_start.eq(is_first), self.burst.is_line_end.eq(is_end),
                         self.burst.is_instruction_end.eq(is_end & held.is_last),
                         is_first.eq(0), n_left.eq(n_left - n_beats),

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hw.isa import FIELDS, FORMAT_WORDS, ErrorCode, Format
+from hw.isa import FIELDS, FORMAT_WORDS, MAX_NIBBLE_SHIFT, ErrorCode, Format
 from hw.targets import N_BANKS
 
 __all__ = ["LINE_LAYOUT", "WORDS_LAYOUT", "LineWalker", "local_depths"]
@@ -15,7 +15,8 @@ WORDS_LAYOUT = data.ArrayLayout(32, FORMAT_WORDS[Format.TRANSFER])
 #: One line: first byte outside, words, where on the chip, and whether it is the last of its
 #: instruction. ``parity`` alternates from one instruction to the next.
 LINE_LAYOUT = data.StructLayout({
-    "address": 32, "words": 16, "memory": 3, "local": 16, "is_last": 1, "parity": 1})
+    "address": 32, "words": 16, "memory": 3, "local": 16, "nibbles": 1, "nibble_shift": 3,
+    "is_last": 1, "parity": 1})
 
 
 def local_depths(target):
@@ -67,6 +68,8 @@ class LineWalker(wiring.Component):
         is_last, is_outside, is_field_wrong, is_wrong = Signal(), Signal(3), Signal(), Signal()
         word_bits = exact_log2(word_bytes)
         is_word_wise = f["local_memory"] >= N_BANKS
+        is_no_unpacking = (is_word_wise | (f["nibble_shift"] > MAX_NIBBLE_SHIFT)
+                           | (self.n_memories == N_BANKS))  # a STORE
         step = Mux(f["n_lines"] == 1, 0, f["external_step"])
         with m.If(self.line.ready | self.stop):
             m.d.sync += self.line.valid.eq(0)
@@ -83,12 +86,13 @@ class LineWalker(wiring.Component):
                     n_left.eq(f["n_lines"]),
                     local_words.eq(Mux(is_word_wise,
                                        f["line_words"].shift_left(word_bits - 2),
-                                       f["line_words"])),
+                                       f["line_words"] << f["nibbles"])),
                     depth.eq(Array(depths)[f["local_memory"]]),
                     is_field_wrong.eq(
                         (f["n_lines"] == 0) | (f["line_words"] == 0)
                         | (f["local_memory"] >= self.n_memories)
-                        | ((f["external_base"] | step)[:word_bits] != 0)),
+                        | ((f["external_base"] | step)[:word_bits] != 0)
+                        | (f["nibbles"] & is_no_unpacking)),
                 ]
                 m.next = "ENDS"
             with m.State("ENDS"):
@@ -118,6 +122,8 @@ class LineWalker(wiring.Component):
                         self.line.payload.words.eq(f["line_words"]),
                         self.line.payload.memory.eq(f["local_memory"]),
                         self.line.payload.local.eq(local),
+                        self.line.payload.nibbles.eq(f["nibbles"]),
+                        self.line.payload.nibble_shift.eq(f["nibble_shift"]),
                         self.line.payload.is_last.eq(is_last),
                         self.line.payload.parity.eq(self.parity),
                         external.eq(external[:32] + f["external_step"]),

@@ -24,7 +24,9 @@ class LoadEngine(TransferEngine):
 
     A bank takes one bus beat per cycle, parameters and instructions 4 bytes per cycle. There
     ``line_words`` still counts words of ``target.word_bytes``; ``local_base`` and ``local_step``
-    count 32-bit words.
+    count 32-bit words. With ``nibbles`` a word outside becomes two words of a bank: its codes of
+    4 bits, low half of the first byte first, become bytes. ``line_words`` and the progress count
+    words outside.
 
     Arguments
     ---------
@@ -67,7 +69,8 @@ class LoadEngine(TransferEngine):
         # The beat in front, the burst that it belongs to, and where it goes.
         beat, burst = beats.o.payload, bursts.o.payload
         is_here, is_bad, stop, take = (Signal() for _ in range(4))
-        is_last_beat, is_line_end, is_word_end = (Signal() for _ in range(3))
+        is_last_beat, is_line_end, is_word_end, is_beat_end = (Signal() for _ in range(4))
+        second_half = Signal()  # of a beat that holds two words of nibbles
         index = Signal(8)
         at_burst_start = Signal(init=1)
         address, next_address = Signal(16), Signal(16, reset_less=True)
@@ -76,28 +79,32 @@ class LoadEngine(TransferEngine):
             is_last_beat.eq(index == burst.length),
             is_line_end.eq(is_last_beat & burst.is_line_end),
             is_word_end.eq(1 if self.beats_per_word == 1 else index[0]),
+            is_beat_end.eq(1 if self.beats_per_word == 2 else ~burst.nibbles | second_half),
             address.eq(Mux(at_burst_start & burst.is_line_start, burst.local, next_address)),
             beats.o.ready.eq(take), bursts.o.ready.eq(take & is_last_beat),
         ]
         is_small = burst.memory[2]
         n_words = Signal(16)
         progress = Signal(16)
-        m.d.comb += progress.eq(Mux(is_line_end, n_words + 1, 0))
+        m.d.comb += progress.eq(Mux(is_line_end & is_beat_end, n_words + 1, 0))
         place = {"address": address, "progress": progress,
-                 "instruction_end": is_last_beat & burst.is_instruction_end}
+                 "instruction_end": is_last_beat & is_beat_end & burst.is_instruction_end}
 
         usable = is_here & ~is_bad & ~stop
         written_progress, written_end = self.l.written_progress, self.l.written_end
         word_pushed, word_ready, all_written = self._write_bank(
-            m, beat, usable & ~is_small & is_word_end, take, burst.memory, place)
+            m, beat, usable & ~is_small & (is_word_end | burst.nibbles), take, burst,
+            second_half, place)
         # Words that the crossbar has not written yet come first.
         part_pushed, is_last_part = self._write_small(
             m, beat, usable & is_small & all_written, take, burst.memory, place)
         m.d.comb += take.eq(is_here & (stop | is_bad | Mux(
-            is_small, is_last_part & all_written, word_ready)))
+            is_small, is_last_part & all_written, word_ready & is_beat_end)))
         small_end = part_pushed & is_last_part & is_word_end
         with m.If(take):
-            m.d.sync += index.eq(Mux(is_last_beat, 0, index + 1))
+            m.d.sync += [index.eq(Mux(is_last_beat, 0, index + 1)), second_half.eq(0)]
+        with m.Elif(word_pushed):
+            m.d.sync += second_half.eq(1)
         with m.If(take & is_last_beat):
             m.d.sync += at_burst_start.eq(1)
         with m.Elif(word_pushed | part_pushed):
@@ -106,7 +113,7 @@ class LoadEngine(TransferEngine):
             m.d.sync += next_address.eq(address + 1)
         with m.If(stop | (take & is_line_end)):
             m.d.sync += n_words.eq(0)
-        with m.Elif(word_pushed | small_end):
+        with m.Elif((word_pushed & is_word_end & is_beat_end) | small_end):
             m.d.sync += n_words.eq(n_words + 1)
 
         m.d.comb += stop.eq(self.control(
@@ -116,8 +123,8 @@ class LoadEngine(TransferEngine):
             completes=(small_end & place["instruction_end"]) | written_end))
         return m
 
-    def _write_bank(self, m, beat, offered, take, bank, place):
-        """Port l; words are assembled from one or two beats.
+    def _write_bank(self, m, beat, offered, take, burst, second_half, place):
+        """Port l; words are assembled from one or two beats, or from the nibbles of half a word.
 
         Returns whether a word is pushed, whether one would be, and whether all are written.
         """
@@ -132,8 +139,10 @@ class LoadEngine(TransferEngine):
             with m.If(take):
                 m.d.sync += first_half.eq(beat.data)
         m.d.comb += [
-            words.i.valid.eq(offered), words.i.payload.bank.eq(bank),
-            words.i.payload.data.eq(word), l.valid.eq(words.o.valid), words.o.ready.eq(l.ready),
+            words.i.valid.eq(offered), words.i.payload.bank.eq(burst.memory),
+            words.i.payload.data.eq(Mux(burst.nibbles, self._unpacked(beat, burst, second_half),
+                                        word)),
+            l.valid.eq(words.o.valid), words.o.ready.eq(l.ready),
             l.enable.eq(~0),
             *(words.i.payload[name].eq(value) for name, value in place.items()),
             *(getattr(l, name).eq(words.o.payload[name]) for name in ("bank", "data", *place)),
@@ -143,6 +152,14 @@ class LoadEngine(TransferEngine):
         m.d.comb += pushed.eq(offered & words.i.ready)
         m.d.sync += n_pending.eq(n_pending + pushed - l.written)
         return pushed, words.i.ready, n_pending == 0
+
+    def _unpacked(self, beat, burst, second_half):
+        """A word of bytes from the nibbles of a beat, or of half of it where it is a whole word."""
+        half = beat.data
+        if self.beats_per_word == 1:
+            half = half.word_select(second_half, 4 * self.target.word_bytes)
+        return Cat((half.word_select(k, 4).as_signed() << burst.nibble_shift)[:8]
+                   for k in range(self.target.word_bytes))
 
     def _write_small(self, m, beat, offered, take, memory, place):
         """Port small; one part of a beat after the other.

@@ -14,6 +14,7 @@ import numpy as np
 from hw.isa import ENGINE_OF, Engine, Feed, LocalMemory, Opcode
 from hw.machine.addresses import (
     WORD_MASK,
+    local_words,
     pixel_words,
     port_lanes,
     reduction_steps,
@@ -188,8 +189,7 @@ def _transfer(f, target):
     outside = _access(EXTERNAL, external[:, None] // target.word_bytes + np.arange(n_words),
                       units)
     memory = f["local_memory"]
-    n_local = n_words * (1 if memory < LocalMemory.PARAMETERS else target.word_bytes // 4)
-    words = local[:, None] + np.arange(n_local)
+    words = local[:, None] + np.arange(local_words(f, target))
     if memory == LocalMemory.PARAMETERS:
         words = words // _FIELDS
     inside = _access(memory, words, units)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hw.isa import FORMAT_OF, Feed, Format, LocalMemory, Opcode
+from hw.isa import FORMAT_OF, MAX_NIBBLE_SHIFT, Feed, Format, LocalMemory, Opcode
 from hw.targets import N_BANKS
 
 __all__ = ["DEPTHWISE_KERNEL", "WORD_MASK", "emitted_groups", "is_refused", "local_depths",
+           "local_words",
            "parameter_words", "pixel_words", "port_lanes", "reduction_steps", "transfer_lines",
            "vector_kernel", "vector_outputs", "walk", "window_positions", "wrap"]
 
@@ -56,6 +57,9 @@ def is_refused(f, target):
         return not all(f[name] for name in counts) or (
             opcode == Opcode.LINEAR and bool(f["n_inputs"] % 2 or f["w_base"] % 2))
     n_memories = len(LocalMemory) if opcode == Opcode.LOAD else N_BANKS
+    if f["nibbles"] and (opcode == Opcode.STORE or f["local_memory"] >= N_BANKS
+                         or f["nibble_shift"] > MAX_NIBBLE_SHIFT):
+        return True
     step = f["external_step"] if f["n_lines"] != 1 else 0
     return (not (f["n_lines"] and f["line_words"]) or f["local_memory"] >= n_memories
             or bool((f["external_base"] | step) % target.word_bytes))
@@ -174,6 +178,13 @@ def window_positions(f):
 
 
 # Load, store
+
+
+def local_words(f, target):
+    """Words on the chip in a line of a transfer."""
+    if f["local_memory"] >= N_BANKS:
+        return f["line_words"] * target.word_bytes // 4
+    return f["line_words"] << f["nibbles"]
 
 
 def transfer_lines(f):

@@ -79,7 +79,8 @@ def random_program(kind, target, rng, n=6):
         where = rng.choice([0, 1, 2, 3] + [4, 5] * (kind == "load"))
         n_lines, n_words = rng.choice([1, 1, 2, 5]), rng.choice([1, 2, 3, 7, 16, 33, 60])
         step = n_words + rng.choice([0, 0, 1, 9])
-        size = 1 if where < 4 else word // 4
+        nibbles = int(kind == "load" and where < 4 and rng.random() < 0.4)
+        size = 1 + nibbles if where < 4 else word // 4
         depth = [*target.bank_words, 16 * target.parameter_words, target.instruction_words][where]
         local_step = n_words * size + rng.choice([0, 3])
         span = (n_lines - 1) * local_step + n_words * size
@@ -89,6 +90,7 @@ def random_program(kind, target, rng, n=6):
         program.append(make(
             external_base=BASE + at * word, external_step=step * word, n_lines=n_lines,
             line_words=n_words, local_memory=where, local_step=local_step,
+            nibbles=nibbles, nibble_shift=rng.randrange(5),
             local_base=rng.choice([0, depth - span, rng.randrange(depth - span + 1)])))
         at += n_lines * step
     return program

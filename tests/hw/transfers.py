@@ -49,12 +49,26 @@ def lines(fields, target):
 def expected_writes(target, memory, fields):
     """(memory, address, data) that a LOAD writes, in order."""
     which = fields["local_memory"]
+    if fields.get("nibbles"):
+        return _expected_unpacked(target, memory, fields)
     size = target.word_bytes if which < 4 else 4
     writes = []
     for outside, inside, n_words in lines(fields, target):
         for k in range(n_words * target.word_bytes // size):
             data = memory.data[memory.span(outside + k * size, size)]
             writes.append((which, inside + k, int.from_bytes(data, "little")))
+    return writes
+
+
+def _expected_unpacked(target, memory, fields):
+    writes = []
+    for outside, inside, n_words in lines(fields, target):
+        data = memory.data[memory.span(outside, n_words * target.word_bytes)]
+        codes = [(nibble - 16 * (nibble > 7) << fields["nibble_shift"]) & 0xFF
+                 for byte in data for nibble in (byte & 15, byte >> 4)]
+        for k in range(2 * n_words):
+            word = codes[k * target.word_bytes:(k + 1) * target.word_bytes]
+            writes.append((fields["local_memory"], inside + k, int.from_bytes(word, "little")))
     return writes
 
 
