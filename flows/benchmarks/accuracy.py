@@ -147,7 +147,8 @@ def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, co
     return rows
 
 
-def _chosen(text: str | None, known, what: str) -> list[str]:
+def chosen(text: str | None, known, what: str) -> list[str]:
+    """Names of a comma-separated option, all where it is None; LockstepError for an unknown one."""
     names = list(known) if text is None else text.split(",")
     for name in names:
         if name not in known:
@@ -163,8 +164,8 @@ def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
     from flows.training.setup import choose_device
     from sw.data import load_dataset
 
-    networks = _chosen(arguments.networks, NETWORKS, "network")
-    variants = _chosen(arguments.variants, VARIANTS, "variant")
+    networks = chosen(arguments.networks, NETWORKS, "network")
+    variants = chosen(arguments.variants, VARIANTS, "variant")
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     data = load_dataset("cifar10", arguments.datasets_dir)
