@@ -18,6 +18,7 @@ from tests.hw.test_machine_array import random_product
 TARGETS = [get_target(name) for name in ("sim-4x4", "array-3x4", "array-2x8", "array-6x8")]
 OUT_BASE, OUT_STEP = 500, 9
 DRAIN_CYCLES, WATCHDOG, ABORT_CYCLES = 400, 20000, 255
+SLOT_CYCLES = 4  # from done to the next start, at least (hw.slot)
 
 
 def operands(machine, requests):
@@ -41,7 +42,7 @@ def run(machine, instructions, abort_at=None):
     async def testbench(ctx):
         waiting, todo, quiet, cycles = deque(), list(instructions), 0, 0
         ctx.set(dut.unit_ready, 1)
-        idle = True
+        idle, rest = True, 0
         while quiet < DRAIN_CYCLES:
             quiet = 0 if todo or not idle else quiet + 1
             aborts = abort_at is not None and abort_at <= cycles < abort_at + ABORT_CYCLES
@@ -52,13 +53,14 @@ def run(machine, instructions, abort_at=None):
             assert not ctx.get(dut.error)
             cycles += 1
             assert cycles < WATCHDOG, "not done"
-            starts = idle and bool(todo) and not aborts
+            starts = idle and bool(todo) and not aborts and not rest
+            rest = max(0, rest - 1)
             ctx.set(dut.start, starts)
             if starts:
                 ctx.set(dut.words, encode(**todo.pop(0))[:FORMAT_WORDS[Format.ARRAY]])
                 idle = False
             if ctx.get(dut.done):
-                idle = True
+                idle, rest = True, SLOT_CYCLES - 1
             waiting.append([(port, ctx.get(bus.valid), ctx.get(bus.bank), ctx.get(bus.address))
                             for port, bus in (("a", dut.a), ("b", dut.b))])
             if len(waiting) > Crossbar.READ_LATENCY:

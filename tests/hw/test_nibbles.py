@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden.interpreter import run
@@ -43,6 +43,7 @@ def loads(image):
     return [f for f in fields if f["opcode"] == Opcode.LOAD]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4), st.integers(2, 9), st.sampled_from([SMALL, LARGE]),
        st.integers(0, 1 << 30))
 def test_a_load_gives_what_was_packed(shift, n_words, target, seed):
