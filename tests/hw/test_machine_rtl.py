@@ -117,7 +117,7 @@ def random_instruction(rng, target, shortest):
 @pytest.mark.parametrize("abort_at", [None, 70, 121, 180])
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_array_engine_equals_the_model(target, abort_at):
-    rng = np.random.default_rng(abort_at)
+    rng = np.random.default_rng(abort_at or 0)
     machine, other = Machine(target), Machine(target)
     for k in range(4):
         machine.banks[k][:] = rng.integers(-128, 128, machine.banks[k].shape)
