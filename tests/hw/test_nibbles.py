@@ -12,7 +12,7 @@ from hw.compiler.nibbles import pack_nibbles
 from hw.compiler.order import orders
 from hw.compiler.tile import tile, unrolled
 from hw.hazards import check
-from hw.isa import Opcode, decode, encode
+from hw.isa import N_WORDS, Opcode, decode, encode
 from hw.machine import Machine
 from hw.targets import get_target
 from sim import rtl
@@ -107,3 +107,14 @@ def test_the_order_of_nibbles_matters():
     packed = replace(image, external=image.external >> 4 | image.external << 4)
     changed = run_image(packed, program.quantize_input(x))
     assert not np.array_equal(changed, expected)
+
+
+def test_single_steps_follow_a_program_longer_than_its_memory():
+    target = replace(SMALL, instruction_words=10 * N_WORDS)
+    program = few_bits(programs.conv_shapes_net())
+    image = tiled(program, target)
+    assert sum(step.n_instructions for step in image.steps) > 10
+    x = programs.random_codes(program, 1)
+    expected = run(program, x)
+    for name, codes in rtl.run(program, x, target=target, image=image).items():
+        assert np.array_equal(codes, expected[name]), name
