@@ -95,7 +95,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                             help="restore mean and deviation of every channel's weights")
     correction.add_argument("--output-correction", dest="bias_correction", action="store_const",
                             const="output", help="restore the mean of every channel's output")
-    group.add_argument("--equalize", action="store_true", help="cross-layer equalisation first")
+    equalisation = group.add_mutually_exclusive_group()
+    equalisation.add_argument("--equalize", action="store_const", const="weights", default="none",
+                              help="cross-layer equalisation of the weights' ranges first")
+    equalisation.add_argument("--equalize-activations", action="store_const", const="activations",
+                              dest="equalize", help="the same of the activations' ranges")
     group.add_argument("--adaround", action="store_true", help="learn how to round the weights")
     group.add_argument("--adaround-iterations", type=int, default=1000, metavar="N",
                        help="per layer (default 1000)")

@@ -7,6 +7,7 @@ from sw.recipe import STATIC_RANGES, TensorRecipe
 
 BITS = (2, 8)
 BIAS_CORRECTIONS = ("none", "weight", "output")
+EQUALISATIONS = ("none", "weights", "activations")
 
 
 def check_bits(what: str, bits) -> None:
@@ -56,7 +57,8 @@ class PtqConfig:
     bias_correction: ``weight`` restores mean and deviation of every channel's weights
         (arXiv 1810.05723), ``output`` the mean of every channel's output (arXiv 1906.04721,
         section 4.2).
-    equalise: cross-layer equalisation first. adaround: its settings, None to round to nearest.
+    equalise: cross-layer equalisation first, of the ranges of ``weights`` or of ``activations``
+        (``sw.ptq.equalisation``). adaround: its settings, None to round to nearest.
     layer_bits: (weight bits, activation bits) of what layers produce, by module path.
     seed: of AdaRound's draws.
     """
@@ -73,7 +75,7 @@ class PtqConfig:
     allocate_weights: bool = False
     allocate_activations: bool = False
     bias_correction: str = "none"
-    equalise: bool = False
+    equalise: str = "none"
     adaround: AdaRoundConfig | None = None
     layer_bits: dict[str, tuple[int, int]] = field(default_factory=dict)
     seed: int = 0
@@ -95,6 +97,9 @@ class PtqConfig:
         if self.bias_correction not in BIAS_CORRECTIONS:
             raise LockstepError(f"Bias correction must be one of {', '.join(BIAS_CORRECTIONS)}, "
                                 f"not {self.bias_correction!r}")
+        if self.equalise not in EQUALISATIONS:
+            raise LockstepError(f"Equalisation must be one of {', '.join(EQUALISATIONS)}, not "
+                                f"{self.equalise!r}")
         for kind in ("weights", "activations"):
             if getattr(self, f"allocate_{kind}") and not getattr(self, f"per_channel_{kind}"):
                 raise LockstepError(f"Bit allocation of {kind} needs per-channel {kind}")

@@ -7,11 +7,17 @@ channel's weights, outgoing and incoming (section 4.1, equation 11)::
     s_i = sqrt(r1_i / r2_i)         W1_i / s_i, b1_i / s_i, W2_i * s_i
 
 makes both sqrt(r1_i r2_i).
+
+Where every output channel has its own weight scale, W1_i / s_i rounds as W1_i does, and what the
+channels share is the grid of the activation between the layers. Then r1_i is the largest magnitude
+of that activation on calibration images and r2_i that of the weights over their output channel's
+largest, as in SmoothQuant (arXiv 2211.10438, equation 4, alpha = 0.5).
 """
 
 import torch
 from torch import Tensor, nn
 
+from sw.evaluate import prepared
 from sw.graph import Step, trace
 from sw.graph_layers import PaddedMaxPool2d
 from sw.layers import QAvgPool2d, QConv2d, QGlobalAvgPool2d, WeightedLayer
@@ -48,12 +54,17 @@ def pairs(model: nn.Module) -> list[tuple[WeightedLayer, WeightedLayer]]:
     return found
 
 
-def _by_input(layer: WeightedLayer, channels: int) -> Tensor:
-    """The weights as (channels, values): row i is what multiplies input channel i."""
+def input_ranges(layer: WeightedLayer, channels: int, *, relative: bool = False) -> Tensor:
+    """Largest magnitude of the weights that multiply each input channel, (channels,).
+
+    relative: each over the largest of its output channel's weights.
+    """
     groups = layer.groups if isinstance(layer, QConv2d) else 1
-    weight = layer.weight.detach()
+    weight = layer.weight.detach().abs()
     weight = weight.reshape(groups, len(weight) // groups, channels // groups, -1)
-    return weight.transpose(1, 2).reshape(channels, -1)
+    if relative:
+        weight = weight / weight.amax((2, 3), keepdim=True).clamp_min(torch.finfo(torch.float).tiny)
+    return weight.amax((1, 3)).flatten()
 
 
 def _scale_inputs(layer: WeightedLayer, factors: Tensor) -> None:
@@ -63,24 +74,53 @@ def _scale_inputs(layer: WeightedLayer, factors: Tensor) -> None:
     layer.weight.copy_((weight * factors.reshape(groups, 1, -1, 1)).reshape(shape))
 
 
+def _balance(first: WeightedLayer, second: WeightedLayer, outgoing: Tensor, incoming: Tensor
+             ) -> Tensor:
+    """Give both sides of a pair one range per channel; the factors, (channels,).
+
+    outgoing, incoming: r1 and r2, (channels,). Channels where either is 0 stay.
+    """
+    factors = torch.sqrt(outgoing / incoming)
+    factors = torch.where((outgoing > 0) & (incoming > 0), factors, 1.0)
+    per_output = (-1,) + (1,) * (first.weight.dim() - 1)
+    first.weight.div_(factors.reshape(per_output))
+    first.bias.div_(factors)
+    _scale_inputs(second, factors)
+    return factors
+
+
+def _output_ranges(model: nn.Module, layers: list[WeightedLayer], images: Tensor) -> list[Tensor]:
+    """Largest magnitude of every output channel of the layers on the images, (channels,) each."""
+    ranges = {}
+
+    def keep(layer, _, y: Tensor) -> None:
+        ranges[layer] = y.abs().transpose(0, 1).flatten(1).amax(1)
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    model(prepared(model, images))
+    for hook in hooks:
+        hook.remove()
+    return [ranges[layer] for layer in layers]
+
+
 @torch.no_grad()
-def equalise(model: nn.Module) -> int:
+def equalise(model: nn.Module, images: Tensor | None = None) -> int:
     """Equalise a folded float network in place until nothing changes; returns the number of pairs.
 
-    Its function stays the same up to float rounding. Channels without weights on either side stay.
+    images: (N, C, H, W) float32, to equalise the activations' ranges on; None for those of the
+    weights. The network's function stays the same up to float rounding.
     """
     found = pairs(model)
+    firsts = [first for first, _ in found]
+    ranges = None if images is None else _output_ranges(model, firsts, images)
     for _ in range(SWEEPS):
         largest_change = 0.0
-        for first, second in found:
-            outgoing = first.weight.detach().abs().flatten(1).amax(1)
-            incoming = _by_input(second, len(outgoing)).abs().amax(1)
-            factors = torch.sqrt(outgoing / incoming)
-            factors = torch.where((outgoing > 0) & (incoming > 0), factors, 1.0)
-            per_output = (-1,) + (1,) * (first.weight.dim() - 1)
-            first.weight.div_(factors.reshape(per_output))
-            first.bias.div_(factors)
-            _scale_inputs(second, factors)
+        for index, (first, second) in enumerate(found):
+            outgoing = (first.weight.detach().abs().flatten(1).amax(1) if ranges is None
+                        else ranges[index])
+            incoming = input_ranges(second, len(outgoing), relative=ranges is not None)
+            factors = _balance(first, second, outgoing, incoming)
+            if ranges is not None:
+                ranges[index] = outgoing / factors
             largest_change = max(largest_change, (factors - 1).abs().max().item())
         if largest_change < 1e-4:
             break

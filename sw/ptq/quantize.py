@@ -127,8 +127,8 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
     if not len(images):
         raise LockstepError("Post-training quantization needs at least 1 calibration image")
     reference = fold_norms(model)
-    if config.equalise:
-        equalise(reference)
+    if config.equalise != "none":
+        equalise(reference, images if config.equalise == "activations" else None)
     _, steps, output = trace(reference)
     for module, calls in Counter(step.module for step in steps).items():
         if calls > 1 and isinstance(module, QLayer):

@@ -35,7 +35,7 @@ def small(tmp_path, monkeypatch):
     """The suite with one small network and few methods; ``bench.main`` with these arguments."""
     few = {name: METHODS[name] for name in ("naive", "aciq", "published")}
     few["all"] = ptq_methods.Method(
-        words="all", everywhere=True, program=True, both={"equalise": True},
+        words="all", everywhere=True, program=True, both={"equalise": "weights"},
         weights={"adaround": AdaRoundConfig(iterations=2, patches=32)})
     for module in (ptq_methods, ptq_table):
         monkeypatch.setattr(module, "METHODS", few)

@@ -83,9 +83,15 @@ def test_the_other_options():
         "--adaround --adaround-iterations 7 --no-ends-8-bit --no-per-channel-weights "
         "--output-correction --sum-bits 4 --layer-bits stem=8,5 --seed 3".split())
     assert quantize.configuration(arguments) == PtqConfig(
-        activation_range="percentile", percentile=99.0, weight_range="mse", equalise=True,
+        activation_range="percentile", percentile=99.0, weight_range="mse", equalise="weights",
         adaround=AdaRoundConfig(iterations=7), ends_bits=None, per_channel_weights=False,
         bias_correction="output", sum_bits=4, layer_bits={"stem": (8, 5)}, seed=3)
+
+
+def test_what_is_equalised():
+    for option, expected in (([], "none"), (["--equalize"], "weights"),
+                             (["--equalize-activations"], "activations")):
+        assert quantize.configuration(quantize.parse(["c.pt", *option])).equalise == expected
 
 
 def test_the_same_seed_gives_the_same_program(checkpoint, tmp_path):
@@ -110,6 +116,7 @@ def test_the_same_seed_gives_the_same_program(checkpoint, tmp_path):
     (["x.pt", "-c", "exp"], "invalid choice: 'exp'"),
     (["x.pt", "-c", "mix", "--calibration", "mse"], "two names of one choice"),
     (["x.pt", "-bcw", "--output-correction"], "not allowed with"),
+    (["x.pt", "--equalize", "--equalize-activations"], "not allowed with"),
     (["x.pt", "--percentile", "20", "--calibration", "percentile"], "Option percentile must be"),
     (["x.pt", "-baa"], "Bit allocation of activations needs per-channel activations"),
     (["x.pt", "-b", "0"], "must be at least 1"),

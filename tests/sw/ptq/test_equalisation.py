@@ -6,8 +6,10 @@ import torch
 from golden.errors import LockstepError
 from models import build_model
 from sw.ptq import equalisation
-from sw.ptq.equalisation import equalise, pairs
+from sw.ptq.config import PtqConfig
+from sw.ptq.equalisation import equalise, input_ranges, pairs
 from sw.ptq.folding import fold_norms
+from sw.ptq.quantize import quantize
 from tests.sw.ptq.floats import chain, float_digits, images
 from tests.sw.trained import digits
 
@@ -64,7 +66,7 @@ def test_an_equalised_chain_is_the_same_function_with_equal_ranges():
     assert (equalised.first.weight - model.first.weight).abs().max() > 0.01
     for first, second in pairs(equalised):
         outgoing = first.weight.abs().flatten(1).amax(1)
-        incoming = equalisation._by_input(second, len(outgoing)).abs().amax(1)
+        incoming = input_ranges(second, len(outgoing))
         assert torch.allclose(outgoing, incoming, rtol=1e-3)
 
 
@@ -73,6 +75,23 @@ def test_an_equalised_residual_network_is_the_same_function():
     equalised = fold_norms(model)
     assert equalise(equalised) == 2  # inside the two blocks: an addition reads the others
     assert difference(model, equalised, digits().test_sample(100)[0]) < TOLERANCE
+
+
+def test_equalised_activations_are_the_same_function_with_equal_ranges():
+    model = fold_norms(chain())
+    equalised = fold_norms(model)
+    assert equalise(equalised, images()) == 3
+    assert difference(model, equalised, images()) < TOLERANCE
+    with torch.no_grad():
+        first = equalised.first(equalised.input(images()))
+        depthwise = equalised.depthwise(first)
+        grouped = equalised.grouped(equalised.max_pool(depthwise))
+    for (_, reader), y in zip(pairs(equalised), (first, depthwise, grouped), strict=True):
+        outgoing = y.transpose(0, 1).flatten(1).amax(1)
+        incoming = input_ranges(reader, len(outgoing), relative=True)
+        there = outgoing > 0  # what no image ever activates stays
+        assert there.sum() > 5
+        torch.testing.assert_close(outgoing[there], incoming[there], rtol=1e-3, atol=0)
 
 
 def test_relu6_is_not_homogeneous():
@@ -87,6 +106,15 @@ def test_dead_channels_stay():
     equalise(equalised)
     assert equalised.first.bias[3] == before
     assert difference(model, equalised, images()) < TOLERANCE
+
+
+def test_equalised_activations_lose_less_to_four_bits():
+    model, x = fold_norms(chain()), images()
+    errors = {}
+    for name in ("none", "weights", "activations"):
+        quantized, _ = quantize(model, x, PtqConfig(activation_bits=4, equalise=name))
+        errors[name] = difference(model, quantized, x)
+    assert errors["activations"] < min(errors["none"], errors["weights"])
 
 
 @pytest.mark.parametrize("fault", ["bias", "inputs"])

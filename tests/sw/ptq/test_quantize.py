@@ -20,7 +20,7 @@ from tests.sw.ptq.floats import chain, float_digits, images
 from tests.sw.trained import digits
 
 NAIVE = {"weight_bits": 4, "activation_bits": 4}
-ALL = NAIVE | {"activation_range": "aciq_mix", "weight_range": "mse", "equalise": True,
+ALL = NAIVE | {"activation_range": "aciq_mix", "weight_range": "mse", "equalise": "weights",
                "bias_correction": "weight", "adaround": AdaRoundConfig(iterations=200)}
 TRAINING_FREE = NAIVE | {"activation_range": "aciq_mix", "allocate_weights": True,
                          "bias_correction": "weight"}
@@ -97,7 +97,7 @@ def test_the_program_is_the_simulation(options):
 @pytest.mark.parametrize("activation", ["relu", "relu6"])
 def test_a_chain_with_groups_and_pools_lowers(activation):
     model, x = chain(activation), images()
-    quantized, results = quantize(model, x, PtqConfig(equalise=True, bias_correction="weight"))
+    quantized, results = quantize(model, x, PtqConfig(equalise="weights", bias_correction="weight"))
     assert all(result.sqnr_db > 25 for result in results), results
     program = lower(quantized)
     output = run(program, x.numpy())[program.outputs[0]].astype(float)
@@ -111,7 +111,7 @@ def test_a_chain_with_groups_and_pools_lowers(activation):
 def test_the_float_network_stays():
     model = float_digits()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    quantize(model, calibration(), PtqConfig(equalise=True))
+    quantize(model, calibration(), PtqConfig(equalise="weights"))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -233,6 +233,7 @@ def test_a_layer_that_is_called_twice():
     ({"layer_bits": {"stem": (4, 12)}}, "Layer stem must be 2 to 8 bits, not 12"),
     ({"weight_range": "ema"}, "Range of weights must be one of min_max, percentile"),
     ({"bias_correction": "yes"}, "Bias correction must be one of none, weight, output"),
+    ({"equalise": "yes"}, "Equalisation must be one of none, weights, activations, not 'yes'"),
     ({"allocate_activations": True}, "Bit allocation of activations needs per-channel"),
     ({"allocate_weights": True, "per_channel_weights": False},
      "Bit allocation of weights needs per-channel")])
