@@ -6,13 +6,27 @@ from golden.program import Node, Tensor
 class Parts:
     """The Program so far.
 
+    Arguments
+    ---------
+    names : those of the model's tensors, which no invented name may be.
+
     Members
     -------
     nodes, tensors : of the Program. notes : lines for the user.
     """
 
-    def __init__(self):
+    def __init__(self, names):
         self.nodes, self.tensors, self.notes = [], {}, []
+        self._taken = set(names)
+
+    def invent(self, wanted):
+        """A name for a tensor that the model lacks: the wanted one, with a number where taken."""
+        name, count = wanted, 0
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._taken.add(name)
+        return name
 
     def declare(self, name, shape, quantization):
         """A tensor; returns its name."""
@@ -28,6 +42,10 @@ class Parts:
         self.declare(name, self.output_shape(op, inputs), quantization)
         self.append(op, inputs, name)
         return name
+
+    def put_part(self, wanted, op, inputs, quantization):
+        """As `put`, of a tensor that the model lacks, called `wanted` or like it."""
+        return self.put(self.invent(wanted), op, inputs, quantization)
 
     def output_shape(self, op, inputs):
         """The shape that an operator makes of tensors; ValueError where they do not fit."""

@@ -73,6 +73,11 @@ class Graph:
     opsets: dict
     folder: object
 
+    @property
+    def names(self):
+        """The set of all tensors' names."""
+        return {self.source, *self.tensors}.union(*(node.outputs for node in self.nodes))
+
     def constant(self, name):
         """The array of an initializer; LockstepError as `array_of`."""
         return array_of(self.tensors[name], self.folder)

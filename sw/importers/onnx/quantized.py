@@ -22,7 +22,7 @@ class QuantizedWalk(Walk):
 
     def __init__(self, graph):
         super().__init__(graph)
-        self.parts, self.input = Parts(), None
+        self.parts, self.input = Parts(graph.names), None
         shape = graph.source_shape[1:]
         if len(shape) not in (1, 3):
             raise LockstepError(f"Input {graph.source!r} must have 2 or 4 dimensions, "

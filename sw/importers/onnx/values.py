@@ -123,11 +123,10 @@ class Pending:
 
     def emit(self, parts, name, target):
         """The nodes that write tensor `name` with a Quantization; returns the tensor's name."""
-        own = f"{name}/codes" if self.flat else name
-        self._emit(parts, own, target)
-        if self.flat:
-            parts.put(name, ops.Reshape(shape=self.flat), [own], target)
-        return name
+        if not self.flat:
+            return self._emit(parts, name, target)
+        own = self._emit(parts, parts.invent(f"{name}/codes"), target)
+        return parts.put(name, ops.Reshape(shape=self.flat), [own], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,7 +170,7 @@ class Product(Pending):
         if (self.codes[self.gain < 0] == arith.INT8_MIN).any():
             parts.notes.append(f"Tensor {name!r}: weights of {arith.INT8_MIN} whose channel is "
                                f"negated are taken as {arith.INT8_MIN + 1}")
-        parts.put(name, self.operator(target), [self.inputs[0].name], target)
+        return parts.put(name, self.operator(target), [self.inputs[0].name], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,7 +180,7 @@ class Sum(Pending):
     def _emit(self, parts, name, target):
         first, second = (codes.quantization for codes in self.inputs)
         op = add_op(first, second, target, lambda factor: self.rescale(factor, target))
-        parts.put(name, op, [codes.name for codes in self.inputs], target)
+        return parts.put(name, op, [codes.name for codes in self.inputs], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,8 +210,8 @@ class Mean(Pending):
             low, high = self.bounds(target)
             op = ops.CodeAveragePool(**window, low=low, high=high)
             return parts.put(name, op, [source.name], target)
-        part = parts.put(f"{name}/mean", ops.CodeAveragePool(**window), [source.name],
-                         quantization)
+        part = parts.put_part(f"{name}/mean", ops.CodeAveragePool(**window), [source.name],
+                              quantization)
         op = ops.Rescaling(input_zero_point=quantization.zero_point,
                            rescale=self.rescale(quantization.scale / target.scale, target))
         return parts.put(name, op, [part], target)
@@ -242,12 +241,11 @@ class Join(Pending):
         for index, source in enumerate(self.inputs):
             part = source.name
             if source.quantization != target:
-                part = parts.put(f"{name}/{index}", shift_op(source.quantization, target),
-                                 [source.name], target)
+                part = parts.put_part(f"{name}/{index}", shift_op(source.quantization, target),
+                                      [source.name], target)
             names.append(part)
         low, high = self.bounds(target)
-        joined = name if (low, high) == (arith.INT8_MIN, arith.INT8_MAX) else f"{name}/joined"
-        parts.put(joined, ops.Concat(axis=1), names, target)
-        if joined != name:
-            parts.put(name, ops.Clamp(low=low, high=high), [joined], target)
-        return name
+        if (low, high) == (arith.INT8_MIN, arith.INT8_MAX):
+            return parts.put(name, ops.Concat(axis=1), names, target)
+        joined = parts.put_part(f"{name}/joined", ops.Concat(axis=1), names, target)
+        return parts.put(name, ops.Clamp(low=low, high=high), [joined], target)

@@ -67,19 +67,18 @@ def gemmlowp_rescale(factors, output, bounds):
 
 
 class Builder(Parts):
-    """The Program so far, its tensors called as in the file."""
+    """The Program so far, its tensors called as in the file, which may call several alike."""
 
-    def __init__(self):
-        super().__init__()
-        self._names = {}
+    def __init__(self, names):
+        super().__init__(names)
+        self._names, self._owners = {}, {}
 
     def name(self, info):
-        """The Program's name of a tensor of the file: its own, made unique."""
+        """The Program's name of a tensor of the file: its own, or an invented one where another
+        tensor came first."""
         if info.index not in self._names:
-            taken, name = set(self._names.values()), info.name
-            if name in taken:
-                name = f"{name} ({info.index})"
-            self._names[info.index] = name
+            owner = self._owners.setdefault(info.name, info.index)
+            self._names[info.index] = info.name if owner == info.index else self.invent(info.name)
         return self._names[info.index]
 
     def add_tensor(self, name, shape, info):
@@ -98,9 +97,8 @@ class Builder(Parts):
 
     def emit_part(self, operator, part, op, inputs, info):
         """A node before the last of an operator, its tensor quantized as ``info``; its name."""
-        name = f"{self.name(operator.output)}/{part}"
-        return self.put(name, op, inputs, Quantization(scale=info.scale,
-                                                       zero_point=info.zero_point))
+        return self.put_part(f"{self.name(operator.output)}/{part}", op, inputs,
+                             Quantization(scale=info.scale, zero_point=info.zero_point))
 
     def reshape(self, source, shape):
         """A Reshape of the tensor to ``shape``, elements in the order of the file."""

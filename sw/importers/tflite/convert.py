@@ -47,7 +47,7 @@ def _program(path, graph):
         if operator.kind not in SUPPORTED:
             raise LockstepError(f"{operator.title} is not supported; supported are "
                                 f"{', '.join(SUPPORTED)}")
-    builder = Builder()
+    builder = Builder(graph.names)
     builder.declare_info(source)
     readers = _readers(operators, result)
     pads = {}

@@ -109,6 +109,13 @@ class Graph:
     inputs: tuple
     outputs: tuple
 
+    @property
+    def names(self):
+        """The set of the names of all tensors that count."""
+        groups = (self.inputs, *((*operator.inputs, *operator.outputs)
+                                 for operator in self.operators))
+        return {info.name for infos in groups for info in infos if info}
+
 
 def check_activation(info):
     """LockstepError unless the tensor is int8 of one scale and zero point and a known shape."""

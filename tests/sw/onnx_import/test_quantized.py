@@ -253,3 +253,41 @@ def test_a_pad_and_a_changed_scale(tmp_path):
     path = saved(net.model(net.quantized(x, 0.0223, 9)), tmp_path)
     share, largest, _ = differences(path, import_onnx(path), images((3, 5, 6), 10))
     assert share <= 0.01 and largest <= 1
+
+
+def joined(net):
+    """Tensors of two scales joined, clamped behind that."""
+    x = net.node("Concat", [net.quantized("x", 0.0317), net.quantized("x", 0.0411)], axis=1)
+    return net.node("Relu", [x])
+
+
+def averaged(net):
+    x = net.node("AveragePool", [net.quantized("x", 0.0317)], kernel_shape=[3, 3],
+                 pads=[1, 1, 1, 1])
+    return net.node("Flatten", [x])
+
+
+def scaled(net):
+    x = net.node("Flatten", [net.quantized("x", 0.0317)])
+    return net.node("Mul", [x, net.floats((1, 48))])
+
+
+@pytest.mark.parametrize("graph, parts", [
+    (joined, {"0", "1", "joined"}), (scaled, {"pixel", "codes"}),
+    (averaged, {"codes", "codes/mean"})], ids=["joined", "scaled", "averaged"])
+def test_tensors_may_be_called_as_invented_ones(graph, parts, tmp_path):
+    net = Quantized((3, 4, 4))
+    model, x = net.model(net.quantized(graph(net), 0.0223)), images((3, 4, 4), 2)
+    program = import_onnx(saved(model, tmp_path))
+    invented = {*program.tensors} - {name for node in model.graph.node for name in node.output}
+    assert {name.partition("/")[2] for name in invented} == parts
+    for wanted in invented:
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        for node in changed.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [wanted if name == program.inputs[0] else name for name in names]
+        again = import_onnx(saved(changed, tmp_path))
+        assert again.inputs == (wanted,) and f"{wanted}_1" in again.tensors
+        np.testing.assert_array_equal(run(again, x)[again.outputs[0]],
+                                      run(program, x)[program.outputs[0]])

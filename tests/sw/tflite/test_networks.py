@@ -11,7 +11,7 @@ from sim import rtl
 from sw import executor, onnx_runtime
 from sw.data import load_dataset
 from sw.importers.tflite import import_tflite
-from tests.sw.tflite.networks import Network, assert_as_litert, random_codes
+from tests.sw.tflite.networks import Network, assert_as_litert, imported, random_codes
 
 IMAGES = 200
 SHIPPED = ["ad01_int8", "pretrainedResnet_quant"]
@@ -47,6 +47,27 @@ NETWORKS = {"mobile_net": mobile_net, "inception_net": inception_net}
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_tensor_on_software(name, tmp_path):
     assert_as_litert(NETWORKS[name](), tmp_path, 50)
+
+
+def chain(*names):
+    """Tensors of these names in a row, a pool with an activation between the last two."""
+    net = Network((1, 6, 6, 3))
+    tensors = [net.activation((1, 6, 6, 3), like=net.input, name=name) for name in names]
+    for x, y in zip([net.input, *tensors], tensors[:-1]):
+        net.operator("RELU", [x], [y])
+    net.operator("MAX_POOL_2D", tensors[-2:-1], tensors[-1:], Padding=0, StrideH=1, StrideW=1,
+                 FilterHeight=1, FilterWidth=1, FusedActivationFunction=1)
+    return net.finish(tensors[-1])
+
+
+def test_tensors_may_be_called_alike_and_as_invented_ones(tmp_path):
+    program = imported(chain("y", "y/pool", "y_1", "y"), tmp_path)
+    assert [*program.tensors] == ["tensor0", "y", "y/pool", "y_1", "y_2/pool", "y_2"]
+    program = imported(chain("y/pool", "y"), tmp_path)
+    assert [*program.tensors] == ["tensor0", "y/pool", "y/pool_1", "y"]
+    x = random_codes(program.input_shape, 2)
+    np.testing.assert_array_equal(run(program, x)["y"], run(
+        imported(chain("a", "b"), tmp_path), x)["b"])
 
 
 @pytest.mark.slow
