@@ -168,9 +168,15 @@ def output_size(node, size, window):
 
 
 def check_pool(node, window):
-    """LockstepError for what pools lack. Returns whether padding counts in an average."""
+    """LockstepError for what pools lack. Returns whether padding counts in an average.
+
+    ONNX does not say what a window of padding alone gives (onnx/onnx issue 1922), and ONNX Runtime
+    refuses pads that make one.
+    """
     if window.dilation != (1, 1):
         node.refuse(f"dilations must be 1, not {window.dilation}")
+    if any(side >= window.kernel[i % 2] for i, side in enumerate(window.padding)):
+        node.refuse(f"pads must be less than the kernel {window.kernel}, not {window.padding}")
     included = bool(node.attributes.get("count_include_pad", 0)) and not window.bare
     if included and window.grown:
         node.refuse("count_include_pad must be 0 where ceil_mode adds to the padding")

@@ -8,13 +8,14 @@ import torch
 from golden.errors import LockstepError
 from golden.interpreter import run
 from sw import executor, onnx_runtime
-from sw.importers.onnx import import_network, unsupported_operators
+from sw.importers.onnx import import_network, import_onnx, unsupported_operators
 from sw.layers import QConv2d, QLinear
 from sw.lower import lower
 from sw.ptq.quantize import quantize
 from tests.sw.onnx_import.networks import (
     POOL_WINDOWS,
     Network,
+    Quantized,
     images,
     residual,
     saved,
@@ -184,6 +185,19 @@ def test_what_is_refused(tmp_path):
     path = statically_quantized(residual(), tmp_path)
     with pytest.raises(LockstepError, match="A quantized model is converted: python flows/conver"):
         import_network(path)
+
+
+@pytest.mark.parametrize("make", [Network, Quantized])
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_pools_of_padding_alone_are_refused_as_by_onnx_runtime(kind, make, tmp_path):
+    net = make((3, 8, 8))
+    x = "x" if make is Network else net.quantized("x")
+    model = net.model(net.node(kind, [x], kernel_shape=[3, 2], pads=[0, 0, 1, 2], name="wide"))
+    with pytest.raises(LockstepError, match=rf"Operator {kind} \(node 'wide'\): pads must be less "
+                                            r"than the kernel \(3, 2\), not \(0, 0, 1, 2\)"):
+        (import_network if make is Network else import_onnx)(saved(model, tmp_path))
+    with pytest.raises(Exception, match="Pad should be smaller than kernel"):
+        onnx_runtime.session(model, optimize=False)
 
 
 def test_a_dropout_that_drops_and_a_constant_that_adds_a_dimension_are_refused(tmp_path):
