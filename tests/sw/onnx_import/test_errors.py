@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from flows import convert
 from golden.errors import LockstepError
-from sw.importers.onnx import folding, import_onnx
+from sw.importers.onnx import folding, import_onnx, model_file
 from tests.sw.onnx_import.networks import Quantized, residual, saved
 
 
@@ -273,11 +273,18 @@ def test_functions_without_end_are_not_inlined(calls, tmp_path):
             "other at most 64 deep")
 
 
-def test_more_fields_than_a_model_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("sw.importers.onnx.model_file.MOST_FIELDS", 5)
+@pytest.mark.parametrize("entries, entry", [
+    (lambda graph: graph.node[1].attribute, onnx.AttributeProto()),
+    (lambda graph: graph.initializer[0].dims, 1),
+    (lambda graph: graph.output[0].type.tensor_type.shape.dim, onnx.TensorShapeProto.Dimension())],
+    ids=["attributes", "sizes", "open sizes"])
+def test_more_fields_than_a_model_has(entries, entry, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_file, "MOST_FIELDS", 300)
     net = Quantized((3, 6, 6))
-    refused(finished(net, net.node("Relu", [net.quantized("x")])), tmp_path,
-            "model.onnx is not an ONNX model")
+    model = finished(net, net.node("Relu", [net.quantized("x")]))
+    import_onnx(saved(model, tmp_path))
+    entries(model.graph).extend([entry] * 300)
+    refused(model, tmp_path, "model.onnx: A model has at most 300 fields in all")
 
 
 def test_tensors_that_nothing_writes_and_cycles(tmp_path):
