@@ -1,7 +1,8 @@
 """Reads a .tflite file: the flatbuffer of the `tflite` package's schema to a `Graph`.
 
 The file is mapped, not loaded: what nothing refers to is never read. Flatbuffers are not checked
-by their Python accessors, so every error that a wrong offset can cause is caught here.
+by their Python accessors, so every error that a wrong offset can cause is caught here; and any
+number of tables can share one vector, so what is read of vectors is counted.
 """
 
 import mmap
@@ -17,6 +18,7 @@ from sw.importers.tflite.graph import Graph, OperatorInfo, TensorInfo
 
 IDENTIFIER = b"TFL3"
 MOST_ENTRIES = 1 << 16      # operators, and tensors, of a file
+MOST_NUMBERS = 1 << 22      # of all shapes, scales and operands, with the letters of names
 DAMAGED = (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError,
            MemoryError, RecursionError)
 
@@ -51,7 +53,7 @@ def read(path):
                                 f"{IDENTIFIER.decode()}")
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        return _graph(tflite.Model.GetRootAsModel(content, 0), content)
+        return _graph(_Reader(tflite.Model.GetRootAsModel(content, 0), content))
     except LockstepError as error:
         raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
     except DAMAGED as error:
@@ -64,13 +66,47 @@ def _count(what, n_entries):
     return range(n_entries)
 
 
-def _graph(model, content):
+def _vector(table, field, dtype=np.int32):
+    """A vector of numbers; empty where the field is absent."""
+    if getattr(table, f"{field}Length")() == 0:
+        return np.zeros(0, dtype)
+    return getattr(table, f"{field}AsNumpy")()
+
+
+class _Reader:
+    """Reads vectors of numbers and texts, at most MOST_NUMBERS entries in all.
+
+    model: the root table; content: the mapped file
+    """
+
+    def __init__(self, model, content):
+        self.model, self.content, self._left = model, content, MOST_NUMBERS
+
+    def _count(self, n_entries):
+        self._left -= n_entries
+        if self._left < 0:
+            raise LockstepError(f"Shapes, scales, operands and names of a model have at most "
+                                f"{MOST_NUMBERS} entries in all")
+
+    def numbers(self, table, field, dtype=np.int32):
+        """The vector of a field, empty where it is absent."""
+        self._count(getattr(table, f"{field}Length")())
+        return _vector(table, field, dtype)
+
+    def text(self, value):
+        """The text of a field, empty where it is absent."""
+        self._count(len(value or b""))
+        return (value or b"").decode("utf-8", "replace")
+
+
+def _graph(reader):
+    model = reader.model
     if model.SubgraphsLength() < 1:
         raise LockstepError("The model holds no graph")
     graph = model.Subgraphs(0)
-    tensors = [_tensor(model, graph.Tensors(i), i, content)
+    tensors = [_tensor(reader, graph.Tensors(i), i)
                for i in _count("tensors", graph.TensorsLength())]
-    kinds = [_kind(model.OperatorCodes(i))
+    kinds = [_kind(reader, model.OperatorCodes(i))
              for i in _count("operator codes", model.OperatorCodesLength())]
 
     def pick(indices):
@@ -83,12 +119,12 @@ def _graph(model, content):
         entry = graph.Operators(i)
         kind = kinds[_at(entry.OpcodeIndex(), kinds)]
         operators.append(OperatorInfo(
-            kind=kind, inputs=pick(_vector(entry, "Inputs")),
-            outputs=pick(_vector(entry, "Outputs")), options=_options(kind, entry)))
+            kind=kind, inputs=pick(reader.numbers(entry, "Inputs")),
+            outputs=pick(reader.numbers(entry, "Outputs")), options=_options(kind, entry)))
         if not operators[-1].outputs or operators[-1].output is None:
             raise LockstepError(f"Operator {i} ({kind}) has no output")
-    return Graph(operators=tuple(operators), inputs=pick(_vector(graph, "Inputs")),
-                 outputs=pick(_vector(graph, "Outputs")))
+    return Graph(operators=tuple(operators), inputs=pick(reader.numbers(graph, "Inputs")),
+                 outputs=pick(reader.numbers(graph, "Outputs")))
 
 
 def _at(index, entries):
@@ -98,17 +134,10 @@ def _at(index, entries):
     return index
 
 
-def _vector(table, field, dtype=np.int32):
-    """A vector of numbers; empty where the field is absent."""
-    if getattr(table, f"{field}Length")() == 0:
-        return np.zeros(0, dtype)
-    return getattr(table, f"{field}AsNumpy")()
-
-
-def _kind(code):
+def _kind(reader, code):
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     if number == tflite.BuiltinOperator.CUSTOM:
-        return f"CUSTOM {(code.CustomCode() or b'').decode('utf-8', 'replace')!r}"
+        return f"CUSTOM {reader.text(code.CustomCode())!r}"
     return OPERATOR_NAMES.get(number, f"number {number}")
 
 
@@ -125,16 +154,16 @@ def _options(kind, entry):
     return {field: getattr(options, field)() for field in fields}
 
 
-def _tensor(model, entry, index, content):
-    name = (entry.Name() or b"").decode("utf-8", "replace") or f"tensor {index}"
-    shape = tuple(_vector(entry, "Shape").tolist())
-    signature = tuple(_vector(entry, "ShapeSignature").tolist()) or shape
+def _tensor(reader, entry, index):
+    name = reader.text(entry.Name()) or f"tensor {index}"
+    shape = tuple(reader.numbers(entry, "Shape").tolist())
+    signature = tuple(reader.numbers(entry, "ShapeSignature").tolist()) or shape
     dtype = TYPE_NAMES.get(entry.Type(), f"type {entry.Type()}")
     quantization = entry.Quantization()
     scales, zero_points, axis = np.zeros(0, np.float32), np.zeros(0, np.int64), 0
     if quantization is not None and quantization.ScaleLength():
-        scales = quantization.ScaleAsNumpy().copy()
-        zero_points = _vector(quantization, "ZeroPoint", np.int64).copy()
+        scales = reader.numbers(quantization, "Scale", np.float32).copy()
+        zero_points = reader.numbers(quantization, "ZeroPoint", np.int64).copy()
         if len(zero_points) == 0:
             zero_points = np.zeros(len(scales), np.int64)
         if len(zero_points) != len(scales):
@@ -146,17 +175,17 @@ def _tensor(model, entry, index, content):
     return TensorInfo(index=index, name=name, shape=shape, dtype=dtype,
                       is_dynamic=min(signature[1:], default=1) < 1, scales=scales,
                       zero_points=zero_points, axis=axis,
-                      data=_data(model, entry.Buffer(), name, shape, dtype, content))
+                      data=_data(reader, entry.Buffer(), name, shape, dtype))
 
 
-def _data(model, buffer, name, shape, dtype, content):
+def _data(reader, buffer, name, shape, dtype):
     """The array of a constant, a view of the file; None where the tensor is computed."""
-    if buffer >= model.BuffersLength():
+    if buffer >= reader.model.BuffersLength():
         raise IndexError(buffer)
-    entry = model.Buffers(buffer)
+    entry = reader.model.Buffers(buffer)
     data = _vector(entry, "Data", np.uint8)
     if entry.Offset() > 1:      # beside the flatbuffer, in files beyond 2 GiB
-        data = np.frombuffer(content, np.uint8, entry.Size(), entry.Offset())
+        data = np.frombuffer(reader.content, np.uint8, entry.Size(), entry.Offset())
     if data.size == 0:
         return None
     try:

@@ -28,10 +28,11 @@ class ModelFile:
     def __init__(self):
         self._builder = flatbuffers.Builder(1 << 16)
         self._tensors, self._operators, self._codes = [], [], []
-        self._buffers = [self._table("Buffer")]
+        self._buffers = [self.table("Buffer")]
         self.shapes, self.names = [], []
 
-    def _table(self, kind, **fields):
+    def table(self, kind, **fields):
+        """A table; fields are numbers, and vectors and tables made before."""
         module = import_module(f"tflite.{kind}")
         module.Start(self._builder)
         for name, value in fields.items():
@@ -42,6 +43,10 @@ class ModelFile:
     def numbers(self, values, dtype):
         """A vector, as a field of a table."""
         return self._builder.CreateNumpyVector(np.asarray(values, dtype))
+
+    def text(self, value):
+        """A text, as a field of a table."""
+        return self._builder.CreateString(value)
 
     def _offsets(self, items):
         self._builder.StartVector(4, len(items), 4)
@@ -57,20 +62,20 @@ class ModelFile:
         if data is not None:
             data = np.asarray(data, dtype)
             content = self.numbers(np.frombuffer(data.tobytes(), np.uint8), np.uint8)
-            self._buffers.append(self._table("Buffer", Data=content))
+            self._buffers.append(self.table("Buffer", Data=content))
             buffer = len(self._buffers) - 1
         quantization = None
         if scale is not None:
             scales = self.numbers(np.atleast_1d(scale), np.float32)
             zero_points = self.numbers(np.broadcast_to(zero_point, np.shape(np.atleast_1d(scale))),
                                         np.int64)
-            quantization = self._table("QuantizationParameters", Scale=scales,
+            quantization = self.table("QuantizationParameters", Scale=scales,
                                        ZeroPoint=zero_points, QuantizedDimension=axis)
-        text = self._builder.CreateString(name)
+        text = self.text(name)
         dims = self.numbers(shape, np.int32)
         if signature is not None:
             signature = self.numbers(signature, np.int32)
-        self._tensors.append(self._table(
+        self._tensors.append(self.table(
             "Tensor", Shape=dims, Type=TYPES[np.dtype(dtype)], Buffer=buffer, Name=text,
             Quantization=quantization, ShapeSignature=signature))
         self.shapes.append(tuple(shape))
@@ -89,22 +94,27 @@ class ModelFile:
             self._codes.append(code)
         options, options_type = None, None
         if OPTIONS[kind]:
-            options = self._table(OPTIONS[kind], **fields)
+            options = self.table(OPTIONS[kind], **fields)
             options_type = getattr(tflite.BuiltinOptions, OPTIONS[kind])
         inputs, outputs = (self.numbers(values, np.int32) for values in (inputs, outputs))
-        self._operators.append(self._table(
+        self._operators.append(self.table(
             "Operator", OpcodeIndex=self._codes.index(code), Inputs=inputs, Outputs=outputs,
             BuiltinOptionsType=options_type, BuiltinOptions=options))
+
+    def repeat(self, kind, n, **fields):
+        """n tables "Tensor" or "Operator" that share the vectors of their fields."""
+        tables = {"Tensor": self._tensors, "Operator": self._operators}[kind]
+        tables += [self.table(kind, **fields) for _ in range(n)]
 
     def bytes(self, inputs, outputs):
         """The finished file; nothing can be added behind it."""
         tensors, operators = self._offsets(self._tensors), self._offsets(self._operators)
         inputs, outputs = (self.numbers(values, np.int32) for values in (inputs, outputs))
-        graph = self._table("SubGraph", Tensors=tensors, Inputs=inputs, Outputs=outputs,
+        graph = self.table("SubGraph", Tensors=tensors, Inputs=inputs, Outputs=outputs,
                             Operators=operators)
-        codes = [self._table("OperatorCode", DeprecatedBuiltinCode=min(code, 127),
+        codes = [self.table("OperatorCode", DeprecatedBuiltinCode=min(code, 127),
                              BuiltinCode=code, Version=1) for code in self._codes]
-        model = self._table("Model", Version=3, OperatorCodes=self._offsets(codes),
+        model = self.table("Model", Version=3, OperatorCodes=self._offsets(codes),
                             Subgraphs=self._offsets([graph]), Buffers=self._offsets(self._buffers))
         self._builder.Finish(model, b"TFL3")
         return bytes(self._builder.Output())

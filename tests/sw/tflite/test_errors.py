@@ -200,6 +200,29 @@ def test_damaged_bytes_give_an_error_or_a_program(tmp_path):
             assert len(str(error).splitlines()) == 1
 
 
+SHARED = {
+    "Shape": lambda net, n: net.numbers(np.ones(n), np.int32),
+    "ShapeSignature": lambda net, n: net.numbers(np.ones(n), np.int32),
+    "Name": lambda net, n: net.text("n" * n),
+    "Quantization": lambda net, n: net.table("QuantizationParameters", Scale=net.numbers(
+        np.ones(n), np.float32)),
+    "Outputs": lambda net, n: net.numbers(np.zeros(n), np.int32),
+}
+
+
+@pytest.mark.parametrize("field", SHARED)
+def test_vectors_that_share_their_bytes(field, tmp_path):
+    """Of small files that would fill any memory with what every tensor or operator says alike."""
+    net = Network((1, 10))
+    y = net.pointwise("RELU", net.input)
+    net.repeat("Operator" if field == "Outputs" else "Tensor", 64,
+               **{field: SHARED[field](net, 1 << 17)})
+    content = net.finish(y)
+    assert len(content) < 1 << 20
+    refused(content, tmp_path, "Shapes, scales, operands and names of a model have at most "
+            "4194304 entries in all")
+
+
 def test_a_gigabyte_of_zeros_is_not_read(tmp_path):
     path = tmp_path / "zeros.tflite"
     for start in (b"", b"\x10\0\0\0TFL3"):
