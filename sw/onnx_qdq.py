@@ -16,6 +16,9 @@ from golden.errors import LockstepError
 from sw.onnx_graph import GraphBuilder
 from sw.onnx_metadata import program_metadata
 
+FLOAT32 = np.finfo(np.float32)
+ACTIVATION_STEPS = INT8_MAX - INT8_MIN      # between two codes
+
 
 def real_factors(rescale, channels):
     """float64 (channels,): the real factors multiplier * 2**-shift of a `golden.ops.Rescale`."""
@@ -35,17 +38,32 @@ def weight_scales(op, source, target):
     return factors * target.quantization.scale / source.quantization.scale
 
 
-def _dequantized(graph, value, scales, dtype):
-    """Per-channel (axis 0) parameters with zero points of 0 as real values."""
+def _factors(graph, values, what, hint, steps=1):
+    """The name of factors whose multiples up to `steps` are float32; 0 is one of them.
+
+    Raises LockstepError naming what they are, `what`, for those beyond float32 or subnormal there.
+    """
+    values = np.asarray(values, np.float64)
+    low, high = float(FLOAT32.tiny), float(FLOAT32.max) / steps
+    wrong = values[(values != 0) & ~((np.abs(values) >= low) & (np.abs(values) <= high))]
+    if wrong.size:
+        raise LockstepError(f"{what} must be in {low:.6g}..{high:.6g}, what float32 holds, "
+                            f"not {abs(wrong[0]):.6g}")
+    return graph.constant(values, "float32", hint)
+
+
+def _dequantized(graph, value, scales, what, dtype):
+    """Per-channel (axis 0) parameters with zero points of 0 as real values; what: they are."""
     zeros = graph.constant(np.zeros(len(scales)), dtype, "zero_points")
-    return graph.node("DequantizeLinear", value, graph.constant(scales, "float32", "scales"),
-                      zeros, axis=0)
+    scales = _factors(graph, scales, f"Scale of the {what}", "scales", -np.iinfo(dtype).min)
+    return graph.node("DequantizeLinear", value, scales, zeros, axis=0)
 
 
 def _round_trip(graph, value, tensor, output=None):
     """A real value through the codes of a tensor of the program and back."""
     quantization = tensor.quantization
-    scale = graph.constant(quantization.scale, "float32", "scale")
+    scale = _factors(graph, quantization.scale, f"Scale of tensor {tensor.name}", "scale",
+                     ACTIVATION_STEPS)
     zero_point = graph.constant(quantization.zero_point, "int8", "zero_point")
     codes = graph.node("QuantizeLinear", value, scale, zero_point, output=f"{tensor.name}_codes")
     return graph.node("DequantizeLinear", codes, scale, zero_point, output=output)
@@ -68,8 +86,10 @@ def _parameters(graph, op, source, target):
     bias = np.where(alive, op.bias, 0)
     scales = np.where(alive, scales, 1.0)
     bias_scales = scales * source.quantization.scale
-    return (_dequantized(graph, graph.constant(weights, "int8", "weights"), scales, "int8"),
-            _dequantized(graph, graph.constant(bias, "int32", "bias"), bias_scales, "int32"))
+    return (_dequantized(graph, graph.constant(weights, "int8", "weights"), scales,
+                         f"weights of tensor {target.name}", "int8"),
+            _dequantized(graph, graph.constant(bias, "int32", "bias"), bias_scales,
+                         f"bias of tensor {target.name}", "int32"))
 
 
 @singledispatch
@@ -137,7 +157,7 @@ def _corrected(graph, value, op, source, target, count):
     gains = gains.reshape((1, -1) + (1,) * (len(source.shape) - 1))
     if np.allclose(gains, 1.0, rtol=1e-6, atol=0.0):
         return value
-    return graph.node("Mul", value, graph.constant(gains, "float32", "gain"))
+    return graph.node("Mul", value, _factors(graph, gains, f"Gain of tensor {target.name}", "gain"))
 
 
 @_float_form.register
@@ -164,9 +184,10 @@ def _(op: ops.RangeNorm, graph, node, values, source, target):
     offset = np.ldexp(op.bias.astype(np.float64), -op.shift)
     offset = offset + slope * source.quantization.zero_point - target.quantization.zero_point
     gain = slope * target.quantization.scale / source.quantization.scale
-    scaled = graph.node("Mul", values[0], graph.constant(gain.reshape(shape), "float32", "gain"))
+    gain = _factors(graph, gain.reshape(shape), f"Gain of tensor {target.name}", "gain")
     offset = (offset * target.quantization.scale).reshape(shape)
-    return graph.node("Add", scaled, graph.constant(offset, "float32", "offset"))
+    return graph.node("Add", graph.node("Mul", values[0], gain), _factors(
+        graph, offset, f"Offset of tensor {target.name}", "offset"))
 
 
 def export_qdq(program):
@@ -174,7 +195,8 @@ def export_qdq(program):
 
     The input is the real NCHW input, float32; the output is the dequantized output. The scales of
     the weights follow from the program's own factors: S_w = M * S_out / S_in.
-    Approximate: see the module's text. Raises LockstepError for an operator without a QDQ form.
+    Approximate: see the module's text. Raises LockstepError for an operator without a QDQ form, and
+    for scales that are not float32 numbers.
     """
     graph = GraphBuilder(f"{program.name}_qdq")
     real = {}

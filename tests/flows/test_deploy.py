@@ -1,5 +1,6 @@
 """flows/deploy.py: the folder, its manifest, the same bytes twice, and what is refused."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -169,4 +170,17 @@ def test_bad_input(tmp_path, software_only, capsys, option, value, word):
     err = capsys.readouterr().err
     assert word in err
     assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_scales_that_onnx_cannot_hold(tmp_path, software_only, capsys):
+    program = residual_net()
+    quantization = dataclasses.replace(program.input.quantization, scale=1e-45)
+    tensors = program.tensors | {"input": dataclasses.replace(program.input,
+                                                              quantization=quantization)}
+    dataclasses.replace(program, tensors=tensors).save(tmp_path / "program")
+    with pytest.raises(SystemExit) as stop:
+        cli.run(deploy.main, ["--program", str(tmp_path / "program"), "-o", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: Scale of tensor input must be in 1.17549e-38")
     assert not (tmp_path / "out").exists()

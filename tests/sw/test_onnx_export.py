@@ -88,6 +88,23 @@ def test_batch_statistics_are_refused():
             export(program)
 
 
+@pytest.mark.parametrize(("scales", "message"), [
+    ({"input": 1e-45}, r"Scale of tensor input must be in 1.17549e-38..1.33444e\+36, what float32 "
+                       r"holds, not 1e-45"),
+    ({"input": 1e38}, r"Scale of tensor input must be in .*, not 1e\+38"),
+    ({"linear0_out": 1e-36}, r"Scale of the bias of tensor linear0_out must be in 1.17549e-38.."),
+    ({"linear0_out": 1e33}, r"Scale of the bias of tensor linear0_out .*1.58456e\+29, what"),
+    ({"input": 1e-30, "linear0_out": 1e20}, r"Scale of the weights of tensor linear0_out .*\+36")],
+    ids=["small input", "large input", "small bias", "large bias", "large weights"])
+def test_scales_beyond_float32_are_refused(scales, message):
+    program = linear_net()
+    tensors = {name: dataclasses.replace(tensor, quantization=dataclasses.replace(
+        tensor.quantization, scale=scales.get(name, tensor.quantization.scale)))
+        for name, tensor in program.tensors.items()}
+    with pytest.raises(LockstepError, match=message):
+        export_qdq(dataclasses.replace(program, tensors=tensors))
+
+
 def test_a_wrong_bias_changes_the_output():
     program = linear_net()
     node = program.nodes[-1]
