@@ -73,6 +73,12 @@ def read_array(path: str | Path):
         raise LockstepError(f"Inputs {path}: not a NumPy .npy array") from None
 
 
+def check_file(path: str | Path) -> None:
+    """LockstepError where a file to write is a folder."""
+    if Path(path).is_dir():
+        raise LockstepError(f"{path} is a folder, not a file to write")
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put SIGINT and SIGTERM off to the end of the block, for the renames that belong together."""

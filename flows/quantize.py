@@ -6,9 +6,9 @@ evaluated as a simulation, and one line says so.
 """
 
 import argparse
+import contextlib
 import json
 import math
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -119,8 +119,10 @@ def configuration(arguments: argparse.Namespace):
         raise LockstepError("Options --batch-size and --threads must be at least 1")
     if not 0 <= arguments.seed < 2**31:
         raise LockstepError(f"Option --seed must be in 0..2147483647, not {arguments.seed}")
-    if arguments.report and not Path(arguments.report).parent.is_dir():
-        raise LockstepError(f"Cannot write {arguments.report}: there is no such folder")
+    if arguments.report:
+        cli.check_file(arguments.report)
+        if not Path(arguments.report).parent.is_dir():
+            raise LockstepError(f"Cannot write {arguments.report}: there is no such folder")
     return PtqConfig(
         weight_bits=arguments.weight_bits, activation_bits=arguments.activation_bits,
         sum_bits=arguments.sum_bits, ends_bits=8 if arguments.ends_8_bit else None,
@@ -212,8 +214,9 @@ def agreement(model, program, images) -> float:
         len(images), -1).argmax(1) == expected).mean())
 
 
-def quantized(arguments: argparse.Namespace) -> dict:
-    """Quantize, evaluate, write; the report."""
+def quantized(arguments: argparse.Namespace) -> tuple:
+    """Quantize and evaluate. (report, program), the program None where there is only a simulation.
+    """
     from flows.training.outputs import measured
     from sw.evaluate import evaluate
     from sw.lower import lower
@@ -238,7 +241,7 @@ def quantized(arguments: argparse.Namespace) -> dict:
     report["layers"] = [asdict(layer) for layer in layers]
     if config.simulation_only:
         print(f"simulation only, no program: {config.simulation_only}")
-        return report
+        return report, None
     source = report["checkpoint"]
     program = lower(result, name=Path(source).stem if is_onnx(source) else None)
     program = replace(program, metadata=program.metadata | {"ptq": asdict(config)})
@@ -253,10 +256,21 @@ def quantized(arguments: argparse.Namespace) -> dict:
         print(f"integer program: test accuracy {100 * report['integer']['integer']:.2f} % "
               f"({report['integer']['integer_images']} images)")
     report["program_sha256"] = program.sha256
-    if arguments.output:
-        program.save(arguments.output)
-        print(f"wrote {arguments.output}/ (program of {program.name})")
-    return report
+    return report, program
+
+
+def write(arguments: argparse.Namespace, report: dict, program) -> None:
+    """Write the program and the report, both or none."""
+    with contextlib.ExitStack() as stack:
+        if arguments.report:
+            path = Path(arguments.report)
+            folder = stack.enter_context(cli.replacing(path.parent))
+            (folder / path.name).write_text(json.dumps(report, indent=2) + "\n")
+        if arguments.output and program:
+            program.save(arguments.output)
+            print(f"wrote {arguments.output}/ (program of {program.name})")
+    if arguments.report:
+        print(f"wrote {path}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -265,13 +279,7 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = parse(argv)
     torch.set_num_threads(max(1, arguments.threads))
-    report = quantized(arguments)
-    if arguments.report:
-        path = Path(arguments.report)
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(temporary, path)
-        print(f"wrote {path}")
+    write(arguments, *quantized(arguments))
     return 0
 
 

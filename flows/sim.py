@@ -146,9 +146,8 @@ def print_comparison(rows, differences):
 
 def check_outputs(arguments, backends):
     """LockstepError where an output would replace a folder that no earlier run has written."""
-    for path in (arguments.outputs, arguments.report):
-        if path and Path(path).is_dir():
-            raise LockstepError(f"{path} is a folder, not a file to write")
+    for path in filter(None, (arguments.outputs, arguments.report)):
+        cli.check_file(path)
     for backend in backends if arguments.trace else ():
         folder = Path(arguments.trace) / backend
         if folder.is_dir() and any(path.suffix != ".npy" for path in folder.iterdir()):

@@ -121,10 +121,22 @@ def test_the_same_seed_gives_the_same_program(checkpoint, tmp_path):
     (["x.pt", "-baa"], "Bit allocation of activations needs per-channel activations"),
     (["x.pt", "-b", "0"], "must be at least 1"),
     (["x.pt", "--seed", "-1"], "Option --seed must be in 0..2147483647, not -1"),
-    (["x.pt", "--report", "absent/r.json"], "Cannot write absent/r.json: there is no such")])
+    (["x.pt", "--report", "absent/r.json"], "Cannot write absent/r.json: there is no such"),
+    (["x.pt", "--report", "."], ". is a folder, not a file to write")])
 def test_bad_options(arguments, message):
     with pytest.raises(LockstepError, match=re.escape(message)):
         quantize.main(arguments)
+
+
+def test_program_and_report_are_written_both_or_not_at_all(checkpoint, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    for program, report in (("p", "r" * 300), ("foreign", "r.json")):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises((LockstepError, OSError), match="File name too long|must not be overw"):
+            quantize.main([checkpoint, "--images", "64", "-o", str(tmp_path / program),
+                           "--report", str(tmp_path / report)])
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_checkpoint_of_another_model(checkpoint):
