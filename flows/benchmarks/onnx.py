@@ -131,6 +131,18 @@ def runtime_quantization():
     return quantization
 
 
+def calibration_reader(name: str, batches):
+    """What quantize_static calibrates on: batches, float32 (N, ...) each, of the input `name`."""
+    class Reader(runtime_quantization().CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(batches)
+
+        def get_next(self):
+            batch = next(self.left, None)
+            return None if batch is None else {name: batch}
+    return Reader()
+
+
 def statically_quantized(path: Path, folder: Path, form: str) -> Path:
     """What ONNX Runtime's quantize_static makes of it; form: "QDQ" or "QOperator"."""
     import onnx
@@ -141,16 +153,9 @@ def statically_quantized(path: Path, folder: Path, form: str) -> Path:
     onnx.save(model, source)
     entry = model.graph.input[0]
     shape = [size.dim_value for size in entry.type.tensor_type.shape.dim][1:]
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(random_images(shape, COMPARED, 1))
-
-        def get_next(self):
-            image = next(self.left, None)
-            return None if image is None else {entry.name: image[None]}
+    reader = calibration_reader(entry.name, random_images(shape, COMPARED, 1)[:, None])
     logging.getLogger().setLevel(logging.ERROR)
-    quantization.quantize_static(source, target, Reader(), quant_format=quantization.QuantFormat[
+    quantization.quantize_static(source, target, reader, quant_format=quantization.QuantFormat[
         form], per_channel=True, activation_type=quantization.QuantType.QInt8,
         weight_type=quantization.QuantType.QInt8)
     return target

@@ -86,18 +86,10 @@ def quantized(model, images: np.ndarray):
     """What quantize_static makes of a float onnx.ModelProto, calibrated on images."""
     import onnx
 
-    from flows.benchmarks.onnx import runtime_quantization
+    from flows.benchmarks.onnx import calibration_reader, runtime_quantization
 
     quantization = runtime_quantization()
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(np.split(images, range(BATCH, len(images), BATCH)))
-
-        def get_next(self):
-            part = next(self.left, None)
-            return None if part is None else {"images": part}
-
+    reader = calibration_reader("images", np.split(images, range(BATCH, len(images), BATCH)))
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # its advice to run a preprocessing
     try:
@@ -105,7 +97,7 @@ def quantized(model, images: np.ndarray):
             source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
             onnx.save(model, source)
             quantization.quantize_static(
-                source, target, Reader(), quant_format=quantization.QuantFormat.QDQ,
+                source, target, reader, quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True, activation_type=quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8)
             return onnx.load(target)

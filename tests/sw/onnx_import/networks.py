@@ -4,7 +4,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from flows.benchmarks.onnx import compared, reference_trace
+from flows.benchmarks.onnx import (
+    calibration_reader,
+    compared,
+    reference_trace,
+    runtime_quantization,
+)
 from golden.interpreter import run
 from sw.importers.onnx import import_onnx
 
@@ -129,19 +134,10 @@ def imported(model, folder):
 
 def statically_quantized(model, folder, n=32, **options):
     """The path of what ONNX Runtime's quantize_static makes of a float model."""
-    from onnxruntime import quantization
-
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(images(shape, n, 2))
-
-        def get_next(self):
-            image = next(self.left, None)
-            return None if image is None else {"x": image[None]}
-    path = folder / "quantized.onnx"
-    quantization.quantize_static(saved(model, folder, "float.onnx"), path, Reader(), **options)
+    reader = calibration_reader("x", images(shape, n, 2)[:, None])
+    source, path = saved(model, folder, "float.onnx"), folder / "quantized.onnx"
+    runtime_quantization().quantize_static(source, path, reader, **options)
     return path
 
 
