@@ -1,6 +1,17 @@
 """The nodes and tensors of a Program while an importer collects them."""
 
+import numpy as np
+
+from golden.errors import LockstepError
 from golden.program import Node, Tensor
+
+MOST_WEIGHTS = 1 << 28      # of a model, those that several layers share counted for each
+
+
+def check_weights(n_weights):
+    """LockstepError for more weights than memory is meant for."""
+    if n_weights > MOST_WEIGHTS:
+        raise LockstepError(f"The layers of a model have at most {MOST_WEIGHTS} weights in all")
 
 
 class Parts:
@@ -17,7 +28,7 @@ class Parts:
 
     def __init__(self, names):
         self.nodes, self.tensors, self.notes = [], {}, []
-        self._taken = set(names)
+        self._taken, self._n_weights = set(names), 0
 
     def invent(self, wanted):
         """A name for a tensor that the model lacks: the wanted one, with a number where taken."""
@@ -35,6 +46,8 @@ class Parts:
 
     def append(self, op, inputs, output):
         """The node that writes a declared tensor and is called after it."""
+        self._n_weights += np.size(getattr(op, "weights", ()))
+        check_weights(self._n_weights)
         self.nodes.append(Node(name=output, op=op, inputs=tuple(inputs), outputs=(output,)))
 
     def put(self, name, op, inputs, quantization):

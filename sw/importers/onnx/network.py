@@ -6,6 +6,7 @@ from keyword import kwlist
 from torch import nn
 
 from sw.connect import connect
+from sw.importers.parts import check_weights
 from sw.layers import QInput
 from sw.recipes import make_recipe
 
@@ -26,6 +27,7 @@ class ImportedNetwork(nn.Module):
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.steps = []     # (layer's name, names of what it reads)
+        self._n_weights = 0
         self.source = self._add(input_name, QInput(FLOAT))
 
     def _add(self, wanted, layer):
@@ -39,6 +41,8 @@ class ImportedNetwork(nn.Module):
 
     def append(self, wanted, layer, inputs):
         """Add a layer that reads the outputs of the layers of these names; returns its name."""
+        self._n_weights += sum(weights.numel() for weights in layer.parameters())
+        check_weights(self._n_weights)
         name = self._add(wanted, layer)
         self.steps.append((name, tuple(inputs)))
         return name

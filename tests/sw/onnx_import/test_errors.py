@@ -7,8 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from flows import convert
 from golden.errors import LockstepError
-from sw.importers.onnx import folding, import_onnx, model_file
-from tests.sw.onnx_import.networks import Quantized, residual, saved
+from sw.importers import parts
+from sw.importers.onnx import folding, import_network, import_onnx, model_file
+from tests.sw.onnx_import.networks import Network, Quantized, residual, saved
 
 
 def refused(model, folder, match):
@@ -285,6 +286,22 @@ def test_more_fields_than_a_model_has(entries, entry, tmp_path, monkeypatch):
     import_onnx(saved(model, tmp_path))
     entries(model.graph).extend([entry] * 300)
     refused(model, tmp_path, "model.onnx: A model has at most 300 fields in all")
+
+
+@pytest.mark.parametrize("make", [Network, Quantized])
+def test_weights_that_many_layers_share(make, tmp_path, monkeypatch):
+    net = make((6,))
+    weights = net.floats((6, 6)) if make is Network else net.weights((6, 6), per_channel=False)
+    x = "x" if make is Network else net.quantized("x")
+    for _ in range(3):
+        x = net.node("Gemm", [x, weights])
+        x = x if make is Network else net.quantized(x)
+    path, load = saved(net.model(x), tmp_path), import_network if make is Network else import_onnx
+    load(path)
+    monkeypatch.setattr(parts, "MOST_WEIGHTS", 100)
+    with pytest.raises(LockstepError, match="model.onnx: The layers of a model have at most 100 "
+                                            "weights in all"):
+        load(path)
 
 
 def test_tensors_that_nothing_writes_and_cycles(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from golden.errors import LockstepError
+from sw.importers import parts
 from sw.importers.tflite import import_tflite
 from tests.sw.tflite.networks import Network, imported
 
@@ -221,6 +222,19 @@ def test_vectors_that_share_their_bytes(field, tmp_path):
     assert len(content) < 1 << 20
     refused(content, tmp_path, "Shapes, scales, operands and names of a model have at most "
             "4194304 entries in all")
+
+
+def test_weights_that_many_layers_share(tmp_path, monkeypatch):
+    net = Network((1, 6))
+    weights, x = net.constant(np.ones((6, 6), np.int8), 0.1), net.input
+    for _ in range(3):
+        y = net.activation((1, 6))
+        net.operator("FULLY_CONNECTED", [x, weights, -1], [y])
+        x = y
+    content = net.finish(x)
+    imported(content, tmp_path)
+    monkeypatch.setattr(parts, "MOST_WEIGHTS", 100)
+    refused(content, tmp_path, "The layers of a model have at most 100 weights in all")
 
 
 def test_a_gigabyte_of_zeros_is_not_read(tmp_path):
