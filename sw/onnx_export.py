@@ -153,7 +153,7 @@ def export_integer(program, *, trace=False):
     an output too. The scales, zero points and the program's sha256 are in the metadata.
     Raises LockstepError naming the node for an operator ONNX has no form for.
     """
-    graph = GraphBuilder(program.name)
+    graph = GraphBuilder(program.name, program.tensors)
     for name in program.inputs:
         graph.declare_input(name, "int8", program.tensors[name].shape)
     produced = []

@@ -27,20 +27,24 @@ class GraphBuilder:
 
     Arguments
         name: the graph's name.
+        taken: names that only who makes the graph gives.
     Attributes
         scope: prefix of the names of the nodes and intermediate values made from now on.
     """
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, taken=()):
+        self.name, self._taken = name, set(taken)
         self.scope = name
         self.nodes, self.inputs, self.outputs = [], [], []
         self._constants, self._arrays, self._count = {}, {}, {}
 
     def _fresh(self, hint):
         key = f"{self.scope}/{hint}"
-        index = self._count[key] = self._count.get(key, -1) + 1
-        return f"{key}_{index}" if index else key
+        while True:
+            index = self._count[key] = self._count.get(key, -1) + 1
+            name = f"{key}_{index}" if index else key
+            if not {name, f"{name}:0"} & self._taken:
+                return name
 
     def constant(self, value, dtype, hint="constant"):
         """The name of an initializer with this value; equal ones are shared."""

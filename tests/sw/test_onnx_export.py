@@ -81,6 +81,19 @@ def test_export_is_deterministic():
             == export_qdq(residual_net()).SerializeToString(deterministic=True))
 
 
+@pytest.mark.parametrize("taken", ["linear0/MatMulInteger:0", "linear0/weights"])
+def test_tensors_may_be_called_as_those_of_the_export(taken):
+    program = linear_net()
+
+    def renamed(names):
+        return tuple(taken if name == "linear0_out" else name for name in names)
+    nodes = [dataclasses.replace(node, inputs=renamed(node.inputs), outputs=renamed(node.outputs))
+             for node in program.nodes]
+    tensors = dict(zip(renamed(program.tensors), program.tensors.values()))
+    tensors[taken] = dataclasses.replace(tensors[taken], name=taken)
+    assert_same(dataclasses.replace(program, nodes=nodes, tensors=tensors), random_codes(program))
+
+
 def test_batch_statistics_are_refused():
     program = batch_norm_net(2)
     for export in (export_integer, export_qdq):
