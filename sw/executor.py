@@ -1,8 +1,9 @@
 """The torch executor: a `Program` on CPU or CUDA with exact integer arithmetic.
 
-Products go through `torch._int_mm` (int8 x int8 -> int32) where it applies, else through float64
-matrix products, which are exact for integers: |acc| < 2^53. Convolutions are never handed to a
-convolution kernel, which may use Winograd or FFT forms; their patches are matrix-multiplied.
+On CUDA products go through `torch._int_mm` (int8 x int8 -> int32) where it is exact, else, and on
+a CPU, whose `_int_mm` is several times slower, through float matrix products: float32 up to 1024
+addends, where no sum passes 2^24, float64 beyond. Convolutions are never handed to a convolution
+kernel, which may use Winograd or FFT forms; their patches are matrix-multiplied.
 Rounding, clamping and zero points are `golden.arith`'s own functions applied to int64 tensors.
 """
 
@@ -15,7 +16,14 @@ from golden import arith, ops, range_norm
 from golden.errors import LockstepError
 
 PATCH_LIMIT = 1 << 26  # elements of one patch matrix; larger convolutions go image by image
+FLOAT32_DEPTH = 2**24 // 128**2  # addends, products of int8 codes, that float32 sums exactly
 CUDA_MIN_ROWS, CUDA_MULTIPLE = 17, 8  # what cuBLASLt asks of torch._int_mm
+
+
+def _exact_float(x, depth):
+    """The float dtype that sums this many products of int8 codes without rounding, beside x."""
+    is_float32 = depth <= FLOAT32_DEPTH and not x.is_cuda  # where float32 may mean TF32
+    return torch.float32 if is_float32 else torch.float64
 
 
 def int_matmul(a, b):
@@ -24,20 +32,20 @@ def int_matmul(a, b):
     Pads to the shapes CUDA asks for. Sums must fit int32 (`golden.verify` proves it).
     """
     (rows, depth), columns = a.shape, b.shape[1]
-    if not _int_mm_is_exact(a.device.type):
-        return (a.double() @ b.double()).to(torch.int32)
-    if a.is_cuda:
-        pad_depth, pad_columns = -depth % CUDA_MULTIPLE, -columns % CUDA_MULTIPLE
-        pad_rows = max(CUDA_MIN_ROWS - rows, 0)
-        a = torch.nn.functional.pad(a, (0, pad_depth, 0, pad_rows))
-        b = torch.nn.functional.pad(b, (0, pad_columns, 0, pad_depth))
+    if not (a.is_cuda and _int_mm_is_exact()):
+        dtype = _exact_float(a, depth)
+        return (a.to(dtype) @ b.to(dtype)).to(torch.int32)
+    pad_depth, pad_columns = -depth % CUDA_MULTIPLE, -columns % CUDA_MULTIPLE
+    pad_rows = max(CUDA_MIN_ROWS - rows, 0)
+    a = torch.nn.functional.pad(a, (0, pad_depth, 0, pad_rows))
+    b = torch.nn.functional.pad(b, (0, pad_columns, 0, pad_depth))
     return torch._int_mm(a.contiguous(), b.contiguous())[:rows, :columns]
 
 
 @cache
-def _int_mm_is_exact(device_type):
-    """Whether this machine's kernel keeps every bit: 16-bit intermediate sums would saturate."""
-    codes = torch.full((32, 64), -128, dtype=torch.int8, device=device_type)
+def _int_mm_is_exact():
+    """Whether this GPU's kernel keeps every bit: 16-bit intermediate sums would saturate."""
+    codes = torch.full((32, 64), -128, dtype=torch.int8, device="cuda")
     try:
         product = torch._int_mm(codes, codes.t().contiguous())
         mixed = torch._int_mm(codes, torch.full_like(codes, 127).t().contiguous())
@@ -72,7 +80,8 @@ def _convolve(x, weights, stride, padding, dilation, groups, fill):
     rows = windows.reshape(n, groups, channels // groups, height, width, *weights.shape[2:])
     rows = rows.permute(1, 0, 3, 4, 2, 5, 6).reshape(groups, -1, depth)
     kernels = weights.reshape(groups, outputs // groups, depth).transpose(1, 2)
-    sums = torch.bmm(rows.double(), kernels.double()).long()
+    dtype = _exact_float(x, depth)
+    sums = torch.bmm(rows.to(dtype), kernels.to(dtype)).long()
     sums = sums.reshape(groups, n, height, width, outputs // groups)
     return sums.permute(1, 0, 4, 2, 3).reshape(n, outputs, height, width)
 

@@ -51,7 +51,7 @@ def test_other_seeds_and_float_inputs(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (17, 64, 8), (40, 1153, 9)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (17, 64, 8), (5, 1024, 3), (40, 1153, 9)])
 def test_int_matmul_is_exact_at_the_extremes(shape, device):
     rows, depth, columns = shape
     rng = np.random.default_rng(0)
@@ -64,10 +64,22 @@ def test_int_matmul_is_exact_at_the_extremes(shape, device):
         np.testing.assert_array_equal(product.cpu().numpy(), a.astype(np.int64) @ b)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_float64_replaces_a_kernel_that_is_not_exact(monkeypatch):
     program = PROGRAMS["residual_net"]
-    monkeypatch.setattr(executor, "_int_mm_is_exact", lambda device_type: False)
-    assert_same(program, random_codes(program), "cpu")
+    monkeypatch.setattr(executor, "_int_mm_is_exact", lambda: False)
+    assert_same(program, random_codes(program), "cuda")
+
+
+def test_float32_is_not_exact_beyond_its_depth(monkeypatch):
+    codes = torch.full((1, executor.FLOAT32_DEPTH + 1), -128, dtype=torch.int8)
+    other = codes.clone()
+    other[0, 0] = -127
+    codes[0, 0] = -127  # 127^2 is odd: the sum needs 25 bits
+    expected = executor.FLOAT32_DEPTH * 128**2 + 127**2
+    assert executor.int_matmul(codes, other.t()).item() == expected
+    monkeypatch.setattr(executor, "FLOAT32_DEPTH", len(codes[0]))
+    assert executor.int_matmul(codes, other.t()).item() != expected
 
 
 def test_large_batches_go_in_parts(monkeypatch):
