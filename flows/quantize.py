@@ -58,7 +58,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                        "(N, C, H, W) as an ONNX model takes them, in place of a data set")
     group.add_argument("-sh", "--shuffle", action=argparse.BooleanOptionalAction, default=True,
                        help="draw them at random, not the first ones (default on)")
-    group.add_argument("--seed", type=int, default=0, help="of that draw and of AdaRound's")
+    group.add_argument("--seed", type=int, default=0,
+                       help="of that draw, of AdaRound's and distillation's")
     group.add_argument("-c", "--clipping", "--clip", choices=CLIPS,
                        help="activation clip: none, or ACIQ's (default no)")
     group.add_argument("--calibration", choices=STATIC_RANGES,
@@ -103,12 +104,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     group.add_argument("--adaround", action="store_true", help="learn how to round the weights")
     group.add_argument("--adaround-iterations", type=int, default=1000, metavar="N",
                        help="per layer (default 1000)")
+    group.add_argument("--distill", action="store_true", help="tune the scales and biases of all "
+                       "layers to the float network's answers at last")
+    group.add_argument("--distill-steps", type=int, default=160, metavar="N",
+                       help="of 64 images (default 160)")
     return parser.parse_args(argv)
 
 
 def configuration(arguments: argparse.Namespace):
     """The PtqConfig of the command line; LockstepError for settings that cannot work."""
-    from sw.ptq.config import AdaRoundConfig, PtqConfig
+    from sw.ptq.config import AdaRoundConfig, DistillationConfig, PtqConfig
 
     if arguments.calibration and arguments.clipping:
         raise LockstepError("--clipping and --calibration are two names of one choice; give one")
@@ -135,6 +140,8 @@ def configuration(arguments: argparse.Namespace):
         bias_correction=arguments.bias_correction, equalise=arguments.equalize,
         adaround=AdaRoundConfig(iterations=arguments.adaround_iterations)
         if arguments.adaround else None,
+        distillation=DistillationConfig(steps=arguments.distill_steps)
+        if arguments.distill else None,
         layer_bits=dict(arguments.layer_bits), seed=arguments.seed)
 
 

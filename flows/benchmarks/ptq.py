@@ -17,7 +17,7 @@ from flows import cli
 from flows.benchmarks.accuracy import chosen, source_hash
 from golden.errors import LockstepError
 
-IMAGES = 256        # of the training set, to calibrate on
+IMAGES = 512        # of the training set, to calibrate on
 PART = 64           # images at a time that a network or program runs on: they stay in the cache
 NO_BREVITAS = "Brevitas is not installed, its rows are left out: pip install 'lockstep[bench]'"
 

@@ -7,7 +7,7 @@ has 8 bits in a block are left out of it.
 
 from dataclasses import dataclass, field
 
-from sw.ptq.config import AdaRoundConfig, PtqConfig
+from sw.ptq.config import AdaRoundConfig, DistillationConfig, PtqConfig
 
 BLOCKS = {"w8a8": (8, 8), "w8a4": (8, 4), "w4a8": (4, 8), "w4a4": (4, 4)}  # weights, activations
 PERCENTILE = 99.9
@@ -57,7 +57,11 @@ METHODS = {
     "output_correction": Method(words="correction of the outputs' means",
                                 both={"bias_correction": "output"}),
     "equalise": Method(words="cross-layer equalisation", both={"equalise": "weights"}),
+    "equalise_activations": Method(words="equalisation of the activations' ranges",
+                                   activations={"equalise": "activations"}),
     "adaround": Method(words="AdaRound", weights={"adaround": AdaRoundConfig()}),
+    "distillation": Method(words="distillation of scales and biases",
+                           both={"distillation": DistillationConfig()}),
     "three": Method(words="ACIQ, `-baw` and `-bcw`",
                     weights={"allocate_weights": True, "bias_correction": "weight"},
                     activations={"activation_range": "aciq_mix"}),
@@ -65,7 +69,8 @@ METHODS = {
                   weights={"weight_range": "mse", "allocate_weights": True,
                            "adaround": AdaRoundConfig()},
                   activations={"activation_range": "mse"},
-                  both={"bias_correction": "output", "equalise": "weights"}),
+                  both={"bias_correction": "output", "equalise": "activations",
+                        "distillation": DistillationConfig()}),
     "channels": Method(words="a scale per channel of activations (`-pcq_a`)",
                        activations=_CHANNELS),
     "channels_aciq": Method(words="the same, ACIQ clipping",

@@ -16,6 +16,13 @@ def check_bits(what: str, bits) -> None:
         raise LockstepError(f"{what} must be {BITS[0]} to {BITS[1]} bits, not {bits!r}")
 
 
+def _check_counts(whose: str, config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int or value < 1:
+            raise LockstepError(f"{whose} {name} must be a positive integer, not {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaRoundConfig:
     """Hyperparameters of AdaRound, arXiv 2004.10568, section 5 and its published code.
@@ -34,10 +41,19 @@ class AdaRoundConfig:
     beta: tuple[float, float] = (20.0, 2.0)
 
     def __post_init__(self):
-        for name in ("iterations", "patches", "batch"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise LockstepError(f"AdaRound's {name} must be a positive integer, not {value!r}")
+        _check_counts("AdaRound's", self, "iterations", "patches", "batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """steps of Adam, batch images each, its learning rate falling to 0 by a cosine."""
+
+    steps: int = 160
+    learning_rate: float = 1e-3
+    batch: int = 64
+
+    def __post_init__(self):
+        _check_counts("Distillation's", self, "steps", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +74,10 @@ class PtqConfig:
         (arXiv 1810.05723), ``output`` the mean of every channel's output (arXiv 1906.04721,
         section 4.2).
     equalise: cross-layer equalisation first, of the ranges of ``weights`` or of ``activations``
-        (``sw.ptq.equalisation``). adaround: its settings, None to round to nearest.
+        (``sw.ptq.equalisation``). adaround: its settings, None to round to nearest. distillation:
+        its settings, None to leave scales and biases as the layers gave them.
     layer_bits: (weight bits, activation bits) of what layers produce, by module path.
-    seed: of AdaRound's draws.
+    seed: of AdaRound's and distillation's draws.
     """
 
     weight_bits: int = 8
@@ -77,6 +94,7 @@ class PtqConfig:
     bias_correction: str = "none"
     equalise: str = "none"
     adaround: AdaRoundConfig | None = None
+    distillation: DistillationConfig | None = None
     layer_bits: dict[str, tuple[int, int]] = field(default_factory=dict)
     seed: int = 0
 

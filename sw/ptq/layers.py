@@ -13,7 +13,7 @@ from sw.layers import QLayer, WeightedLayer
 from sw.norms import Norm
 from sw.quantizers import ActivationQuantizer, FakeQuantizeFunction
 from sw.ranges import affine_parameters
-from sw.recipe import NormRecipe, Recipe, TensorRecipe
+from sw.recipe import FLOAT, NormRecipe, Recipe, TensorRecipe
 
 # Codes are their own grid: the constant clamp of 127 gives 8 bits a step of exactly 1.
 _CODES = TensorRecipe(bits=8, granularity="channel", range="clamp", clamp=127.0)
@@ -66,11 +66,12 @@ def set_output(layer: QLayer, activation: TensorRecipe, low: Tensor, high: Tenso
 
     activation: the output's recipe. bits: (C,) where they differ from channel to channel.
     """
-    layer.config = Recipe(name="ptq", weight=_CODES, activation=activation,
-                          norm=NormRecipe(kind="none"))
+    layer.config = Recipe(name="ptq", weight=_CODES, activation=activation, error=FLOAT,
+                          gradient=FLOAT, norm=NormRecipe(kind="none"))
     layer.output = ActivationQuantizer(layer.config) if bits is None \
         else AllocatedQuantizer(layer.config, bits)
     layer.output.owner = layer.owner
+    layer.output.eval()  # in training it would take its range from what comes, and follow it
     layer.output.follow(low, high)
 
 

@@ -19,6 +19,7 @@ from sw.layers import QInput, QLayer, WeightedLayer
 from sw.ptq.adaround import adaround, input_patches, output_patches, sample_positions
 from sw.ptq.allocation import allocate_bits
 from sw.ptq.config import PtqConfig
+from sw.ptq.distillation import distil
 from sw.ptq.equalisation import equalise
 from sw.ptq.folding import fold_norms
 from sw.ptq.layers import set_codes, set_output
@@ -36,7 +37,8 @@ from sw.ranges import extremes
 @dataclass(frozen=True, kw_only=True)
 class LayerResult:
     """How a layer was quantized: mean bits, and the signal-to-noise ratio of its output against
-    the float network's on the calibration images, in dB. weight_bits: None without weights."""
+    the float network's on the calibration images, in dB, before any distillation. weight_bits: None
+    without weights."""
 
     layer: str
     weight_bits: float | None
@@ -152,6 +154,8 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
             results[-1] = LayerResult(**results[-1], sqnr_db=sqnr)
         for name in [name for name, last in last_use.items() if last == index]:
             del exact[name], rounded[name]
+    if config.distillation is not None:
+        distil(quantized, reference, images, config.distillation, generator)
     return quantized, results
 
 

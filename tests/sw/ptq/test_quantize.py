@@ -115,6 +115,22 @@ def test_the_float_network_stays():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_the_result_is_in_evaluation_mode_with_the_ranges_of_the_float_network():
+    x = calibration()
+    quantized, _ = quantize(float_digits(), x, PtqConfig(**NAIVE))
+    assert not any(module.training for module in quantized.modules())
+    exact = {}
+    reference = fold_norms(float_digits())
+    for name, layer in reference.named_modules():
+        if isinstance(layer, QLayer):
+            layer.register_forward_hook(lambda _, __, y, name=name: exact.update({name: y}))
+    with torch.no_grad():
+        reference(x)
+    for name, y in exact.items():
+        output = quantized.get_submodule(name).output
+        assert (output.range_low, output.range_high) == (y.min(), y.max()), name
+
+
 def test_widths_by_role():
     _, results = quantize(float_digits(), calibration(), PtqConfig(**NAIVE))
     found = {result.layer: (result.weight_bits, result.activation_bits) for result in results}

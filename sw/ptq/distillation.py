@@ -1,0 +1,105 @@
+"""Scales and biases tuned to the float network's answers.
+
+Layer by layer, no method sees what its errors become in the layers behind it. Distillation (Hinton,
+Vinyals, Dean 2015, arXiv 1503.02531, at temperature 1) does: the quantized network's answers to the
+calibration images are drawn to the float network's, by
+
+    KL(softmax(float logits) || softmax(quantized logits))
+
+and what moves are the factor and the offset of every output channel, real numbers that the integer
+program holds in its multipliers and biases anyway; codes and ranges stay. Finkelstein, Almog,
+Grobman 2019, arXiv 1906.03193, tune biases so.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golden.errors import LockstepError
+from sw.evaluate import prepared, reconstructs
+from sw.ptq.config import DistillationConfig
+from sw.ptq.layers import CodeScale
+
+
+class _TunedScale(nn.Module):
+    """A CodeScale whose factor * (1 + gain) and offset + deviation * shift learn.
+
+    deviation: (C,), of the layer's output, so that one learning rate suits both.
+    """
+
+    def __init__(self, scale: CodeScale, deviation: Tensor):
+        super().__init__()
+        self.scale, self.deviation = scale, deviation
+        self.gain = nn.Parameter(torch.zeros_like(scale.factor))
+        self.shift = nn.Parameter(torch.zeros_like(scale.offset))
+
+    def _parameters_now(self) -> tuple[Tensor, Tensor]:
+        return (self.scale.factor * (1 + self.gain),
+                self.scale.offset + self.deviation * self.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        factor, offset = (values.to(x.dtype).view(shape) for values in self._parameters_now())
+        return x * factor + offset
+
+    @torch.no_grad()
+    def settled(self) -> CodeScale:
+        """The CodeScale with what was learned."""
+        factor, offset = self._parameters_now()
+        self.scale.factor.copy_(factor)
+        self.scale.offset.copy_(offset)
+        return self.scale
+
+
+@torch.no_grad()
+def _deviations(network: nn.Module, layers: list[nn.Module], x: Tensor) -> list[Tensor]:
+    """Standard deviation of every output channel before the activation function, (C,) each."""
+    found = {}
+
+    def keep(scale, _, y: Tensor) -> None:
+        found[scale] = y.double().transpose(0, 1).flatten(1).std(1, correction=0)
+    hooks = [layer.norm.register_forward_hook(keep) for layer in layers]
+    network(x)
+    for hook in hooks:
+        hook.remove()
+    return [found[layer.norm] for layer in layers]
+
+
+def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: DistillationConfig,
+           generator: torch.Generator) -> None:
+    """Tune the factors and offsets of a quantized network in place.
+
+    reference: the float network. images: (N, C, H, W) float32, drawn from by the generator,
+    ``config.batch`` at a time. Raises LockstepError for a network that gives no logits.
+    """
+    if reconstructs(reference):
+        raise LockstepError("Distillation needs a network that gives the logits of classes, not "
+                            "one that returns its input")
+    layers = [layer for layer in network.modules()
+              if isinstance(getattr(layer, "norm", None), CodeScale)]
+    batch = min(config.batch, len(images))
+    with torch.no_grad():
+        wanted = torch.cat([F.log_softmax(reference(prepared(reference, part)).flatten(1), 1)
+                            for part in images.split(batch)])
+    deviations = _deviations(network, layers, prepared(network, images[:batch]))
+    for layer, deviation in zip(layers, deviations):
+        layer.norm = _TunedScale(layer.norm, deviation)
+    learned = [values for layer in layers for values in (layer.norm.gain, layer.norm.shift)]
+    optimizer = torch.optim.Adam(learned, lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    order = torch.empty(0, dtype=torch.int64)
+    with torch.enable_grad():
+        for _ in range(config.steps):
+            if len(order) < batch:
+                order = torch.randperm(len(images), generator=generator)
+            picked, order = order[:batch].to(images.device), order[batch:]
+            found = network(prepared(network, images[picked])).flatten(1)
+            loss = F.kl_div(F.log_softmax(found, 1), wanted[picked], log_target=True,
+                            reduction="batchmean")
+            gradients = torch.autograd.grad(loss, learned)
+            for parameter, gradient in zip(learned, gradients):
+                parameter.grad = gradient
+            optimizer.step()
+            schedule.step()
+    for layer in layers:
+        layer.norm = layer.norm.settled()
