@@ -68,7 +68,7 @@ METHODS = {
     "all": Method(words="all together", everywhere=True, program=True,
                   weights={"weight_range": "mse", "allocate_weights": True,
                            "adaround": AdaRoundConfig()},
-                  activations={"activation_range": "mse"},
+                  activations={"activation_range": "percentile", "percentile": PERCENTILE},
                   both={"bias_correction": "output", "equalise": "activations",
                         "distillation": DistillationConfig()}),
     "channels": Method(words="a scale per channel of activations (`-pcq_a`)",
