@@ -33,19 +33,19 @@ class _TunedScale(nn.Module):
         self.gain = nn.Parameter(torch.zeros_like(scale.factor))
         self.shift = nn.Parameter(torch.zeros_like(scale.offset))
 
-    def _parameters_now(self) -> tuple[Tensor, Tensor]:
+    def _values(self) -> tuple[Tensor, Tensor]:
         return (self.scale.factor * (1 + self.gain),
                 self.scale.offset + self.deviation * self.shift)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        factor, offset = (values.to(x.dtype).view(shape) for values in self._parameters_now())
+        factor, offset = (values.to(x.dtype).view(shape) for values in self._values())
         return x * factor + offset
 
     @torch.no_grad()
     def settled(self) -> CodeScale:
         """The CodeScale with what was learned."""
-        factor, offset = self._parameters_now()
+        factor, offset = self._values()
         self.scale.factor.copy_(factor)
         self.scale.offset.copy_(offset)
         return self.scale
@@ -65,16 +65,20 @@ def _deviations(network: nn.Module, layers: list[nn.Module], x: Tensor) -> list[
     return [found[layer.norm] for layer in layers]
 
 
+def check_distillable(model: nn.Module) -> None:
+    """LockstepError for a network whose answers are no logits of classes."""
+    if reconstructs(model):
+        raise LockstepError("Distillation needs a network that gives the logits of classes, not "
+                            "one that returns its input")
+
+
 def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: DistillationConfig,
            generator: torch.Generator) -> None:
     """Tune the factors and offsets of a quantized network in place.
 
     reference: the float network. images: (N, C, H, W) float32, drawn from by the generator,
-    ``config.batch`` at a time. Raises LockstepError for a network that gives no logits.
+    ``config.batch`` at a time.
     """
-    if reconstructs(reference):
-        raise LockstepError("Distillation needs a network that gives the logits of classes, not "
-                            "one that returns its input")
     layers = [layer for layer in network.modules()
               if isinstance(getattr(layer, "norm", None), CodeScale)]
     batch = min(config.batch, len(images))

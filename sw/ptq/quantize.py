@@ -19,7 +19,7 @@ from sw.layers import QInput, QLayer, WeightedLayer
 from sw.ptq.adaround import adaround, input_patches, output_patches, sample_positions
 from sw.ptq.allocation import allocate_bits
 from sw.ptq.config import PtqConfig
-from sw.ptq.distillation import distil
+from sw.ptq.distillation import check_distillable, distil
 from sw.ptq.equalisation import equalise
 from sw.ptq.folding import fold_norms
 from sw.ptq.layers import set_codes, set_output
@@ -123,11 +123,14 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
     each layer.
 
     Raises LockstepError for a network that was trained with quantization, that cannot be traced or
-    calls a layer twice, for no images, and for a layer whose weights or outputs are all 0.
+    calls a layer twice, for no images, for a layer whose weights or outputs are all 0, and for the
+    distillation of a network that gives no logits.
     """
     config = config or PtqConfig()
     if not len(images):
         raise LockstepError("Post-training quantization needs at least 1 calibration image")
+    if config.distillation is not None:
+        check_distillable(model)
     reference = fold_norms(model)
     if config.equalise != "none":
         equalise(reference, images if config.equalise == "activations" else None)

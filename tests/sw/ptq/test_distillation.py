@@ -82,11 +82,10 @@ def test_fewer_images_than_a_batch():
 
 
 def test_what_returns_its_input_is_refused():
-    quantized, _ = quantize(float_digits(), digits().train_sample(8)[0], FOUR_BITS)
-    reference = fold_norms(float_digits())
-    reference.objective = "reconstruction"
+    model = copy.deepcopy(float_digits())
+    model.objective = "reconstruction"
     with pytest.raises(LockstepError, match="Distillation needs a network that gives the logits"):
-        distil(quantized, reference, digits().test_images[:8], STEPS, torch.Generator())
+        quantize(model, digits().test_images[:8], PtqConfig(distillation=STEPS))
 
 
 def test_steps_are_positive():
