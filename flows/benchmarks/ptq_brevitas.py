@@ -142,6 +142,7 @@ def quantized(model: nn.Module, images: Tensor, config, *, strong: bool) -> nn.M
         with calibration_mode(network):
             for batch in batches:
                 network(batch)
+        network(batches[0])  # the weights' ranges, which calibration leaves alone
         if strong:
             with gptq_mode(network, use_quant_activations=True) as mode:
                 for _ in range(mode.num_layers):
