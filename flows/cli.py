@@ -74,9 +74,12 @@ def read_array(path: str | Path):
 
 
 def check_file(path: str | Path) -> None:
-    """LockstepError where a file to write is a folder."""
-    if Path(path).is_dir():
+    """LockstepError where a file to write is a folder, a device or a link, such as /dev/stdout."""
+    path = Path(path)
+    if path.is_dir():
         raise LockstepError(f"{path} is a folder, not a file to write")
+    if path.is_symlink() or path.exists() and not path.is_file():
+        raise LockstepError(f"{path} is a device or a link, not a file to write")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -255,6 +256,18 @@ def test_folders_of_others_are_never_replaced(saved, tmp_path, capsys, option, w
     one_line(exit_of(["--program", folder, "--backend", "golden", option, str(tmp_path / "mine")],
                      capsys), words)
     assert (tmp_path / "mine" / "golden" / "work.py").read_text() == "kept"
+
+
+@pytest.mark.parametrize("option", ["--outputs", "--report"])
+def test_devices_and_links_are_never_replaced(saved, tmp_path, capsys, option):
+    """Such as /dev/null and /dev/stdout, by who may."""
+    _, folder, _ = saved
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        one_line(exit_of(["--program", folder, "--backend", "golden", option, str(path)], capsys),
+                 f"{path} is a device or a link, not a file to write")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
 
 
 def test_outputs_have_the_name_that_was_asked_for(saved, tmp_path, capsys):
