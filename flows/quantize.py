@@ -124,10 +124,6 @@ def configuration(arguments: argparse.Namespace):
         raise LockstepError("Options --batch-size and --threads must be at least 1")
     if not 0 <= arguments.seed < 2**31:
         raise LockstepError(f"Option --seed must be in 0..2147483647, not {arguments.seed}")
-    if arguments.report:
-        cli.check_file(arguments.report)
-        if not Path(arguments.report).parent.is_dir():
-            raise LockstepError(f"Cannot write {arguments.report}: there is no such folder")
     return PtqConfig(
         weight_bits=arguments.weight_bits, activation_bits=arguments.activation_bits,
         sum_bits=arguments.sum_bits, ends_bits=8 if arguments.ends_8_bit else None,
@@ -143,6 +139,21 @@ def configuration(arguments: argparse.Namespace):
         distillation=DistillationConfig(steps=arguments.distill_steps)
         if arguments.distill else None,
         layer_bits=dict(arguments.layer_bits), seed=arguments.seed)
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """LockstepError for a report that cannot be written, or not beside the program."""
+    if not arguments.report:
+        return
+    cli.check_file(arguments.report)
+    report = Path(arguments.report)
+    if not report.parent.is_dir():
+        raise LockstepError(f"Cannot write {report}: there is no such folder")
+    if arguments.output:
+        paths = report.resolve(), Path(arguments.output).resolve()
+        if any(path.is_relative_to(other) for path, other in (paths, paths[::-1])):
+            raise LockstepError(f"Report {report} and program {arguments.output} must lie beside "
+                                f"each other, not one in the other")
 
 
 def is_onnx(path: str) -> bool:
@@ -231,6 +242,7 @@ def quantized(arguments: argparse.Namespace) -> tuple:
     from sw.train import TrainConfig
 
     config = configuration(arguments)
+    check_outputs(arguments)
     model, data = load(arguments)
     images = given_images(arguments.inputs, model) if data is None else data.train_sample(
         arguments.images, arguments.seed if arguments.shuffle else None)[0]

@@ -139,6 +139,17 @@ def test_program_and_report_are_written_both_or_not_at_all(checkpoint, tmp_path)
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("program", "report"), [
+    ("new", "new"), ("new/program", "new"), ("old", "old/r.json"), ("old", "old/program.json")])
+def test_a_report_lies_beside_the_program(program, report, checkpoint, tmp_path):
+    quantize.main([checkpoint, "--images", "64", "-o", str(tmp_path / "old")])
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(LockstepError, match="must lie beside each other, not one in the other"):
+        quantize.main([checkpoint, "--images", "64", "-o", str(tmp_path / program),
+                       "--report", str(tmp_path / report)])
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
 def test_a_checkpoint_of_another_model(checkpoint):
     with pytest.raises(LockstepError, match="is of model resnet_digits, not vgg"):
         quantize.main(["-a", "vgg", "--checkpoint", checkpoint])
