@@ -28,13 +28,13 @@ class Parts:
 
     def __init__(self, names):
         self.nodes, self.tensors, self.notes = [], {}, []
-        self._taken, self._n_weights = set(names), 0
+        self._taken, self._counts, self._n_weights = set(names), {}, 0
 
     def invent(self, wanted):
         """A name for a tensor that the model lacks: the wanted one, with a number where taken."""
-        name, count = wanted, 0
+        name = wanted
         while name in self._taken:
-            count += 1
+            count = self._counts[wanted] = self._counts.get(wanted, 0) + 1
             name = f"{wanted}_{count}"
         self._taken.add(name)
         return name

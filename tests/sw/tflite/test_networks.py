@@ -10,6 +10,7 @@ from golden.interpreter import run
 from sim import rtl
 from sw import executor, onnx_runtime
 from sw.data import load_dataset
+from sw.importers.parts import Parts
 from sw.importers.tflite import import_tflite
 from tests.sw.tflite.networks import Network, assert_as_litert, imported, random_codes
 
@@ -68,6 +69,12 @@ def test_tensors_may_be_called_alike_and_as_invented_ones(tmp_path):
     x = random_codes(program.input_shape, 2)
     np.testing.assert_array_equal(run(program, x)["y"], run(
         imported(chain("a", "b"), tmp_path), x)["b"])
+
+
+@pytest.mark.timeout(20)
+def test_names_are_invented_at_once_however_many_are_alike():
+    parts = Parts({"y"})
+    assert [parts.invent("y") for _ in range(1 << 16)][-1] == "y_65536"
 
 
 @pytest.mark.slow
