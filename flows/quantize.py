@@ -217,9 +217,11 @@ def given_images(path: str, model):
         wanted = ", ".join(str(size) for size in ("N", *model.input_shape))
         raise LockstepError(f"Inputs {path} must be floats of shape ({wanted}), not {x.dtype} "
                             f"{x.shape}")
+    with np.errstate(over="ignore"):
+        x = np.ascontiguousarray(x, np.float32)
     if not np.isfinite(x).all():
-        raise LockstepError(f"Inputs {path} must be finite")
-    return torch.from_numpy(np.ascontiguousarray(x, np.float32))
+        raise LockstepError(f"Inputs {path} must be finite as float32")
+    return torch.from_numpy(x)
 
 
 def agreement(model, program, images) -> float:

@@ -73,6 +73,15 @@ def test_what_quantize_refuses(options, message, tmp_path):
         quantize.main([str(saved(residual(), tmp_path)), *options])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+def test_images_beyond_float32_are_refused(value, tmp_path):
+    x = images((3, 8, 8), 2).astype(np.float64)
+    x[1, 0, 0, 0] = value
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(LockstepError, match="x.npy must be finite as float32"):
+        quantize.main([str(saved(residual(), tmp_path)), "--inputs", str(tmp_path / "x.npy")])
+
+
 def test_an_error_is_one_line_and_exit_2(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
