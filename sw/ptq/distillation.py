@@ -65,11 +65,18 @@ def _deviations(network: nn.Module, layers: list[nn.Module], x: Tensor) -> list[
     return [found[layer.norm] for layer in layers]
 
 
-def check_distillable(model: nn.Module) -> None:
-    """LockstepError for a network whose answers are no logits of classes."""
+@torch.no_grad()
+def check_distillable(model: nn.Module, images: Tensor) -> None:
+    """LockstepError for a network whose answers are no logits of classes.
+
+    images: (N, C, H, W) float32, of which the first runs through the network.
+    """
+    needs = "Distillation needs a network that gives the logits of classes, not"
     if reconstructs(model):
-        raise LockstepError("Distillation needs a network that gives the logits of classes, not "
-                            "one that returns its input")
+        raise LockstepError(f"{needs} one that returns its input")
+    shape = tuple(model(prepared(model, images[:1])).shape[1:])
+    if shape[0] < 2 or any(size > 1 for size in shape[1:]):
+        raise LockstepError(f"{needs} outputs of shape {shape}")
 
 
 def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: DistillationConfig,

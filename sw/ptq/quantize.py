@@ -129,9 +129,9 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
     config = config or PtqConfig()
     if not len(images):
         raise LockstepError("Post-training quantization needs at least 1 calibration image")
-    if config.distillation is not None:
-        check_distillable(model)
     reference = fold_norms(model)
+    if config.distillation is not None:
+        check_distillable(reference, images)
     if config.equalise != "none":
         equalise(reference, images if config.equalise == "activations" else None)
     _, steps, output = trace(reference)

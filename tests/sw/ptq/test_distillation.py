@@ -1,20 +1,24 @@
 """Distillation brings a quantized network's answers nearer to the float network's."""
 
 import copy
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from golden.errors import LockstepError
+from sw.connect import connect
 from sw.evaluate import logits_of
+from sw.layers import QConv2d, QInput, QLinear
 from sw.lower import lower
 from sw.ptq.config import DistillationConfig, PtqConfig
 from sw.ptq.distillation import distil
 from sw.ptq.folding import fold_norms
 from sw.ptq.layers import CodeScale
 from sw.ptq.quantize import quantize
-from tests.sw.ptq.floats import float_digits
+from tests.sw.ptq.floats import FLOAT, float_digits
 from tests.sw.trained import digits
 
 FOUR_BITS = PtqConfig(weight_bits=4, activation_bits=4, activation_range="mse")
@@ -86,6 +90,18 @@ def test_what_returns_its_input_is_refused():
     model.objective = "reconstruction"
     with pytest.raises(LockstepError, match="Distillation needs a network that gives the logits"):
         quantize(model, digits().test_images[:8], PtqConfig(distillation=STEPS))
+
+
+@pytest.mark.parametrize("model, shape", [
+    (nn.Sequential(QInput(FLOAT), QConv2d(1, 3, 3, config=FLOAT)), "(3, 6, 6)"),
+    (nn.Sequential(QInput(FLOAT), nn.Flatten(), QLinear(64, 1, config=FLOAT)), "(1,)")],
+    ids=["image", "one value"])
+def test_what_gives_no_classes_is_refused(model, shape):
+    model.input_shape = (1, 8, 8)
+    images = digits().test_images[:8]
+    quantize(connect(model), images)
+    with pytest.raises(LockstepError, match=re.escape(f"classes, not outputs of shape {shape}")):
+        quantize(model, images, PtqConfig(distillation=STEPS))
 
 
 def test_steps_are_positive():
