@@ -71,15 +71,20 @@ def test_float64_replaces_a_kernel_that_is_not_exact(monkeypatch):
     assert_same(program, random_codes(program), "cuda")
 
 
-def test_float32_is_not_exact_beyond_its_depth(monkeypatch):
-    codes = torch.full((1, executor.FLOAT32_DEPTH + 1), -128, dtype=torch.int8)
-    other = codes.clone()
-    other[0, 0] = -127
-    codes[0, 0] = -127  # 127^2 is odd: the sum needs 25 bits
-    expected = executor.FLOAT32_DEPTH * 128**2 + 127**2
-    assert executor.int_matmul(codes, other.t()).item() == expected
-    monkeypatch.setattr(executor, "FLOAT32_DEPTH", len(codes[0]))
-    assert executor.int_matmul(codes, other.t()).item() != expected
+@pytest.mark.parametrize("groups", [None, 1, 2], ids=["matrices", "convolution", "grouped"])
+def test_float32_is_not_exact_beyond_1024_addends(groups, monkeypatch):
+    codes = torch.full((groups or 1, 1025), -128, dtype=torch.int8)
+    codes[:, 0] = -127  # 127^2 is odd: the sum needs 25 bits
+
+    def sums():
+        if groups is None:
+            return executor.int_matmul(codes, codes.t())
+        return executor._convolve(codes.reshape(1, -1, 1, 1), codes.reshape(groups, -1, 1, 1),
+                                  (1, 1), (0, 0, 0, 0), (1, 1), groups, 0)
+    expected = 1024 * 128**2 + 127**2
+    assert sums().flatten().tolist() == [expected] * len(codes)
+    monkeypatch.setattr(executor, "FLOAT32_DEPTH", 1025)
+    assert expected not in sums()
 
 
 def test_large_batches_go_in_parts(monkeypatch):
