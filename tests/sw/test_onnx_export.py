@@ -12,7 +12,14 @@ from golden.interpreter import run as golden_run
 from golden.program import Node, Program, Quantization, Tensor
 from sw import onnx_runtime
 from sw.onnx_export import export_integer, export_qdq
-from tests.programs import batch_norm_net, linear_net, random_codes, residual_net, small_programs
+from tests.programs import (
+    batch_norm_net,
+    linear_net,
+    norm_net,
+    random_codes,
+    residual_net,
+    small_programs,
+)
 
 PROGRAMS = small_programs()
 
@@ -101,6 +108,14 @@ def test_batch_statistics_are_refused():
             export(program)
 
 
+def scaled(program, scales):
+    """The program with other scales of some tensors."""
+    tensors = {name: dataclasses.replace(tensor, quantization=dataclasses.replace(
+        tensor.quantization, scale=scales.get(name, tensor.quantization.scale)))
+        for name, tensor in program.tensors.items()}
+    return dataclasses.replace(program, tensors=tensors)
+
+
 @pytest.mark.parametrize(("scales", "message"), [
     ({"input": 1e-45}, r"Scale of tensor input must be in 1.17549e-38..1.33444e\+36, what float32 "
                        r"holds, not 1e-45"),
@@ -110,12 +125,20 @@ def test_batch_statistics_are_refused():
     ({"input": 1e-30, "linear0_out": 1e20}, r"Scale of the weights of tensor linear0_out .*\+36")],
     ids=["small input", "large input", "small bias", "large bias", "large weights"])
 def test_scales_beyond_float32_are_refused(scales, message):
-    program = linear_net()
-    tensors = {name: dataclasses.replace(tensor, quantization=dataclasses.replace(
-        tensor.quantization, scale=scales.get(name, tensor.quantization.scale)))
-        for name, tensor in program.tensors.items()}
     with pytest.raises(LockstepError, match=message):
-        export_qdq(dataclasses.replace(program, tensors=tensors))
+        export_qdq(scaled(linear_net(), scales))
+
+
+@pytest.mark.parametrize(("scales", "what"), [
+    ({"conv0_out": 1e-30, "range_norm1_out": 1e20}, "Gain"), ({"range_norm1_out": 1e36}, "Offset")])
+def test_norms_beyond_float32_are_refused(scales, what):
+    program = norm_net()
+    norm = program.nodes[1]
+    nodes = list(program.nodes)
+    nodes[1] = dataclasses.replace(norm, op=dataclasses.replace(
+        norm.op, bias=np.full_like(norm.op.bias, 2**30)))
+    with pytest.raises(LockstepError, match=f"{what} of tensor range_norm1_out must be in"):
+        export_qdq(scaled(dataclasses.replace(program, nodes=nodes), scales))
 
 
 def test_a_wrong_bias_changes_the_output():
