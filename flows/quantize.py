@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from flows import cli
+from golden import storage
 from golden.errors import LockstepError
 
 CLIPS = {"no": "min_max", "gaus": "aciq_gauss", "laplace": "aciq_laplace", "mix": "aciq_mix"}
@@ -142,7 +143,9 @@ def configuration(arguments: argparse.Namespace):
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """LockstepError for a report that cannot be written, or not beside the program."""
+    """LockstepError for a program or report that cannot be written, or not beside each other."""
+    if arguments.output:
+        storage.check_target(arguments.output)
     if not arguments.report:
         return
     cli.check_file(arguments.report)

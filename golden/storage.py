@@ -117,15 +117,21 @@ def _npz(arrays):
     return buffer.getvalue()
 
 
+def check_target(directory):
+    """LockstepError where `save` would replace anything else than a Program."""
+    directory = Path(directory)
+    if directory.exists():
+        if not directory.is_dir() or {*os.listdir(directory)} - {JSON_NAME, NPZ_NAME}:
+            raise LockstepError(f"{directory} is not a Program and must not be overwritten")
+
+
 def save(program, directory):
     """Writes a Program; a reader never sees a mixture of two.
 
     An existing Program in `directory` is replaced; LockstepError where it holds anything else.
     """
     directory = Path(directory)
-    if directory.exists():
-        if not directory.is_dir() or {*os.listdir(directory)} - {JSON_NAME, NPZ_NAME}:
-            raise LockstepError(f"{directory} is not a Program and must not be overwritten")
+    check_target(directory)
     values, arrays = body(program)
     npz = _npz(arrays)
     document = {"format": FORMAT, "version": VERSION, "sha256": _hash(_canonical(values)),

@@ -1,5 +1,6 @@
 """What post-training quantization does, as one record."""
 
+import math
 from dataclasses import dataclass, field
 
 from golden.errors import LockstepError
@@ -16,11 +17,14 @@ def check_bits(what: str, bits) -> None:
         raise LockstepError(f"{what} must be {BITS[0]} to {BITS[1]} bits, not {bits!r}")
 
 
-def _check_counts(whose: str, config, *names: str) -> None:
-    for name in names:
+def _check_descent(whose: str, config, *counts: str) -> None:
+    for name in counts:
         value = getattr(config, name)
         if type(value) is not int or value < 1:
             raise LockstepError(f"{whose} {name} must be a positive integer, not {value!r}")
+    if not 0 < config.learning_rate < math.inf:
+        raise LockstepError(f"{whose} learning rate must be positive and finite, not "
+                            f"{config.learning_rate!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class AdaRoundConfig:
     beta: tuple[float, float] = (20.0, 2.0)
 
     def __post_init__(self):
-        _check_counts("AdaRound's", self, "iterations", "patches", "batch")
+        _check_descent("AdaRound's", self, "iterations", "patches", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class DistillationConfig:
     batch: int = 64
 
     def __post_init__(self):
-        _check_counts("Distillation's", self, "steps", "batch")
+        _check_descent("Distillation's", self, "steps", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)

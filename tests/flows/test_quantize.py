@@ -150,6 +150,14 @@ def test_a_report_lies_beside_the_program(program, report, checkpoint, tmp_path)
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
+def test_a_folder_of_another_is_refused_before_the_work(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("kept")
+    monkeypatch.setattr(quantize, "load", lambda arguments: pytest.fail("loaded a network"))
+    with pytest.raises(LockstepError, match="is not a Program and must not be overwritten"):
+        quantize.main([checkpoint, "-o", str(tmp_path)])
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
 def test_a_checkpoint_of_another_model(checkpoint):
     with pytest.raises(LockstepError, match="is of model resnet_digits, not vgg"):
         quantize.main(["-a", "vgg", "--checkpoint", checkpoint])

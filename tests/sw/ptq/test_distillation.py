@@ -104,6 +104,9 @@ def test_what_gives_no_classes_is_refused(model, shape):
         quantize(model, images, PtqConfig(distillation=STEPS))
 
 
-def test_steps_are_positive():
-    with pytest.raises(LockstepError, match="Distillation's steps must be a positive integer"):
-        DistillationConfig(steps=0)
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"steps": 0}, "Distillation's steps must be a positive integer"),
+    ({"learning_rate": float("nan")}, "Distillation's learning rate must be positive and finite")])
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(LockstepError, match=message):
+        DistillationConfig(**settings)
