@@ -61,6 +61,24 @@ def test_only_factors_and_offsets_move(pair):
     assert all(not value.requires_grad for value in scales(distilled)["stem.norm"].buffers())
 
 
+@pytest.mark.parametrize(("steps", "moved"), [(1, 1.0), (2, 1.5)])  # the rate falls by a cosine
+def test_a_step_moves_each_channel_in_its_own_unit(steps, moved, pair):
+    quantized, images = pair[0], digits().train_sample(64)[0]
+    distilled, watched, deviations = copy.deepcopy(quantized), copy.deepcopy(quantized), {}
+    for name, scale in scales(watched).items():
+        scale.register_forward_hook(lambda _, __, y, name=name: deviations.update(
+            {name: y.double().transpose(0, 1).flatten(1).std(1, correction=0)}))
+    watched(images)
+    config = DistillationConfig(steps=steps)
+    distil(distilled, fold_norms(float_digits()), images, config, torch.Generator())
+    for name, after in scales(distilled).items():
+        before = scales(quantized)[name]
+        gain = (after.factor / before.factor - 1).abs() / config.learning_rate
+        shift = (after.offset - before.offset).abs() / deviations[name] / config.learning_rate
+        for found in (gain, shift):
+            assert found.max() == pytest.approx(moved, rel=0.05), name
+
+
 def test_the_network_lowers_to_what_it_computes(pair):
     from golden.interpreter import run
 
