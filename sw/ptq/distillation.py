@@ -19,6 +19,7 @@ from golden.errors import LockstepError
 from sw.evaluate import prepared, reconstructs
 from sw.ptq.config import DistillationConfig
 from sw.ptq.layers import CodeScale
+from sw.ptq.observe import observed
 
 
 class _TunedScale(nn.Module):
@@ -52,20 +53,6 @@ class _TunedScale(nn.Module):
 
 
 @torch.no_grad()
-def _deviations(network: nn.Module, layers: list[nn.Module], x: Tensor) -> list[Tensor]:
-    """Standard deviation of every output channel before the activation function, (C,) each."""
-    found = {}
-
-    def keep(scale, _, y: Tensor) -> None:
-        found[scale] = y.double().transpose(0, 1).flatten(1).std(1, correction=0)
-    hooks = [layer.norm.register_forward_hook(keep) for layer in layers]
-    network(x)
-    for hook in hooks:
-        hook.remove()
-    return [found[layer.norm] for layer in layers]
-
-
-@torch.no_grad()
 def check_distillable(model: nn.Module, images: Tensor) -> None:
     """LockstepError for a network whose answers are no logits of classes.
 
@@ -92,7 +79,8 @@ def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: Dis
     with torch.no_grad():
         wanted = torch.cat([F.log_softmax(reference(prepared(reference, part)).flatten(1), 1)
                             for part in images.split(batch)])
-    deviations = _deviations(network, layers, prepared(network, images[:batch]))
+    deviations = observed(network, [layer.norm for layer in layers], images[:batch],
+                          lambda y: y.double().std(1, correction=0))
     for layer, deviation in zip(layers, deviations):
         layer.norm = _TunedScale(layer.norm, deviation)
     learned = [values for layer in layers for values in (layer.norm.gain, layer.norm.shift)]

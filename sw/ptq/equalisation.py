@@ -17,10 +17,10 @@ largest, as in SmoothQuant (arXiv 2211.10438, equation 4, alpha = 0.5).
 import torch
 from torch import Tensor, nn
 
-from sw.evaluate import prepared
 from sw.graph import Step, trace
 from sw.graph_layers import PaddedMaxPool2d
 from sw.layers import QAvgPool2d, QConv2d, QGlobalAvgPool2d, WeightedLayer
+from sw.ptq.observe import observed
 
 SWEEPS = 20
 _HOMOGENEOUS = (nn.MaxPool2d, PaddedMaxPool2d, QAvgPool2d, QGlobalAvgPool2d, nn.Flatten,
@@ -89,19 +89,6 @@ def _balance(first: WeightedLayer, second: WeightedLayer, outgoing: Tensor, inco
     return factors
 
 
-def _output_ranges(model: nn.Module, layers: list[WeightedLayer], images: Tensor) -> list[Tensor]:
-    """Largest magnitude of every output channel of the layers on the images, (channels,) each."""
-    ranges = {}
-
-    def keep(layer, _, y: Tensor) -> None:
-        ranges[layer] = y.abs().transpose(0, 1).flatten(1).amax(1)
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
-    model(prepared(model, images))
-    for hook in hooks:
-        hook.remove()
-    return [ranges[layer] for layer in layers]
-
-
 @torch.no_grad()
 def equalise(model: nn.Module, images: Tensor | None = None) -> int:
     """Equalise a folded float network in place until nothing changes; returns the number of pairs.
@@ -111,7 +98,8 @@ def equalise(model: nn.Module, images: Tensor | None = None) -> int:
     """
     found = pairs(model)
     firsts = [first for first, _ in found]
-    ranges = None if images is None else _output_ranges(model, firsts, images)
+    ranges = None if images is None else observed(
+        model, firsts, images, lambda y: y.abs().amax(1))
     for _ in range(SWEEPS):
         largest_change = 0.0
         for index, (first, second) in enumerate(found):
