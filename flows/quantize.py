@@ -37,6 +37,7 @@ def _layer_bits(text: str) -> tuple[str, tuple[int, int]]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    from sw.ptq.config import LOGITS_RANGES
     from sw.recipe import STATIC_RANGES
 
     parser = cli.Parser(prog="flows/quantize.py", description=__doc__.splitlines()[0])
@@ -67,6 +68,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                        help="rule of the activation ranges; -c names four of them")
     group.add_argument("--weight-calibration", choices=STATIC_RANGES, default="min_max",
                        help="rule of the weight ranges (default min_max)")
+    group.add_argument("--logits-calibration", choices=LOGITS_RANGES, default="min_max",
+                       help="rule of the logits' range: extremes, or where the answers change "
+                       "least (default min_max)")
     group.add_argument("--percentile", type=float, default=99.99, metavar="P")
 
     group = parser.add_argument_group("widths, each 2 to 8")
@@ -130,7 +134,8 @@ def configuration(arguments: argparse.Namespace):
         sum_bits=arguments.sum_bits, ends_bits=8 if arguments.ends_8_bit else None,
         weight_range=arguments.weight_calibration,
         activation_range=arguments.calibration or CLIPS[arguments.clipping or "no"],
-        percentile=arguments.percentile, per_channel_weights=arguments.per_channel_weights,
+        percentile=arguments.percentile, logits_range=arguments.logits_calibration,
+        per_channel_weights=arguments.per_channel_weights,
         per_channel_activations=arguments.per_channel_activations,
         allocate_weights=arguments.bit_allocation,
         allocate_activations=arguments.bit_allocation_activations,

@@ -9,6 +9,7 @@ from sw.recipe import STATIC_RANGES, TensorRecipe
 BITS = (2, 8)
 BIAS_CORRECTIONS = ("none", "weight", "output")
 EQUALISATIONS = ("none", "weights", "activations")
+LOGITS_RANGES = ("min_max", "answers")
 
 
 def check_bits(what: str, bits) -> None:
@@ -71,6 +72,7 @@ class PtqConfig:
     weight_range, activation_range: rule of ``sw.recipe.STATIC_RANGES``; of input, logits and of
         activations with more than activation_bits it is min_max, as in the published code of
         arXiv 1810.05723. percentile: of that rule.
+    logits_range: ``min_max``, or ``answers`` (``sw.ptq.answers``).
     per_channel_weights, per_channel_activations: one scale per channel instead of per tensor.
     allocate_weights, allocate_activations: bits per channel by ``sw.ptq.allocation``, their mean
         over a tensor's channels being weight_bits (activation_bits).
@@ -91,6 +93,7 @@ class PtqConfig:
     weight_range: str = "min_max"
     activation_range: str = "min_max"
     percentile: float = 99.99
+    logits_range: str = "min_max"
     per_channel_weights: bool = True
     per_channel_activations: bool = False
     allocate_weights: bool = False
@@ -122,6 +125,9 @@ class PtqConfig:
         if self.equalise not in EQUALISATIONS:
             raise LockstepError(f"Equalisation must be one of {', '.join(EQUALISATIONS)}, not "
                                 f"{self.equalise!r}")
+        if self.logits_range not in LOGITS_RANGES:
+            raise LockstepError(f"Range of logits must be one of {', '.join(LOGITS_RANGES)}, not "
+                                f"{self.logits_range!r}")
         for kind in ("weights", "activations"):
             if getattr(self, f"allocate_{kind}") and not getattr(self, f"per_channel_{kind}"):
                 raise LockstepError(f"Bit allocation of {kind} needs per-channel {kind}")

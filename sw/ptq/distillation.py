@@ -12,11 +12,10 @@ Grobman 2019, arXiv 1906.03193, tune biases so.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golden.errors import LockstepError
-from sw.evaluate import prepared, reconstructs
+from sw.evaluate import prepared
+from sw.ptq.answers import answers, divergence
 from sw.ptq.config import DistillationConfig
 from sw.ptq.layers import CodeScale
 from sw.ptq.observe import observed
@@ -52,20 +51,6 @@ class _TunedScale(nn.Module):
         return self.scale
 
 
-@torch.no_grad()
-def check_distillable(model: nn.Module, images: Tensor) -> None:
-    """LockstepError for a network whose answers are no logits of classes.
-
-    images: (N, C, H, W) float32, of which the first runs through the network.
-    """
-    needs = "Distillation needs a network that gives the logits of classes, not"
-    if reconstructs(model):
-        raise LockstepError(f"{needs} one that returns its input")
-    shape = tuple(model(prepared(model, images[:1])).shape[1:])
-    if shape[0] < 2 or any(size > 1 for size in shape[1:]):
-        raise LockstepError(f"{needs} outputs of shape {shape}")
-
-
 def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: DistillationConfig,
            generator: torch.Generator) -> None:
     """Tune the factors and offsets of a quantized network in place.
@@ -77,7 +62,7 @@ def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: Dis
               if isinstance(getattr(layer, "norm", None), CodeScale)]
     batch = min(config.batch, len(images))
     with torch.no_grad():
-        wanted = torch.cat([F.log_softmax(reference(prepared(reference, part)).flatten(1), 1)
+        wanted = torch.cat([answers(reference(prepared(reference, part)))
                             for part in images.split(batch)])
     deviations = observed(network, [layer.norm for layer in layers], images[:batch],
                           lambda y: y.double().std(1, correction=0))
@@ -92,9 +77,7 @@ def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: Dis
             if len(order) < batch:
                 order = torch.randperm(len(images), generator=generator)
             picked, order = order[:batch].to(images.device), order[batch:]
-            found = network(prepared(network, images[picked])).flatten(1)
-            loss = F.kl_div(F.log_softmax(found, 1), wanted[picked], log_target=True,
-                            reduction="batchmean")
+            loss = divergence(answers(network(prepared(network, images[picked]))), wanted[picked])
             gradients = torch.autograd.grad(loss, learned)
             for parameter, gradient in zip(learned, gradients):
                 parameter.grad = gradient

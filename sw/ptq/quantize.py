@@ -18,8 +18,9 @@ from sw.graph import Step, trace
 from sw.layers import QInput, QLayer, WeightedLayer
 from sw.ptq.adaround import adaround, input_patches, output_patches, sample_positions
 from sw.ptq.allocation import allocate_bits
+from sw.ptq.answers import check_classifier, logits_range
 from sw.ptq.config import PtqConfig
-from sw.ptq.distillation import check_distillable, distil
+from sw.ptq.distillation import distil
 from sw.ptq.equalisation import equalise
 from sw.ptq.folding import fold_norms
 from sw.ptq.layers import set_codes, set_output
@@ -46,13 +47,14 @@ class LayerResult:
     sqnr_db: float
 
 
-def _calibrate(layer: QLayer, y: Tensor, bits: int, at_end: bool, config: PtqConfig) -> Tensor:
+def _calibrate(layer: QLayer, y: Tensor, widths: Widths, config: PtqConfig) -> Tensor:
     """Set the output quantizer for float outputs y (N, C, ...); returns its bits per channel."""
     if not torch.isfinite(y).all():
         raise LockstepError(f"Layer {layer.owner} gives values that are not finite")
     if not y.any():
         raise LockstepError(f"Layer {layer.owner} has a zero range: its output is 0 for all "
                             f"{len(y)} calibration images")
+    bits, at_end = widths.activation, isinstance(layer, QInput) or widths.logits
     recipe = config.activation_recipe(bits, at_end=at_end,
                                       clipped=not at_end and bits <= config.activation_bits)
     if config.allocate_activations and not at_end and bits == config.activation_bits:
@@ -65,7 +67,10 @@ def _calibrate(layer: QLayer, y: Tensor, bits: int, at_end: bool, config: PtqCon
                                              layer.owner)
         set_output(layer, recipe, low, high, allocated)
         return allocated
-    low, high = extremes(y, recipe, 1, layer.owner)
+    if widths.logits and config.logits_range == "answers":
+        low, high = logits_range(y, recipe)
+    else:
+        low, high = extremes(y, recipe, 1, layer.owner)
     if recipe.granularity == "tensor":
         low, high = low.reshape(()), high.reshape(())
     set_output(layer, recipe, low, high)
@@ -131,7 +136,9 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
         raise LockstepError("Post-training quantization needs at least 1 calibration image")
     reference = fold_norms(model)
     if config.distillation is not None:
-        check_distillable(reference, images)
+        check_classifier(reference, images, "Distillation")
+    if config.logits_range == "answers":
+        check_classifier(reference, images, "The logits' range by answers")
     if config.equalise != "none":
         equalise(reference, images if config.equalise == "activations" else None)
     _, steps, output = trace(reference)
@@ -169,8 +176,7 @@ def _quantize_layer(layer: QLayer, step: Step, target: Tensor, exact: dict[str, 
 
     target: its output in the float network. exact, rounded: what both networks computed so far.
     """
-    at_end = isinstance(layer, QInput) or widths.logits
-    activation_bits = _calibrate(layer, target, widths.activation, at_end, config)
+    activation_bits = _calibrate(layer, target, widths, config)
     weight_bits = None
     if isinstance(layer, WeightedLayer):
         source = step.inputs[0]

@@ -194,7 +194,7 @@ def test_a_missing_data_set_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys
 
 
 def test_blocks_hold_what_concerns_their_widths():
-    assert list(schemes("w8a8")) == ["naive", "all"]
+    assert list(schemes("w8a8")) == ["naive", "logits", "all"]
     assert not {"aciq", "mse", "channels"} & {*schemes("w4a8")}
     assert not {"allocation", "adaround", "bias_correction"} & {*schemes("w8a4")}
     assert list(schemes("w4a4")) == list(METHODS)
