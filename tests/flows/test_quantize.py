@@ -94,6 +94,11 @@ def test_what_is_equalised():
         assert quantize.configuration(quantize.parse(["c.pt", *option])).equalise == expected
 
 
+def test_what_the_logits_range_comes_from():
+    for option, expected in (([], "min_max"), (["--logits-calibration", "answers"], "answers")):
+        assert quantize.configuration(quantize.parse(["c.pt", *option])).logits_range == expected
+
+
 def test_the_same_seed_gives_the_same_program(checkpoint, tmp_path):
     hashes = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
