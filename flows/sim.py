@@ -8,12 +8,12 @@ single steps. Exit status 0: the same bits; 1: differences; 2: bad input.
 
 import json
 import os
-import re
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -155,12 +155,13 @@ def check_outputs(arguments, backends):
 
 
 def write_traces(directory, traces):
+    """DIR/BACKEND/NAME.npy of every tensor; the name percent-encoded, so that no two share a file.
+    """
     with cli.replacing(directory) as temporary:
         for backend, trace in traces.items():
             (temporary / backend).mkdir()
             for name, tensor in trace.items():
-                file = re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".npy"
-                np.save(temporary / backend / file, tensor)
+                np.save(temporary / backend / f"{quote(name, safe='')}.npy", tensor)
 
 
 def write_file(path, write):

@@ -39,6 +39,16 @@ def exit_of(argv, capsys):
     return (stop.value.code, *capsys.readouterr())
 
 
+def test_no_two_tensors_of_a_trace_share_a_file(tmp_path):
+    names = ["a/b", "a_b", "a%2Fb", "..", "tensor 1"]
+    sim.write_traces(tmp_path / "trace", {"golden": {
+        name: np.full(1, number, np.int8) for number, name in enumerate(names)}})
+    files = list((tmp_path / "trace" / "golden").iterdir())
+    assert {file.name for file in files} == {"a%2Fb.npy", "a_b.npy", "a%252Fb.npy", "...npy",
+                                             "tensor%201.npy"}
+    assert sorted(np.load(file).item() for file in files) == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("backend", ["golden", "torch", "onnx"])
 def test_one_backend(saved, backend, tmp_path, capsys):
     program, folder, inputs = saved

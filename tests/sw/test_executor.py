@@ -35,6 +35,11 @@ def test_matches_golden(name, device):
     assert_same(PROGRAMS[name], random_codes(PROGRAMS[name], 5), device)
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_images(name):
+    assert_same(PROGRAMS[name], random_codes(PROGRAMS[name], 0), "cpu")
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n_images", [1, 3])
 def test_batch_statistics(n_images, device):
