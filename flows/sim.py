@@ -8,12 +8,12 @@ single steps. Exit status 0: the same bits; 1: differences; 2: bad input.
 
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from golden.program import Program
 
 BACKENDS = ("golden", "torch", "onnx", "rtl")
 DEFAULT_IMAGES = 8  # random images where no inputs are given
+LONGEST_FILE_NAME = 255  # bytes
 DEFAULT_TRACED = 4  # images that rtl runs by single steps as well
 SIMULATORS = ("verilator", "cxxrtl")
 SHOWN_DIFFERENCES = 10  # tensors per backend in the printed list
@@ -144,24 +145,33 @@ def print_comparison(rows, differences):
             print(f"{backend}: {number - SHOWN_DIFFERENCES} more tensors differ")
 
 
-def check_outputs(arguments, backends):
-    """LockstepError where an output would replace a folder that no earlier run has written."""
+def check_outputs(arguments, backends, program):
+    """LockstepError where an output would replace a folder that no earlier run has written, or a
+    tensor's name is too long for a file's."""
     for path in filter(None, (arguments.outputs, arguments.report)):
         cli.check_file(path)
     for backend in backends if arguments.trace else ():
         folder = Path(arguments.trace) / backend
         if folder.is_dir() and any(path.suffix != ".npy" for path in folder.iterdir()):
             raise LockstepError(f"{folder} is not an earlier trace and is left as it is")
+    for name in program.tensors if arguments.trace else ():
+        if len(os.fsencode(trace_file(name))) > LONGEST_FILE_NAME:
+            raise LockstepError(f"Option --trace cannot name a file after tensor {name[:40]}...: "
+                                f"file names have at most {LONGEST_FILE_NAME} bytes")
+
+
+def trace_file(name):
+    """The file of a tensor: its name with what no file name holds percent-encoded, `/` as `%2F`,
+    so that no two tensors share one."""
+    return re.sub("[%/\0\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", name) + ".npy"
 
 
 def write_traces(directory, traces):
-    """DIR/BACKEND/NAME.npy of every tensor; the name percent-encoded, so that no two share a file.
-    """
     with cli.replacing(directory) as temporary:
         for backend, trace in traces.items():
             (temporary / backend).mkdir()
             for name, tensor in trace.items():
-                np.save(temporary / backend / f"{quote(name, safe='')}.npy", tensor)
+                np.save(temporary / backend / trace_file(name), tensor)
 
 
 def write_file(path, write):
@@ -195,7 +205,7 @@ def main(argv=None):
     path = find_inputs(arguments.program, arguments.inputs)
     x = load_inputs(program, path, arguments.images)
     backends = (arguments.backend,) if arguments.backend else BACKENDS
-    check_outputs(arguments, backends)
+    check_outputs(arguments, backends, program)
     print(f"program {program.name}, sha256 {program.sha256}")
     print(f"inputs  {path or 'random codes'}, {len(x)} images")
 

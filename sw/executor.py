@@ -74,11 +74,11 @@ def _convolve(x, weights, stride, padding, dilation, groups, fill):
     n, channels, height, width = windows.shape[:4]
     outputs, depth = weights.shape[0], weights[0].numel()
     if groups == 1:
-        rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(n * height * width, depth)
+        rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, depth)
         sums = int_matmul(rows, weights.reshape(outputs, depth).t())
         return sums.reshape(n, height, width, outputs).permute(0, 3, 1, 2).long()
     rows = windows.reshape(n, groups, channels // groups, height, width, *weights.shape[2:])
-    rows = rows.permute(1, 0, 3, 4, 2, 5, 6).reshape(groups, n * height * width, depth)
+    rows = rows.permute(1, 0, 3, 4, 2, 5, 6).reshape(groups, -1, depth)
     kernels = weights.reshape(groups, outputs // groups, depth).transpose(1, 2)
     dtype = _exact_float(x, depth)
     sums = torch.bmm(rows.to(dtype), kernels.to(dtype)).long()
@@ -193,7 +193,7 @@ def _(op: ops.RangeNorm, q):
 
 def _range_statistics(q):
     """`golden.range_norm.statistics` on tensors: int64 (C,) sums and spreads."""
-    flat = q.transpose(0, 1).flatten(1).long()
+    flat = q.transpose(0, 1).reshape(q.shape[1], -1).long()
     length, _ = range_norm.chunking(flat.shape[1])
     spread = sum(chunk.amax(dim=1) - chunk.amin(dim=1) for chunk in flat.split(length, dim=1))
     return (flat + range_norm.CODE_OFFSET).sum(dim=1), spread

@@ -12,6 +12,9 @@ activations by a divergence too, that of their histograms (Migacz 2017, "8-bit I
 TensorRT").
 """
 
+import itertools
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +26,8 @@ from sw.recipe import TensorRecipe
 from sw.rounding import round_to_integer
 
 FRACTIONS = 20  # of each end of the range
+NOISE = 1e-12  # nats: divergences below it are equal, and the wider range is taken
+SEARCHED = 2**17  # logits, of images evenly spaced
 
 
 @torch.no_grad()
@@ -54,19 +59,21 @@ def logits_range(logits: Tensor, recipe: TensorRecipe) -> tuple[Tensor, Tensor]:
     """(low, high), scalars, of the recipe's grid that changes the answers least.
 
     logits: (N, classes, ...) float32 of the float network. The candidates are the multiples of
-    1 / FRACTIONS of the extremes, which are one of them.
+    1 / FRACTIONS of the extremes, 0 included, which are one of them.
     """
-    wanted = answers(logits)
-    best, found = torch.inf, (logits.min(), logits.max())
     fractions = torch.arange(FRACTIONS, -1, -1, device=logits.device) / FRACTIONS
-    for low in logits.min() * fractions:
-        for high in logits.max() * fractions:
-            if not low < high:
-                continue
-            scale, zero_point = affine_parameters(low, high, recipe)
-            codes = round_to_integer(logits / scale, recipe.rounding) + zero_point
-            codes = codes.clamp(*recipe.code_bounds)
-            change = divergence(answers((codes - zero_point) * scale), wanted).item()
-            if change < best:
-                best, found = change, (low, high)
+    lows, highs = ((end * fractions).unique_consecutive() for end in (
+        logits.min().clamp(max=0), logits.max().clamp(min=0)))
+    logits = logits[::math.ceil(logits.numel() / SEARCHED)].double()  # as evaluation quantizes
+    wanted = answers(logits)
+    best, found = torch.inf, (lows[0], highs[0])
+    for low, high in itertools.product(lows, highs):
+        if not low < high:
+            continue
+        scale, zero_point = affine_parameters(low, high, recipe)
+        codes = round_to_integer(logits / scale, recipe.rounding) + zero_point
+        codes = codes.clamp(*recipe.code_bounds)
+        change = max(divergence(answers((codes - zero_point) * scale), wanted).item(), NOISE)
+        if change < best:
+            best, found = change, (low, high)
     return found

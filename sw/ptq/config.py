@@ -69,10 +69,10 @@ class PtqConfig:
         linear layer reads. sum_bits: of those that only additions and pools read.
     ends_bits: of the first and last layer's weights and of what the last one reads, at least; None
         gives them weight_bits and activation_bits. The network's input and logits have 8.
-    weight_range, activation_range: rule of ``sw.recipe.STATIC_RANGES``; of input, logits and of
+    weight_range, activation_range: rule of ``sw.recipe.STATIC_RANGES``; of the input and of
         activations with more than activation_bits it is min_max, as in the published code of
         arXiv 1810.05723. percentile: of that rule.
-    logits_range: ``min_max``, or ``answers`` (``sw.ptq.answers``).
+    logits_range: ``min_max``, as there, or ``answers`` (``sw.ptq.answers``).
     per_channel_weights, per_channel_activations: one scale per channel instead of per tensor.
     allocate_weights, allocate_activations: bits per channel by ``sw.ptq.allocation``, their mean
         over a tensor's channels being weight_bits (activation_bits).

@@ -78,7 +78,7 @@ def distil(network: nn.Module, reference: nn.Module, images: Tensor, config: Dis
                 order = torch.randperm(len(images), generator=generator)
             picked, order = order[:batch].to(images.device), order[batch:]
             loss = divergence(answers(network(prepared(network, images[picked]))), wanted[picked])
-            gradients = torch.autograd.grad(loss, learned)
+            gradients = torch.autograd.grad(loss, learned, allow_unused=True)
             for parameter, gradient in zip(learned, gradients):
                 parameter.grad = gradient
             optimizer.step()

@@ -67,7 +67,8 @@ def _calibrate(layer: QLayer, y: Tensor, widths: Widths, config: PtqConfig) -> T
                                              layer.owner)
         set_output(layer, recipe, low, high, allocated)
         return allocated
-    if widths.logits and config.logits_range == "answers":
+    per_class = y[0].numel() == y.shape[1]  # not a map that a max pool or nobody reads
+    if widths.logits and per_class and config.logits_range == "answers":
         low, high = logits_range(y, recipe)
     else:
         low, high = extremes(y, recipe, 1, layer.owner)
@@ -128,8 +129,8 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
     each layer.
 
     Raises LockstepError for a network that was trained with quantization, that cannot be traced or
-    calls a layer twice, for no images, for a layer whose weights or outputs are all 0, and for the
-    distillation of a network that gives no logits.
+    calls a layer twice, for no images, for a layer whose weights or outputs are all 0, and for
+    distillation or a logits' range by answers where the network gives no logits.
     """
     config = config or PtqConfig()
     if not len(images):

@@ -40,13 +40,30 @@ def exit_of(argv, capsys):
 
 
 def test_no_two_tensors_of_a_trace_share_a_file(tmp_path):
-    names = ["a/b", "a_b", "a%2Fb", "..", "tensor 1"]
+    names = ["a/b", "a_b", "a%2Fb", "..", "\ud800"]
     sim.write_traces(tmp_path / "trace", {"golden": {
         name: np.full(1, number, np.int8) for number, name in enumerate(names)}})
     files = list((tmp_path / "trace" / "golden").iterdir())
     assert {file.name for file in files} == {"a%2Fb.npy", "a_b.npy", "a%252Fb.npy", "...npy",
-                                             "tensor%201.npy"}
+                                             "%D800.npy"}
     assert sorted(np.load(file).item() for file in files) == [0, 1, 2, 3, 4]
+
+
+def test_a_name_too_long_for_a_file_is_refused_before_the_work(tmp_path, capsys):
+    program, name = linear_net(), "é" * 126  # 252 bytes and .npy
+    source = program.inputs[0]
+    nodes = [dataclasses.replace(node, inputs=[name if key == source else key
+                                               for key in node.inputs]) for node in program.nodes]
+    program = dataclasses.replace(
+        program, inputs=(name,),
+        tensors={key: value for key, value in program.tensors.items() if key != source}
+        | {name: dataclasses.replace(program.tensors[source], name=name)},
+        nodes=nodes)
+    program.save(tmp_path / "program")
+    argv = ["--program", str(tmp_path / "program"), "--backend", "golden", "--trace",
+            str(tmp_path / "trace")]
+    one_line(exit_of(argv, capsys), "cannot name a file after tensor éé", "at most 255 bytes")
+    assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.parametrize("backend", ["golden", "torch", "onnx"])
