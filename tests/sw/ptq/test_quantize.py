@@ -30,9 +30,9 @@ def calibration():
     return digits().train_sample(256)[0]
 
 
-def quality(**options):
-    """(accuracy, relative squared error of the logits) of a quantized resnet_digits."""
-    model, data = float_digits(), digits()
+def quality(number=0, **options):
+    """(accuracy, relative squared error of the logits) of a quantized resnet_digits of a seed."""
+    model, data = float_digits(seed=number), digits()
     quantized, _ = quantize(model, calibration(), PtqConfig(**options))
     exact, found = (logits_of(each, data.test_images) for each in (model, quantized))
     return accuracy(found, data.test_labels), ((found - exact).square().sum()
@@ -50,23 +50,41 @@ def test_eight_bits_lose_less_than_a_point():
     assert (codes.argmax(1) == data.test_labels.numpy()).mean() > exact - 0.01
 
 
-@pytest.mark.parametrize("methods", [TRAINING_FREE, ALL], ids=["training free", "all"])
-def test_naive_four_bits_lose_more_than_with_the_methods(methods):
-    exact = accuracy(logits_of(float_digits(), digits().test_images), digits().test_labels)
-    naive, corrected = quality(**NAIVE), quality(**methods)
-    assert naive[0] < corrected[0]
-    assert exact - corrected[0] < 0.5 * (exact - naive[0])
-    assert corrected[1] < 0.5 * naive[1]
+def losses(**options):
+    """(accuracy lost, relative squared error of the logits) of five networks: float64 (5, 2)."""
+    labels, found = digits().test_labels, []
+    for seed in range(5):
+        exact = accuracy(logits_of(float_digits(seed=seed), digits().test_images), labels)
+        reached, error = quality(seed, **options)
+        found.append((exact - reached, error))
+    return torch.tensor(found, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("option", [
-    {"activation_range": "aciq_laplace"}, {"activation_range": "mse"},
-    {"allocate_weights": True}, {"bias_correction": "weight"}, {"bias_correction": "output"},
-    {"adaround": AdaRoundConfig(iterations=200)}, {"per_channel_activations": True},
-    {"per_channel_activations": True, "allocate_activations": True}],
+@pytest.mark.parametrize(("methods", "left"), [(TRAINING_FREE, 0.6), (ALL, 0.3)],
+                         ids=["training free", "all"])
+def test_naive_three_bits_lose_more_than_with_the_methods(methods, left):
+    few = {"weight_bits": 3, "activation_bits": 3}
+    naive, corrected = losses(**few).sum(0), losses(**methods | few).sum(0)
+    assert naive[0] > 0.1
+    assert (corrected < torch.tensor([0.5, left]) * naive).all()
+
+
+WEIGHTS, ACTIVATIONS = ({"weight_bits": 3, "activation_bits": 8},
+                        {"weight_bits": 8, "activation_bits": 3})
+
+
+@pytest.mark.parametrize(("few", "option"), [
+    (ACTIVATIONS, {"activation_range": "aciq_laplace"}), (ACTIVATIONS, {"activation_range": "mse"}),
+    (ACTIVATIONS, {"per_channel_activations": True}),
+    (ACTIVATIONS, {"per_channel_activations": True, "allocate_activations": True}),
+    (WEIGHTS, {"allocate_weights": True}), (WEIGHTS, {"bias_correction": "weight"}),
+    (WEIGHTS, {"bias_correction": "output"}),
+    (WEIGHTS, {"adaround": AdaRoundConfig(iterations=200)})],
     ids=lambda option: " ".join(option) + " " + str(list(option.values())[0])[:12])
-def test_each_method_brings_the_logits_nearer(option):
-    assert quality(**NAIVE | option)[1] < quality(**NAIVE)[1]
+def test_each_method_brings_the_logits_nearer(few, option):
+    """Where few bits are what it is for; for most of five networks, as none helps each of them."""
+    before, after = losses(**few)[:, 1], losses(**few | option)[:, 1]
+    assert (after / before).median() < 0.95
 
 
 def test_more_bits_are_nearer():
