@@ -7,7 +7,7 @@ come out a fixed latency later, in order.
 import sys
 
 from golden.arith import Rounding, multiplier_and_shift, requantize
-from hw.rescaler import Rescaler, RescalerPipeline, RoundingMode
+from hw.rtl.lanes.rescaler import Rescaler, RescalerPipeline, RoundingMode
 from sim.pyverilator_driver import PyVerilatorUnit
 
 ACCUMULATORS = (0, 1000, -1000, 123456, -7)

@@ -14,62 +14,62 @@ import json
 import sys
 from pathlib import Path
 
-from flows import cli
-from flows.benchmarks import print_rows, results_page
-from flows.rtl_backend import SimulationFailure
+from benchmarks import print_rows, results_page
+from cli import command as cli
+from cli.rtl_backend import SimulationFailure
 from golden.errors import LockstepError
 
 
 def _digits(arguments: argparse.Namespace, command: str) -> list[dict]:
-    from flows.benchmarks import digits
+    from benchmarks import digits
 
     return digits.measure(arguments.seeds or 5, arguments.epochs or 20, command)
 
 
 def _accuracy(arguments: argparse.Namespace, command: str) -> list[dict]:
-    from flows.benchmarks import accuracy
+    from benchmarks import accuracy
 
     return accuracy.measure(arguments, command)
 
 
 def _train_speed(arguments: argparse.Namespace, command: str) -> list[dict]:
-    from flows.benchmarks import train_speed
+    from benchmarks import train_speed
 
     return train_speed.measure(arguments, command)
 
 
 def _accelerator(arguments: argparse.Namespace, command: str) -> list[dict]:
-    from flows.benchmarks import accelerator
+    from benchmarks import accelerator
 
     return accelerator.measure(arguments, command)
 
 
 def _tflite(arguments: argparse.Namespace, command: str) -> list[dict]:
-    from flows.benchmarks import tflite
+    from benchmarks import tflite
 
     return tflite.measure(arguments, command)
 
 
 def _onnx(arguments: argparse.Namespace, command: str) -> list[dict]:
-    from flows.benchmarks import onnx
+    from benchmarks import onnx
 
     return onnx.measure(arguments, command)
 
 
 def _ptq(arguments: argparse.Namespace, command: str) -> list[dict]:
-    from flows.benchmarks import ptq
+    from benchmarks import ptq
 
     return ptq.measure(arguments, command)
 
 
 def _ptq_page(suite: str, rows: list[dict]) -> str:
-    from flows.benchmarks import ptq_table
+    from benchmarks import ptq_table
 
     return ptq_table.page(suite, rows)
 
 
 def _accelerator_page(suite: str, rows: list[dict]) -> str:
-    from flows.benchmarks import accelerator
+    from benchmarks import accelerator
 
     return accelerator.page(suite, rows)
 

@@ -10,18 +10,18 @@ that cannot be converted; nothing is written then.
 
 from pathlib import Path
 
-from flows import cli
+from cli import command as cli
 from golden.errors import LockstepError
 
 
 def _tflite(path):
-    from sw.importers.tflite import import_tflite
+    from sw.formats.tflite import import_tflite
 
     return import_tflite(path)
 
 
 def _onnx(path):
-    from sw.importers.onnx import import_onnx
+    from sw.formats.onnx.importer import import_onnx
 
     return import_onnx(path)
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flows import cli, deploy, rtl, sim, train
-from flows.rtl_backend import rtl_options
-from golden.compare import compare
+from cli import command as cli
+from cli.rtl_backend import rtl_options
+from flows import deploy, rtl, sim, train
 from golden.errors import LockstepError
 from golden.program import Program
+from golden.program.compare import compare
 
 MODEL, DATASET = "resnet_digits", "digits"
 FLOAT, EIGHT_BIT = "{'quantize': False}", "{'quantize': True}"
@@ -48,8 +49,8 @@ def _train(arguments, name, model_config):
 def _unlike_simulation(run, program, x, trace):
     """Per tensor, share and size of the codes that differ from the folded float simulation's."""
     from models import build_model
-    from sw.checkpoint import load_checkpoint
-    from sw.simulate import differing_codes, simulate
+    from sw.lower.simulate import differing_codes, simulate
+    from sw.train.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(run / "checkpoint.pt", model=MODEL)
     model = build_model(checkpoint.model, checkpoint.model_config)

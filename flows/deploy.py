@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from flows import cli
+from cli import command as cli
+from cli.inputs import find_inputs, load_inputs
+from cli.rtl_backend import DEFAULT_TARGET
 from flows.rtl import write_rtl
-from flows.rtl_backend import DEFAULT_TARGET
-from flows.sim import find_inputs, load_inputs
 from golden.errors import LockstepError
-from golden.interpreter import run as golden_run
 from golden.program import Program
-from golden.verify import verify
+from golden.program.interpreter import run as golden_run
+from golden.program.verify import verify
 
 FORMAT, VERSION = "lockstep-deployment", 1
 MANIFEST = "manifest.json"
@@ -66,8 +66,8 @@ def _in_layout(program, codes):
 
 def write_software(program, x, folder):
     """Weights, headers, ONNX models, vectors and the program itself: what needs no hardware."""
-    from sw import weights_export
-    from sw.onnx_export import export_integer, export_qdq
+    from sw.formats import weights as weights_export
+    from sw.formats.onnx.exporter.integer import export_integer, export_qdq
 
     trace = golden_run(program, x)
     inputs, outputs = trace[program.inputs[0]], trace[program.outputs[0]]

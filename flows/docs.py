@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from flows import cli
+from cli import command as cli
 from golden.errors import LockstepError
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
@@ -120,14 +120,15 @@ def target_table() -> str:
 
 def timing_table() -> str:
     """Latencies, by the names that they have in the code."""
-    from hw import array_engine, dispatcher
-    from hw.array import MacArray
-    from hw.crossbar import Crossbar
-    from hw.feeder import Feeder
-    from hw.lanes import Lanes
-    from hw.rescaler import RescalerPipeline
-    from hw.scratchpad import Bank, ParameterMemory, WordMemory
-    from hw.walker import AddressWalker
+    from hw.rtl.array import engine as array_engine
+    from hw.rtl.array.array import MacArray
+    from hw.rtl.array.feeder import Feeder
+    from hw.rtl.array.walker import AddressWalker
+    from hw.rtl.control import dispatcher
+    from hw.rtl.lanes.lanes import Lanes
+    from hw.rtl.lanes.rescaler import RescalerPipeline
+    from hw.rtl.memory.crossbar import Crossbar
+    from hw.rtl.memory.scratchpad import Bank, ParameterMemory, WordMemory
 
     # Only asked for their latencies, never built.
     plain, packed = (MacArray(rows=2, columns=4, packed=packed) for packed in (False, True))

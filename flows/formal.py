@@ -22,10 +22,10 @@ if __package__ in (None, ""):
 from amaranth.back import rtlil
 from amaranth.hdl import Mux
 
-from flows import cli
+from cli import command as cli
 from golden.errors import LockstepError
 from hw.formal import rescaler as properties
-from hw.rescaler import RescalerPipeline
+from hw.rtl.lanes.rescaler import RescalerPipeline
 
 CONFIGURATION = """\
 [options]

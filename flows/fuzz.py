@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from flows import cli
+from cli import command as cli
 from golden.errors import LockstepError
 
 SESSION = 500  # programs of one simulator process

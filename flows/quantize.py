@@ -12,9 +12,9 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from flows import cli
-from golden import storage
+from cli import command as cli
 from golden.errors import LockstepError
+from golden.program import storage
 
 CLIPS = {"no": "min_max", "gaus": "aciq_gauss", "laplace": "aciq_laplace", "mix": "aciq_mix"}
 
@@ -38,7 +38,7 @@ def _layer_bits(text: str) -> tuple[str, tuple[int, int]]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     from sw.ptq.config import LOGITS_RANGES
-    from sw.recipe import STATIC_RANGES
+    from sw.quantize.recipe import STATIC_RANGES
 
     parser = cli.Parser(prog="flows/quantize.py", description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", metavar="CHECKPOINT_OR_ONNX",
@@ -172,10 +172,10 @@ def is_onnx(path: str) -> bool:
 def load(arguments: argparse.Namespace):
     """(model, data set) of the checkpoint or ONNX model; None in place of a data set where
     --inputs are given."""
-    from flows.training.rehearsal import check_evaluable
+    from cli.training.rehearsal import check_evaluable
     from models import MODELS, build_model
-    from sw.checkpoint import load_checkpoint
     from sw.data import load_dataset
+    from sw.train.checkpoint import load_checkpoint
 
     paths = {path for path in (arguments.source, arguments.checkpoint) if path}
     if len(paths) != 1:
@@ -198,9 +198,9 @@ def load(arguments: argparse.Namespace):
 
 def load_onnx(arguments: argparse.Namespace, path: str):
     """(network, data set or None) of an ONNX model."""
-    from flows.training.rehearsal import check_evaluable
+    from cli.training.rehearsal import check_evaluable
     from sw.data import load_dataset
-    from sw.importers.onnx import import_network
+    from sw.formats.onnx.importer import import_network
 
     if bool(arguments.inputs) == bool(arguments.dataset):
         raise LockstepError("An ONNX model has no data set of its own: name one with --dataset, or "
@@ -234,8 +234,8 @@ def given_images(path: str, model):
 
 def agreement(model, program, images) -> float:
     """Share of images to which the program gives the float network's answer."""
-    from golden.interpreter import run
-    from sw.evaluate import logits_of
+    from golden.program.interpreter import run
+    from sw.train.evaluate import logits_of
 
     expected = logits_of(model, images, 16).flatten(1).argmax(1).numpy()
     return float((run(program, images.numpy())[program.outputs[0]].reshape(
@@ -245,11 +245,11 @@ def agreement(model, program, images) -> float:
 def quantized(arguments: argparse.Namespace) -> tuple:
     """Quantize and evaluate. (report, program), the program None where there is only a simulation.
     """
-    from flows.training.outputs import measured
-    from sw.evaluate import evaluate
-    from sw.lower import lower
+    from cli.training.outputs import measured
+    from sw.lower.network import lower
     from sw.ptq.quantize import quantize
-    from sw.train import TrainConfig
+    from sw.train.engine import TrainConfig
+    from sw.train.evaluate import evaluate
 
     config = configuration(arguments)
     check_outputs(arguments)

@@ -9,7 +9,7 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-from flows import cli
+from cli import command as cli
 
 TOP = "accelerator"
 
@@ -21,8 +21,8 @@ def write_rtl(target, directory: Path | str, *, fresh: bool = False) -> list[Pat
     hardware has been generated before. Files of the same names are replaced together, at the end.
     """
     from hw import isa
-    from hw.accelerator import Accelerator, AcceleratorSignature
-    from hw.verilog import to_verilog
+    from hw.rtl.accelerator import Accelerator, AcceleratorSignature
+    from hw.rtl.verilog import to_verilog
     from sim.rtl import accelerator_verilog
     from sim.unit import flat_ports
 

@@ -17,26 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from flows import cli
-from flows.hardware_report import hardware_fields, print_report
-from flows.rtl_backend import (
-    DEFAULT_TARGET,
-    SimulationFailure,
-    prepare_rtl,
-    rtl_options,
-    run_rtl,
-)
-from golden.compare import compare
+from cli import command as cli
+from cli.hardware_report import hardware_fields, print_report
+from cli.inputs import DEFAULT_INPUTS, find_inputs, load_inputs
+from cli.rtl_backend import DEFAULT_TARGET, SimulationFailure, prepare_rtl, rtl_options, run_rtl
 from golden.errors import LockstepError
 from golden.program import Program
+from golden.program.compare import compare
 
 BACKENDS = ("golden", "torch", "onnx", "rtl")
-DEFAULT_IMAGES = 8  # random images where no inputs are given
 LONGEST_FILE_NAME = 255  # bytes
 DEFAULT_TRACED = 4  # images that rtl runs by single steps as well
 SIMULATORS = ("verilator", "cxxrtl")
 SHOWN_DIFFERENCES = 10  # tensors per backend in the printed list
-DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run has left it
 
 
 def parse(argv):
@@ -71,41 +64,16 @@ def parse(argv):
     return arguments
 
 
-def find_inputs(program_directory, path=None):
-    """The inputs to use: `path`, else the training run's beside the program, else None."""
-    beside = Path(program_directory).resolve().parent / DEFAULT_INPUTS
-    return path or (beside if beside.is_file() else None)
-
-
-def load_inputs(program, path, n_images=None):
-    """The program's input from a .npy file, or random codes where path is None.
-
-    Returns float or int8 values, batch first, in the program's layout. Raises LockstepError for a
-    file that is no .npy array or does not fit the program.
-    """
-    if path is None:
-        shape = (n_images or DEFAULT_IMAGES, *program.input_shape)
-        return np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
-    x = cli.read_array(path)
-    try:
-        program.quantize_input(x)
-    except LockstepError as error:
-        raise LockstepError(f"Inputs {path}: {error}") from None
-    if len(x) == 0:
-        raise LockstepError(f"Inputs {path}: the batch must hold at least 1 image, not 0")
-    return x[:n_images]
-
-
 def run_backend(name, program, x, *, rtl=None, device="cpu"):
     """Run one backend; rtl: `RtlOptions`. Returns (trace, hardware report or None)."""
     if name == "golden":
-        from golden.interpreter import run
+        from golden.program.interpreter import run
         return run(program, x), None
     if name == "torch":
         from sw.executor import run
         return run(program, x, device=device), None
     if name == "onnx":
-        from sw.onnx_runtime import run
+        from sw.formats.onnx.runtime import run
         return run(program, x), None
     return run_rtl(program, x, rtl)
 

@@ -12,14 +12,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from flows import cli
-from flows.synthesis import xilinx
-from flows.synthesis.cache import CACHE, write_json
-from flows.synthesis.design import Design, design_of
-from flows.synthesis.report import RESOURCES, excess, implement, synthesis_only
-from flows.synthesis.tools import NEXTPNR
-from flows.synthesis.tops import TOPS, top_design
+from cli import command as cli
 from golden.errors import LockstepError
+from synthesis import xilinx
+from synthesis.cache import CACHE, write_json
+from synthesis.design import Design, design_of
+from synthesis.report import RESOURCES, excess, implement, synthesis_only
+from synthesis.tools import NEXTPNR
+from synthesis.tops import TOPS, top_design
 
 FMAX_GOALS = {"ecp5-85k": 110, "ecp5-85k-packed": 95}  # MHz at speed grade 6
 
@@ -87,8 +87,8 @@ def _tell(text: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 1 where the design is larger than its device."""
-    from flows.synthesis.page import write_page
     from hw.targets import get_target
+    from synthesis.page import write_page
 
     args = parse(argv)
     target = get_target(args.target)

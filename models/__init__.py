@@ -1,9 +1,9 @@
 """The registry of networks: one file per network, each a function that returns a module.
 
-A network is built from the layers of ``sw/layers.py``. Every function here takes ``quantize``
-(False: the same network in float), ``recipe`` and ``overrides`` (``sw/recipe.py``); most take
-``dataset`` and ``classes``. The module carries ``input_shape``, one image (C, H, W), and may carry,
-as in the published code of arXiv 1805.11046:
+A network is built from the layers of ``sw/layers/weighted.py``. Every function here takes
+``quantize`` (False: the same network in float), ``recipe`` and ``overrides``
+(``sw/quantize/recipe.py``); most take ``dataset`` and ``classes``. The module carries
+``input_shape``, one image (C, H, W), and may carry, as in the published code of arXiv 1805.11046:
 
     regime           list of {"epoch", "optimizer", "lr", "momentum", "weight_decay",
                      "warmup_epochs", ...}; an entry is in force from its epoch on, over the
@@ -34,7 +34,7 @@ from models.mobilenet_v1 import mobilenet_v1
 from models.resnet import resnet
 from models.resnet_digits import resnet_digits
 from models.vgg import vgg
-from sw.connect import connect
+from sw.layers.connect import connect
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     function.__name__: function

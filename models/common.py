@@ -5,8 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
-from sw.layers import QAdd, QConv2d
-from sw.recipes import make_recipe
+from sw.layers.weighted import QAdd, QConv2d
+from sw.quantize.recipes import make_recipe
 
 # One image as a network for this dataset sees it (C, H, W), and the number of classes.
 DATASETS = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10),

@@ -16,7 +16,7 @@ against 96 % in float. The recipe's default range does not clip.
 from torch import Tensor, nn
 
 from models.common import DepthwiseSeparable, check_positive, make_config, task
-from sw.layers import QConv2d, QGlobalAvgPool2d, QInput, QLinear
+from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
 N_BLOCKS = 4
 

@@ -8,7 +8,7 @@ the first convolution here. First and last layer are quantized like every other.
 from torch import Tensor, nn
 
 from models.common import SMALL_REGIME, check_flag, check_size, make_config, task
-from sw.layers import QConv2d, QInput, QLinear
+from sw.layers.weighted import QConv2d, QInput, QLinear
 
 
 class LeNet(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from golden.errors import LockstepError
 from models.common import SMALL_REGIME, check_positive, make_config, task
-from sw.layers import QInput, QLinear
+from sw.layers.weighted import QInput, QLinear
 
 
 class MLP(nn.Module):

@@ -21,7 +21,7 @@ from models.common import (
     make_config,
     task,
 )
-from sw.layers import QConv2d, QGlobalAvgPool2d, QInput, QLinear
+from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
 STEM = 32
 # Output channels and stride of each block, at a width multiplier of 1.

@@ -25,7 +25,7 @@ from models.common import (
     stacks,
     task,
 )
-from sw.layers import QConv2d, QGlobalAvgPool2d, QInput, QLinear
+from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
 WIDE = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
         50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3))}

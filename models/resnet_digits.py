@@ -7,7 +7,7 @@ average pool -> linear 10. First and last layer are quantized like every other.
 from torch import Tensor, nn
 
 from models.common import BasicBlock, check_positive, make_config
-from sw.layers import QConv2d, QGlobalAvgPool2d, QInput, QLinear
+from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
 
 class ResNetDigits(nn.Module):

@@ -9,7 +9,7 @@ last layer are quantized like every other.
 from torch import Tensor, nn
 
 from models.common import CIFAR_REGIME, check_positive, check_size, choose, make_config, task
-from sw.layers import QConv2d, QInput, QLinear
+from sw.layers.weighted import QConv2d, QInput, QLinear
 
 COUNTS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 # The paper's rate, momentum and weight decay; it divides the rate when the error stalls, here at

@@ -25,8 +25,8 @@ MODEL = "testbench.cxxrtl"
 # of one are constant (conflicting init values). -g0: nothing but the ports is looked at.
 WRITE = f"proc; flatten; opt_expr; opt_clean -purge; write_cxxrtl -header -g0 {MODEL}.cc"
 COMPILE = ("-std=c++17", "-O2", "-w", "-DLOCKSTEP_CXXRTL")
-# The zeros of memories, as hw.verilog writes them: yosys takes minutes to read them, and memories
-# of CXXRTL start with zeros.
+# The zeros of memories, as hw.rtl.verilog writes them: yosys takes minutes to read them, and
+# memories of CXXRTL start with zeros.
 _ZEROS = re.compile(rb"^ *initial begin\n *for \(integer i.*\) .* = \d+'d0;\n *end\n", re.MULTILINE)
 
 

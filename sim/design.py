@@ -12,9 +12,9 @@ from pathlib import Path
 import golden
 import hw
 from golden.errors import LockstepError
-from hw.accelerator import Accelerator
+from hw.rtl.accelerator import Accelerator
+from hw.rtl.verilog import to_verilog
 from hw.targets import Target
-from hw.verilog import to_verilog
 from sim.cxxrtl import build_cxxrtl
 from sim.runner import BUILD_ROOT, Build, build
 

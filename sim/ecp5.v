@@ -1,6 +1,6 @@
 // Behaviour of the Lattice ECP5 primitives that the accelerator instantiates, for simulation only.
 // MULT18X18D: signed 18x18 product with one register at each operand and one at the output, as
-// configured by hw.multiplier.MultiplierECP5 (Lattice FPGA-TN-02205). The operands are kept at the
+// configured by hw.rtl.array.multiplier.MultiplierECP5 (Lattice FPGA-TN-02205). The operands are kept at the
 // top of 32 bits: a product then needs no masks and no sign extensions in the simulator.
 
 module MULT18X18D #(

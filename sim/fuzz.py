@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from golden.errors import LockstepError
-from hw import hazards
 from hw.isa import (
     FORMAT_OF,
     N_WORDS,
@@ -25,7 +24,7 @@ from hw.isa import (
     Window,
     decode,
 )
-from hw.machine import Machine, MachineError
+from hw.machine import Machine, MachineError, hazards
 from hw.machine.accesses import effects
 from hw.targets import N_BANKS, Target
 from sim.commands import Commands, play

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hw.compiler.image import Image, from_bus, to_bus
+from hw.compiler.memory.image import Image, from_bus, to_bus
 from hw.isa import N_WORDS, Counter, ErrorCode, Register
 from sim.commands import Answers, Commands
 from sim.runner import SimulationError

@@ -13,7 +13,6 @@ import numpy as np
 
 from golden.arith import SHIFT_MAX
 from golden.errors import LockstepError
-from hw import hazards
 from hw.isa import (
     ENGINE_OF,
     FIELDS,
@@ -27,6 +26,7 @@ from hw.isa import (
     encode,
     fields_of,
 )
+from hw.machine import hazards
 from hw.machine.addresses import is_refused
 from hw.targets import N_BANKS
 

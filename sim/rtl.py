@@ -115,12 +115,12 @@ def run(program, x, *, target: Target | str = "sim-8x8", jobs: int = 1, image: I
         progress: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
     """Run ``program`` on the simulated accelerator; return tensors by name, int8.
 
-    x: as golden.interpreter.run takes it. image: run this memory image instead of compiling.
-    trace: of how many images, from the first on, every tensor is read; True is all of them. The
-    output is always that of all images, at full speed. verilog: a design in place of the generated
-    one. simulator: one of SIMULATORS. plusargs: of the external memory (sim/axi_memory.sv).
-    report: a list that receives one RtlReport. progress: called with the number of images done
-    since the last call. jobs: simulator processes at a time.
+    x: as golden.program.interpreter.run takes it. image: run this memory image instead of
+    compiling. trace: of how many images, from the first on, every tensor is read; True is all of
+    them. The output is always that of all images, at full speed. verilog: a design in place of the
+    generated one. simulator: one of SIMULATORS. plusargs: of the external memory
+    (sim/axi_memory.sv). report: a list that receives one RtlReport. progress: called with the
+    number of images done since the last call. jobs: simulator processes at a time.
 
     Raises LockstepError for a program that the target cannot run, SimulationError where the
     hardware stops with an error, and where full speed and single steps give different outputs.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hw.compiler.image import from_bus
-from hw.compiler.training_memory import TrainingProduct
+from hw.compiler.memory.image import from_bus
+from hw.compiler.training.memory import TrainingProduct
 from hw.isa import Counter, ErrorCode, Register
 from sim.commands import Commands, play
 from sim.design import build_accelerator

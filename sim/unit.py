@@ -14,7 +14,7 @@ from pathlib import Path
 from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 
-from hw.verilog import RESET, component_ports, convert
+from hw.rtl.verilog import RESET, component_ports, convert
 from sim.runner import BUILD_ROOT, build, run_cocotb
 
 

@@ -12,8 +12,9 @@ from functools import cache, singledispatch
 import numpy as np
 import torch
 
-from golden import arith, ops, range_norm
+from golden import arith, ops
 from golden.errors import LockstepError
+from golden.ops import range_norm
 
 PATCH_LIMIT = 1 << 26  # elements of one patch matrix; larger convolutions go image by image
 FLOAT32_DEPTH = 2**24 // 128**2  # addends, products of int8 codes, that float32 sums exactly
@@ -29,7 +30,7 @@ def _exact_float(x, depth):
 def int_matmul(a, b):
     """Exact product of int8 matrices a (M, K) and b (K, N): int32 (M, N).
 
-    Pads to the shapes CUDA asks for. Sums must fit int32 (`golden.verify` proves it).
+    Pads to the shapes CUDA asks for. Sums must fit int32 (`golden.program.verify` proves it).
     """
     (rows, depth), columns = a.shape, b.shape[1]
     if not (a.is_cuda and _int_mm_is_exact()):
@@ -192,7 +193,7 @@ def _(op: ops.RangeNorm, q):
 
 
 def _range_statistics(q):
-    """`golden.range_norm.statistics` on tensors: int64 (C,) sums and spreads."""
+    """`golden.ops.range_norm.statistics` on tensors: int64 (C,) sums and spreads."""
     flat = q.transpose(0, 1).reshape(q.shape[1], -1).long()
     length, _ = range_norm.chunking(flat.shape[1])
     spread = sum(chunk.amax(dim=1) - chunk.amin(dim=1) for chunk in flat.split(length, dim=1))

@@ -8,8 +8,8 @@ import numpy as np
 
 from golden import ops
 from golden.arith import Rounding, multiplier_and_shift
+from golden.ops.range_norm import RangeNormConfig
 from golden.program import Node, Program, Quantization, Tensor
-from golden.range_norm import RangeNormConfig
 
 CODE_DEVIATION = 40.0  # codes; the standard deviation aimed at for every tensor
 

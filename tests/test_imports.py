@@ -1,4 +1,5 @@
-"""The arrows between the packages: golden <- sw <- models, golden <- hw <- sim <- flows."""
+"""The arrows between the packages: golden <- sw <- models, golden <- hw <- sim,
+all of them <- cli <- synthesis, benchmarks <- flows."""
 
 import ast
 from pathlib import Path
@@ -12,7 +13,10 @@ ALLOWED = {
     "models": {"golden", "sw", "models"},
     "hw": {"golden", "hw"},
     "sim": {"golden", "hw", "sim"},
-    "flows": {"golden", "sw", "models", "hw", "sim", "flows"},
+    "cli": {"golden", "sw", "models", "hw", "sim", "cli"},
+    "synthesis": {"golden", "hw", "sim", "cli", "synthesis"},
+    "benchmarks": {"golden", "sw", "models", "hw", "sim", "cli", "benchmarks"},
+    "flows": {"golden", "sw", "models", "hw", "sim", "cli", "synthesis", "benchmarks", "flows"},
 }
 
 

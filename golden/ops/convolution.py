@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden import arith, validate, windows
+from golden import arith, validate
+from golden.ops import windows
 from golden.ops.rescale import Rescale
 
 BLOCK_BYTES = 1 << 26           # largest patch matrix held at a time

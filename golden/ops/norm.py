@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden import arith, range_norm, validate
+from golden import arith, validate
+from golden.ops import range_norm
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

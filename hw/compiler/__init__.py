@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from golden.errors import LockstepError
-from golden.verify import verify
-from hw.compiler.build import assemble
-from hw.compiler.image import Block, Image, Placement, Step
-from hw.compiler.lower import layouts, lower
-from hw.compiler.order import orders
-from hw.compiler.tile import tile
+from golden.program.verify import verify
+from hw.compiler.lowering.lower import layouts, lower
+from hw.compiler.memory.build import assemble
+from hw.compiler.memory.image import Block, Image, Placement, Step
+from hw.compiler.scheduling.order import orders
+from hw.compiler.tiling.tile import tile
 from hw.targets import Target
 
 __all__ = ["Block", "Image", "Placement", "Step", "compile"]

@@ -18,9 +18,9 @@ from amaranth.hdl import Assert, Assume, Const, Module, Mux, Signal, signed, uns
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-from hw.multiplier import Multiplier
-from hw.pipeline import Pipeline
-from hw.rescaler import RescalerWidths, RoundingMode
+from hw.rtl.array.multiplier import Multiplier
+from hw.rtl.common.pipeline import Pipeline
+from hw.rtl.lanes.rescaler import RescalerWidths, RoundingMode
 
 __all__ = ["PROOFS", "REDUCED", "FrontProof", "FullProof", "OutputProof", "ProductProof",
            "RoundProof"]

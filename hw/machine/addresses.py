@@ -1,7 +1,7 @@
 """The addresses of an instruction's words, as numpy arrays: what the engines' counters walk over.
 
 Everything here takes the fields of one instruction (hw.isa.decode). It serves the instruction-set
-model (hw.machine) and the check of a program's order (hw.hazards).
+model (hw.machine) and the check of a program's order (hw.machine.hazards).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     machine.run()
 
 Instructions take effect one after the other, whole; waits and chases mean nothing here. A program
-whose waits order all its accesses (hw.hazards) leaves the same in the hardware. An instruction that
-writes where it reads itself reads everything first.
+whose waits order all its accesses (hw.machine.hazards) leaves the same in the hardware. An
+instruction that writes where it reads itself reads everything first.
 """
 
 from __future__ import annotations

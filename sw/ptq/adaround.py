@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sw.layers import QConv2d, WeightedLayer
+from sw.layers.weighted import QConv2d, WeightedLayer
 from sw.ptq.config import AdaRoundConfig
 from sw.ptq.weights import WeightGrid, per_output
 

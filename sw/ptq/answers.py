@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
-from sw.evaluate import prepared, reconstructs
-from sw.ranges import affine_parameters
-from sw.recipe import TensorRecipe
-from sw.rounding import round_to_integer
+from sw.quantize.ranges import affine_parameters
+from sw.quantize.recipe import TensorRecipe
+from sw.quantize.rounding import round_to_integer
+from sw.train.evaluate import prepared, reconstructs
 
 FRACTIONS = 20  # of each end of the range
 NOISE = 1e-12  # nats: divergences below it are equal, and the wider range is taken

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from golden.errors import LockstepError
-from sw.recipe import STATIC_RANGES, TensorRecipe
+from sw.quantize.recipe import STATIC_RANGES, TensorRecipe
 
 BITS = (2, 8)
 BIAS_CORRECTIONS = ("none", "weight", "output")
@@ -69,7 +69,8 @@ class PtqConfig:
         linear layer reads. sum_bits: of those that only additions and pools read.
     ends_bits: of the first and last layer's weights and of what the last one reads, at least; None
         gives them weight_bits and activation_bits. The network's input and logits have 8.
-    weight_range, activation_range: rule of ``sw.recipe.STATIC_RANGES``; of the input and of
+    weight_range, activation_range: rule of ``sw.quantize.recipe.STATIC_RANGES``; of the input and
+    of
         activations with more than activation_bits it is min_max, as in the published code of
         arXiv 1810.05723. percentile: of that rule.
     logits_range: ``min_max``, as there, or ``answers`` (``sw.ptq.answers``).

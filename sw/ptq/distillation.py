@@ -14,11 +14,11 @@ Grobman 2019, arXiv 1906.03193, tune biases so.
 import torch
 from torch import Tensor, nn
 
-from sw.evaluate import prepared
 from sw.ptq.answers import answers, divergence
 from sw.ptq.config import DistillationConfig
 from sw.ptq.layers import CodeScale
 from sw.ptq.observe import observed
+from sw.train.evaluate import prepared
 
 
 class _TunedScale(nn.Module):

@@ -17,9 +17,9 @@ largest, as in SmoothQuant (arXiv 2211.10438, equation 4, alpha = 0.5).
 import torch
 from torch import Tensor, nn
 
-from sw.graph import Step, trace
-from sw.graph_layers import PaddedMaxPool2d
-from sw.layers import QAvgPool2d, QConv2d, QGlobalAvgPool2d, WeightedLayer
+from sw.layers.graph import Step, trace
+from sw.layers.graph_layers import PaddedMaxPool2d
+from sw.layers.weighted import QAvgPool2d, QConv2d, QGlobalAvgPool2d, WeightedLayer
 from sw.ptq.observe import observed
 
 SWEEPS = 20

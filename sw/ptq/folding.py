@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from golden.errors import LockstepError
-from sw.layers import QLayer, WeightedLayer
-from sw.norms import EPSILON, Norm
+from sw.layers.norms import EPSILON, Norm
+from sw.layers.weighted import QLayer, WeightedLayer
 
 _CONSTANT = 2.0**-12  # of gamma: what a constant channel's output deviates at most
 

@@ -1,4 +1,4 @@
-"""What a quantized layer is made of, so that ``sw/lower.py`` lowers it like a trained one.
+"""What a quantized layer is made of, so that ``sw/lower/network.py`` lowers it like a trained one.
 
 Its stored weights are the integer codes themselves; ``CodeScale`` in the norm's place holds the
 float64 factor and offset of every output channel, where step, correction and bias are folded.
@@ -9,11 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from sw.layers import QLayer, WeightedLayer
-from sw.norms import Norm
-from sw.quantizers import ActivationQuantizer, FakeQuantizeFunction
-from sw.ranges import affine_parameters
-from sw.recipe import FLOAT, NormRecipe, Recipe, TensorRecipe
+from sw.layers.norms import Norm
+from sw.layers.weighted import QLayer, WeightedLayer
+from sw.quantize.quantizers import ActivationQuantizer, FakeQuantizeFunction
+from sw.quantize.ranges import affine_parameters
+from sw.quantize.recipe import FLOAT, NormRecipe, Recipe, TensorRecipe
 
 # Codes are their own grid: the constant clamp of 127 gives 8 bits a step of exactly 1.
 _CODES = TensorRecipe(bits=8, granularity="channel", range="clamp", clamp=127.0)

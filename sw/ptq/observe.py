@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sw.evaluate import prepared
+from sw.train.evaluate import prepared
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Post-training quantization of a network built from ``sw/layers.py``.
+"""Post-training quantization of a network built from ``sw/layers/weighted.py``.
 
 The calibration images run once through the float network and the one quantized so far, layer by
 layer: a layer's activation range comes from its float output, its weights are rounded and corrected
@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
-from sw.evaluate import prepared
-from sw.graph import Step, trace
-from sw.layers import QInput, QLayer, WeightedLayer
+from sw.layers.graph import Step, trace
+from sw.layers.weighted import QInput, QLayer, WeightedLayer
 from sw.ptq.adaround import adaround, input_patches, output_patches, sample_positions
 from sw.ptq.allocation import allocate_bits
 from sw.ptq.answers import check_classifier, logits_range
@@ -32,7 +31,8 @@ from sw.ptq.weights import (
     per_output,
 )
 from sw.ptq.widths import Widths, plan_widths
-from sw.ranges import extremes
+from sw.quantize.ranges import extremes
+from sw.train.evaluate import prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +125,8 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
     """Quantize a trained float network; the model is left as it is.
 
     images: (N, C, H, W) float32, the calibration set, at once. Returns the network, in evaluation
-    mode, which ``sw.lower.lower`` lowers unless ``config.simulation_only``, and what happened to
-    each layer.
+    mode, which ``sw.lower.network.lower`` lowers unless ``config.simulation_only``, and what
+    happened to each layer.
 
     Raises LockstepError for a network that was trained with quantization, that cannot be traced or
     calls a layer twice, for no images, for a layer whose weights or outputs are all 0, and for

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from golden.errors import LockstepError
-from sw.layers import WeightedLayer
+from sw.layers.weighted import WeightedLayer
 from sw.ptq.allocation import allocate_bits
 from sw.ptq.config import PtqConfig
-from sw.quantizers import weight_codes
+from sw.quantize.quantizers import weight_codes
 
 
 @dataclass(frozen=True, eq=False)

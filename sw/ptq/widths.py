@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from golden.errors import LockstepError
-from sw.graph import Step
-from sw.layers import QInput, QLayer, WeightedLayer
+from sw.layers.graph import Step
+from sw.layers.weighted import QInput, QLayer, WeightedLayer
 from sw.ptq.config import PtqConfig
 
 END_BITS = 8  # of the network's input and its logits
@@ -29,7 +29,7 @@ def _readers(steps: list[Step], name: str) -> list[Step]:
 
 
 def plan_widths(steps: list[Step], output: str, config: PtqConfig) -> dict[str, Widths]:
-    """Widths of every layer by name. steps, output: of ``sw.graph.trace``.
+    """Widths of every layer by name. steps, output: of ``sw.layers.graph.trace``.
 
     Raises LockstepError for bits of a layer that does not exist.
     """

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import cli, convert, sim
+from cli import command as cli
+from flows import convert, sim
 from golden.errors import LockstepError
 from golden.program import Program
-from tests.sw.tflite.networks import Network
+from tests.sw.formats.tflite.networks import Network
 
 ROOT = Path(__file__).parents[2]
 

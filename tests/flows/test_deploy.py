@@ -10,9 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from flows import cli, deploy, sim
-from golden.interpreter import run as golden_run
+from cli import command as cli
+from flows import deploy, sim
 from golden.program import Program
+from golden.program.interpreter import run as golden_run
 from hw.targets import get_target
 from tests.programs import norm_net, random_codes, residual_net
 

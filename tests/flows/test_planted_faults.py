@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from flows import sim
-from golden.interpreter import run as golden_run
-from hw.accelerator import Accelerator
+from golden.program.interpreter import run as golden_run
 from hw.compiler import compile as compile_program
 from hw.isa import N_WORDS, decode
-from hw.rescaler import RescalerPipeline
+from hw.rtl.accelerator import Accelerator
+from hw.rtl.lanes.rescaler import RescalerPipeline
+from hw.rtl.verilog import to_verilog
 from hw.targets import get_target
-from hw.verilog import to_verilog
 from tests.programs import random_codes, residual_net
 
 torch.set_num_threads(1)

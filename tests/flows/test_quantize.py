@@ -12,11 +12,11 @@ import torch
 
 from flows import quantize
 from golden.errors import LockstepError
-from golden.interpreter import run
 from golden.program import Program
+from golden.program.interpreter import run
 from models import build_model
-from sw.checkpoint import Checkpoint
 from sw.ptq.config import AdaRoundConfig, PtqConfig
+from sw.train.checkpoint import Checkpoint
 from tests.sw.ptq.floats import float_digits
 from tests.sw.trained import digits
 

@@ -14,7 +14,8 @@ import pandas
 import pytest
 import torch
 
-from flows import cli, train
+from cli import command as cli
+from flows import train
 from golden.errors import LockstepError
 from golden.program import Program
 
@@ -148,7 +149,7 @@ def transforming():
     ("raising", "of data set digits: AttributeError: 'Tensor' object has no attribute 'no_such"),
     ("transforming", "must be a function of a batch of images (N, C, H, W), not a dict")])
 def test_an_unfit_network_is_refused_before_training(tmp_path, monkeypatch, function, message):
-    monkeypatch.setattr("sw.train.train", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr("sw.train.engine.train", lambda *args, **kwargs: pytest.fail("trained"))
     (tmp_path / "nets.py").write_text(NETWORKS)
     with pytest.raises(LockstepError, match=re.escape(message)):
         train.main(["--model", f"{tmp_path}/nets.py:{function}", "--runs-dir",
@@ -252,7 +253,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_recipe_options_reach_the_layers():
-    from flows.training.options import model_options, parse
+    from cli.training.options import model_options, parse
 
     options = model_options(parse([
         "--model-config", "{'depth': 8, 'overrides': {'norm.chunks': 8}}", "--recipe", "jacob",
@@ -309,11 +310,11 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
 
 
 def test_a_teacher_that_raises_is_refused(tmp_path):
-    from flows.training.rehearsal import rehearse
+    from cli.training.rehearsal import rehearse
     from models import build_model
     from sw.data import load_dataset
-    from sw.distributed import ALONE
-    from sw.train import TrainConfig
+    from sw.train.distributed import ALONE
+    from sw.train.engine import TrainConfig
 
     teacher = build_model("resnet_digits", {"width": 4})
     teacher.forward = lambda x: {}["no such key"]

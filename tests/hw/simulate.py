@@ -8,7 +8,7 @@ import random
 from amaranth.hdl import Shape
 from amaranth.sim import Simulator
 
-from hw.stream import payload_shape
+from hw.rtl.common.stream import payload_shape
 
 CLOCK_PERIOD = 1e-8
 

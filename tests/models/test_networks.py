@@ -17,11 +17,11 @@ from torch import nn
 
 from golden import ops
 from golden.errors import LockstepError
-from golden.interpreter import run
-from golden.verify import verify
+from golden.program.interpreter import run
+from golden.program.verify import verify
 from models import build_model
 from sw.data import load_dataset
-from sw.lower import lower
+from sw.lower.network import lower
 
 CIFAR_VGG = {11: 9_231_114, 13: 9_416_010, 16: 14_728_266, 19: 20_040_522}
 IMAGENET_VGG = {11: 132_868_840, 13: 133_053_736, 16: 138_365_992, 19: 143_678_248}

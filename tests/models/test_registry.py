@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from golden.errors import LockstepError
-from golden.interpreter import run
+from golden.program.interpreter import run
 from models import MODELS, build_model
-from sw.layers import QLayer
-from sw.lower import lower
+from sw.layers.weighted import QLayer
+from sw.lower.network import lower
 
 SMALL = {"resnet": {"depth": 8}}  # options of a quick network, where the default is not
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from golden import interpreter
+from golden.program import interpreter
 from hw.compiler import compile
-from hw.compiler.order import orders
-from hw.compiler.tile import tile
+from hw.compiler.scheduling.order import orders
+from hw.compiler.tiling.tile import tile
 from hw.isa import Counter, ErrorCode, LocalMemory, Opcode, Register, Window, encode
 from hw.targets import get_target
 from sim.commands import Commands, play

@@ -47,7 +47,7 @@ def test_the_example_agrees_with_golden(capsys):
 def test_two_units_trace_side_by_side_in_one_process(unit, tmp_path):
     """In a process of its own: a crash would end the test run."""
     script = ("import sys\nfrom sim.pyverilator_driver import PyVerilatorUnit\n"
-              "from hw.rescaler import Rescaler\nfrom tests.sim.units import Increment\n"
+              "from hw.rtl.lanes.rescaler import Rescaler\nfrom tests.sim.units import Increment\n"
               "units = [PyVerilatorUnit(make(), vcd=f'{sys.argv[1]}/{k}.vcd')\n"
               "         for k, make in enumerate((Rescaler, Increment))]\n"
               "for unit in units:\n    unit.tick()\n    unit.close()\nprint('both')\n")

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from golden import interpreter
-from golden.compare import compare
 from golden.errors import LockstepError
-from hw.accelerator import Accelerator
+from golden.program import interpreter
+from golden.program.compare import compare
 from hw.compiler import compile
 from hw.isa import N_WORDS, decode
+from hw.rtl.accelerator import Accelerator
+from hw.rtl.verilog import to_verilog
 from hw.targets import get_target
-from hw.verilog import to_verilog
 from sim import rtl
 from sim.runner import SimulationError
 from tests import programs

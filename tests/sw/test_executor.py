@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from golden import ops
-from golden.compare import compare
 from golden.errors import LockstepError
-from golden.interpreter import run as golden_run
-from golden.verify import verify
+from golden.program.compare import compare
+from golden.program.interpreter import run as golden_run
+from golden.program.verify import verify
 from sw import executor
 from tests.programs import batch_norm_net, random_codes, residual_net, small_programs
 

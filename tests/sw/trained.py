@@ -6,7 +6,7 @@ import torch
 
 from models import build_model
 from sw.data import Dataset, load_dataset
-from sw.train import TrainConfig, train
+from sw.train.engine import TrainConfig, train
 
 
 @functools.cache

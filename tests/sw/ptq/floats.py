@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from models import build_model
-from sw.connect import connect
-from sw.layers import QConv2d, QGlobalAvgPool2d, QInput, QLinear
-from sw.recipes import make_recipe
-from sw.train import TrainConfig, train
+from sw.layers.connect import connect
+from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
+from sw.quantize.recipes import make_recipe
+from sw.train.engine import TrainConfig, train
 from tests.sw.trained import digits
 
 FLOAT = make_recipe("float")

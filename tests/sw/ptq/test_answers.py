@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from golden.errors import LockstepError
-from sw.connect import connect
-from sw.layers import QConv2d, QInput
-from sw.lower import lower
+from sw.layers.connect import connect
+from sw.layers.weighted import QConv2d, QInput
+from sw.lower.network import lower
 from sw.ptq.answers import FRACTIONS, answers, logits_range
 from sw.ptq.answers import divergence as divergence_of
 from sw.ptq.config import DistillationConfig, PtqConfig

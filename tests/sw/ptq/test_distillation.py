@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from golden.errors import LockstepError
-from sw.connect import connect
-from sw.evaluate import logits_of
-from sw.layers import QConv2d, QInput, QLinear
-from sw.lower import lower
+from sw.layers.connect import connect
+from sw.layers.weighted import QConv2d, QInput, QLinear
+from sw.lower.network import lower
 from sw.ptq.config import DistillationConfig, PtqConfig
 from sw.ptq.distillation import distil
 from sw.ptq.folding import fold_norms
 from sw.ptq.layers import CodeScale
 from sw.ptq.quantize import quantize
+from sw.train.evaluate import logits_of
 from tests.sw.ptq.floats import FLOAT, float_digits
 from tests.sw.trained import digits
 
@@ -80,7 +80,7 @@ def test_a_step_moves_each_channel_in_its_own_unit(steps, moved, pair):
 
 
 def test_the_network_lowers_to_what_it_computes(pair):
-    from golden.interpreter import run
+    from golden.program.interpreter import run
 
     images = digits().test_images
     program = lower(pair[1])

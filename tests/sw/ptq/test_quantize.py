@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from golden.errors import LockstepError
-from golden.interpreter import run
-from sw.evaluate import accuracy, logits_of
-from sw.layers import QLayer, WeightedLayer
-from sw.lower import lower
+from golden.program.interpreter import run
+from sw.layers.weighted import QLayer, WeightedLayer
+from sw.lower.network import lower
+from sw.lower.simulate import differing_codes, simulate
 from sw.ptq import quantize as module
 from sw.ptq.config import AdaRoundConfig, PtqConfig
 from sw.ptq.folding import fold_norms
 from sw.ptq.layers import AllocatedQuantizer
 from sw.ptq.quantize import quantize
 from sw.ptq.weights import mean_per_channel
-from sw.quantizers import weight_codes
-from sw.simulate import differing_codes, simulate
+from sw.quantize.quantizers import weight_codes
+from sw.train.evaluate import accuracy, logits_of
 from tests.sw.ptq.floats import chain, float_digits, images
 from tests.sw.trained import digits
 

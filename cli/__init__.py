@@ -1,0 +1,1 @@
+"""What the commands of flows/ are made of."""

@@ -1,0 +1,1 @@
+"""Nodes of a Program become tasks."""

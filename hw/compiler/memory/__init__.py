@@ -1,0 +1,1 @@
+"""Where everything lies, and the image that results."""

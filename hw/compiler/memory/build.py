@@ -1,0 +1,236 @@
+"""From tasks to an image: places, parameters, synchronisation, encoding."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from golden.errors import LockstepError
+from golden.ops import Reshape
+from hw.compiler.memory.allocate import Conflicts, Item, allocate
+from hw.compiler.memory.image import Block, Image, Step
+from hw.compiler.scheduling.estimate import estimate_fields, unit_cost
+from hw.compiler.scheduling.schedule import Scheduler
+from hw.isa import ENGINE_OF, N_WORDS, Engine, Opcode, decode, encode
+from hw.targets import Target
+
+__all__ = ["assemble", "encode_program", "owners", "step_of"]
+
+_SLACKS = (3, 2, 1, 0)  # tasks that a buffer outlives its last reader, so that none waits for it
+_NEAR = 3  # tasks of two engines that may run side by side are at most so far apart
+_ONCE = -1  # before the first task
+
+
+def encode_program(program: str, fields: list[dict]) -> np.ndarray:
+    """uint32 words of instructions; LockstepError naming a field that does not fit."""
+    try:
+        return np.array([encode(**f) for f in fields], "<u4").ravel()
+    except ValueError as error:
+        raise LockstepError(f"Program '{program}': {error}") from error
+
+
+class _Constants:
+    """Weights and parameters of tasks, each kept once."""
+
+    def __init__(self):
+        self.weights, self.parameters = {}, {}
+        self.n_channels = 0
+        self._keys = {}
+
+    def _key(self, array):
+        if id(array) not in self._keys:  # the array is kept, so its id stays its own
+            digest = hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
+            self._keys[id(array)] = digest, array
+        return self._keys[id(array)][0]
+
+    def add(self, task):
+        if task.weights is not None:
+            self.weights.setdefault(self._key(task.weights), task.weights)
+        if task.parameters is not None:
+            key = self._key(task.parameters)
+            if key not in self.parameters:
+                self.parameters[key] = (self.n_channels, task.parameters)
+                self.n_channels += len(task.parameters)
+
+    def weight_key(self, task):
+        return None if task.weights is None else self._key(task.weights)
+
+    def parameter_base(self, task, lanes):
+        if task.parameters is None:
+            return 0
+        return self.parameters[self._key(task.parameters)][0] // lanes
+
+
+def _sequence(program, order, tasks, batch):
+    """[(image, node, [task])] in the order in which they run, image after image."""
+    return [(image, node, tasks[node.name]) for image in range(batch) for node in order]
+
+
+def owners(program):
+    """The tensor in whose place each tensor lies."""
+    owner = {name: name for name in program.inputs}
+    for node in program.nodes:
+        for name in node.outputs:
+            owner[name] = owner[node.inputs[0]] if isinstance(node.op, Reshape) else name
+    return owner
+
+
+def _lifetimes(program, sequence, owner):
+    """{(tensor, image): [first, last] task}, weights not among them."""
+    lives, position = {}, 0
+    n_tasks = sum(len(tasks) for _, _, tasks in sequence)
+    for image, _, tasks in sequence:
+        if image not in {k for _, k in lives}:
+            lives[program.inputs[0], image] = [_ONCE, _ONCE]
+        for task in tasks:
+            for name in task.inputs:
+                lives[owner[name], image][1] = position
+            lives.setdefault((task.output, image), [position, position])[1] = position
+            position += 1
+    for image in {k for _, k in lives}:
+        lives[owner[program.outputs[0]], image][1] = n_tasks
+    return lives
+
+
+def _conflicts(flat, constants, owner, target):
+    """What should not share a bank; flat: [(image, task)]."""
+    conflicts = Conflicts()
+    costs = [n * max(cycles, items) for n, cycles, items in (
+        unit_cost({"opcode": task.opcode, "wide": 0, **task.fields}, target)
+        for _, task in flat)]
+    for index, (image, task) in enumerate(flat):
+        x, w = (owner[task.inputs[0]], image), constants.weight_key(task)
+        if ENGINE_OF[task.opcode] == Engine.ARRAY:
+            conflicts.forbid(x, w)
+            continue
+        if w is not None:
+            share = (0.1 if task.fields.get("same_weights") or task.opcode == Opcode.LINEAR else
+                     0.2 if task.opcode == Opcode.DEPTHWISE else 1)
+            conflicts.add(x, w, share * costs[index])
+        for near in range(max(0, index - _NEAR), min(len(flat), index + _NEAR + 1)):
+            other_image, other = flat[near]
+            if ENGINE_OF[other.opcode] != Engine.ARRAY:
+                continue
+            cycles = min(costs[index], costs[near])
+            a, b = (owner[other.inputs[0]], other_image), constants.weight_key(other)
+            load = min(1, target.rows / other.fields["slots"])
+            for name in task.inputs:
+                mine = owner[name], image
+                conflicts.add(mine, b, cycles)
+                conflicts.add(mine, a, cycles * load / 2)
+            if w is not None and not task.fields.get("same_weights"):
+                share = 1 if task.opcode == Opcode.LINEAR else 0.3
+                conflicts.add(w, b, share * cycles)
+                conflicts.add(w, a, share * load * cycles / 2)
+    return conflicts
+
+
+def _arrange(program, target, sequence, constants, owner, places):
+    """{tensor or weight: (bank, base)}; LockstepError where it does not fit."""
+    lives = _lifetimes(program, sequence, owner)
+    flat = [(image, task) for image, _, tasks in sequence for task in tasks]
+    even = {constants.weight_key(task) for _, task in flat if task.opcode == Opcode.LINEAR}
+    conflicts = _conflicts(flat, constants, owner, target)
+    weights = [Item(name=key, n_words=len(words), first=_ONCE, last=len(flat), even=key in even)
+               for key, words in constants.weights.items()]
+    for slack in _SLACKS:
+        tensors = [Item(name=key, n_words=places[key[0]].n_words, first=first, last=last + slack)
+                   for key, (first, last) in lives.items()]
+        found = allocate(weights + tensors, target, conflicts)
+        if found:
+            return found[1]
+    _refuse(program, target, weights, tensors)
+
+
+def _refuse(program, target, weights, tensors):
+    n_weights = sum(item.n_words for item in weights)
+    last = max(item.last for item in tensors)
+    peak = max((sum(item.n_words for item in tensors if item.first <= at <= item.last)
+                for at in range(_ONCE, last + 1)), default=0)
+    available = sum(target.bank_words)
+    where = (f"there are {available}" if n_weights + peak > available else
+             f"which do not fit the banks of {', '.join(map(str, target.bank_words))}")
+    raise LockstepError(
+        f"Program '{program.name}' does not fit target {target.name}: weights and activations "
+        f"need {n_weights} + {peak} scratchpad words of {target.word_bytes} bytes, {where}")
+
+
+def _check_capacity(program, target, n_channels, n_instructions):
+    for what, needed, available in (
+            ("per-channel parameters need {} channels", n_channels,
+             target.parameter_words * target.lanes),
+            ("instructions need {} words", n_instructions * N_WORDS,
+             target.instruction_words // N_WORDS * N_WORDS)):
+        if needed > available:
+            raise LockstepError(f"Program '{program.name}' does not fit target {target.name}: "
+                                f"{what.format(needed)}, there are {available}")
+
+
+def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
+    """An image of ``batch`` images of a program whose nodes run in ``order``.
+
+    tasks: by node name; layout: Placements of which only bank and base are open. The estimate of
+    its cycles is in the image's metadata.
+    """
+    sequence = _sequence(program, order, tasks, batch)
+    constants = _Constants()
+    for _, _, node_tasks in sequence:
+        for task in node_tasks:
+            constants.add(task)
+    n_tasks = sum(len(node_tasks) for _, _, node_tasks in sequence)
+    _check_capacity(program, target, constants.n_channels, n_tasks + 1)
+    owner = owners(program)
+    where = _arrange(program, target, sequence, constants, owner, layout)
+
+    scheduler, fields, steps, placements = Scheduler(target=target), [], [], {}
+    for image in range(batch):
+        for name, place in layout.items():
+            placements[f"{name}#{image}" if image else name] = place.at(*where[owner[name], image])
+    for image, node, node_tasks in sequence:
+        here = {name: layout[name].at(*where[owner[name], image])
+                for name in (*node.inputs, *node.outputs)}
+        steps.append(step_of(program, node, len(fields), len(node_tasks), image))
+        for task in node_tasks:
+            key = constants.weight_key(task)
+            bound = task.bind(here, where[key] if key else None,
+                              constants.parameter_base(task, target.lanes))
+            fields.append(scheduler.add(_decoded(program.name, bound)))
+    fields.append(decode(encode(opcode=Opcode.HALT)))
+    rows = [rows for _, rows in constants.parameters.values()]
+    parameters = np.concatenate(rows) if rows else np.zeros((1, 3), np.int64)
+    return Image(
+        program=program.name, program_sha256=program.sha256, target=target,
+        instructions=encode_program(program.name, fields),
+        parameters=(parameters & 0xFFFFFFFF).astype("<u4"),
+        blocks=_blocks(constants.weights, where), placements=placements, steps=tuple(steps),
+        input=program.inputs[0], output=program.outputs[0], batch=batch,
+        metadata={"estimated_cycles": estimate_fields(fields, target).cycles})
+
+
+def _decoded(program, bound):
+    """All fields of an instruction, those that are 0 too."""
+    return decode([int(word) for word in encode_program(program, [bound])])
+
+
+def step_of(program, node, first, n, image) -> Step:
+    """The Step of a node of image ``image``: n instructions from ``first`` on."""
+    shapes = [program.tensors[name].shape for name in node.inputs]
+    suffix = f"#{image}" if image else ""
+    return Step(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,
+                n_instructions=n, output=node.outputs[0] + suffix,
+                macs=int(node.op.macs(*shapes)) if hasattr(node.op, "macs") else 0)
+
+
+def _blocks(weights, where):
+    """Weights of neighbouring places in one block."""
+    blocks = []
+    for key, words in sorted(weights.items(), key=lambda entry: where[entry[0]]):
+        bank, base = where[key]
+        last = blocks[-1] if blocks else None
+        if last and last.bank == bank and last.base + len(last.words) == base:
+            blocks[-1] = Block(bank=bank, base=last.base,
+                               words=np.concatenate([last.words, words]))
+        else:
+            blocks.append(Block(bank=bank, base=base, words=words))
+    return tuple(blocks)

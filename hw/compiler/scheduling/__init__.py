@@ -1,0 +1,1 @@
+"""When instructions run: order, dependences, estimated cycles."""

@@ -1,0 +1,1 @@
+"""Programs from external memory: stripes of rows, groups of channels."""

@@ -1,0 +1,1 @@
+"""The accelerator's gateware, one room per part of the machine."""

@@ -1,0 +1,215 @@
+"""ArraySequencer: runs the loops of a MATMUL, drives the walkers and the array's controls.
+
+Loops, from the outside: tiles of port a (pixels), tiles of port b (channels), periods of the
+reduction, slots of a period. One slot a cycle. The array is never stopped: what cannot go on yet
+waits at the start of a pixel tile (its input is not there) or before a tile's last period (the
+readout would still be busy with the tile before when this one's turn comes), and the feeders supply
+zeros meanwhile. The time to read a tile is known beforehand, as its readout never waits.
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.isa import FORMAT_WORDS, ErrorCode, Feed, Format
+from hw.rtl.array.walker import STEP_LAYOUT
+from hw.rtl.common.loops import Countdown
+from hw.rtl.control.slot import instruction_fields
+
+__all__ = ["ArraySequencer", "tile_layout"]
+
+_PLANES = 4
+_UNIT_LATENCY = 3  # hw.rtl.control.slot: cycles from start or unit_next until unit_ready is right
+
+
+def tile_layout(target, n_tiles):
+    """What the readout must know of a tile: groups of lanes per pixel and its place among those
+    that the array can hold, ``n_tiles``."""
+    return data.StructLayout({
+        "groups": range(target.columns // target.lanes + 1), "wide": 1,
+        "begins": 1,  # first tile of an instruction
+        "row_ends": 1,  # last channel tile of its pixels
+        "ends": 1,  # last tile of an instruction
+        "place": range(n_tiles),
+    })
+
+
+class ArraySequencer(wiring.Component):
+    """Runs MATMUL instructions. n_tiles: of the array, whose memory takes them in turn.
+
+    Members
+    -------
+    words, start, done, unit_ready, unit_next, error, abort : as of an engine (hw.rtl.control.slot).
+    config_free, config_load : the readout can take, and takes, the instruction's fields.
+    step_a, step_b : this slot, for the walkers. period_start : it is the first of its period;
+        a_direct, b_direct : of direct feed.
+    first, last : this slot holds the first / last element of a tile's reduction; tile : with last.
+    go, draining, chasing : what happens in this cycle, for the counters.
+    """
+
+    def __init__(self, target, n_tiles):
+        self.target = target
+        super().__init__({
+            "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.ARRAY])),
+            "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
+            "error": Out(ErrorCode), "abort": In(1),
+            "config_free": In(1), "config_load": Out(1),
+            "step_a": Out(STEP_LAYOUT), "step_b": Out(STEP_LAYOUT),
+            "period_start": Out(1), "a_direct": Out(1), "b_direct": Out(1),
+            "first": Out(1), "last": Out(1), "tile": Out(tile_layout(target, n_tiles)),
+            "go": Out(1), "draining": Out(1), "chasing": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        target = self.target
+        rows, columns, lanes = target.rows, target.columns, target.lanes
+        f = instruction_fields(self.words, format_=Format.ARRAY)
+        slots, periods, inner, outer = counters = [Countdown(m, name, f[name]) for name in (
+            "slots", "period_count", "inner_count", "outer_count")]
+        a_direct, b_direct = f["a_feed"] == Feed.DIRECT, f["b_feed"] == Feed.DIRECT
+
+        running = Signal()
+        hold = Signal(range(_UNIT_LATENCY + 2))
+        slot_first, period_first, tile_first = (
+            Signal(name=f"{n}_first") for n in ("slot", "period", "tile"))
+        index = Signal(8)
+        a_window, b_window = Signal(), Signal()
+        go, tile_end = Signal(), Signal()
+        place = Signal.like(self.tile.place)
+        with m.If(hold != 0):
+            m.d.sync += hold.eq(hold - 1)
+
+        # A tile's last element comes at least so long after the one before's as that is read.
+        groups_max = columns // lanes
+        spacings = [0, *range(1, groups_max + 1)]
+        drain_left = Signal(range(rows * groups_max * _PLANES + 1))
+        drain_top = Signal.like(drain_left)
+        drain_over = Signal()  # in the next cycle
+        channels_left = Signal(signed(17))
+        groups = Signal(range(groups_max + 1))
+        n_groups = Signal.like(groups)
+        m.d.comb += n_groups.eq(1 + sum(channels_left > lanes * k for k in range(1, groups_max)))
+        m.d.sync += [
+            groups.eq(n_groups),
+            drain_top.eq(Mux(f["wide"], *(
+                Array([max(1, rows * spacing) - 1 for spacing in times])[n_groups]
+                for times in ([_PLANES * n for n in spacings], [max(n, 2) for n in spacings])))),
+            drain_left.eq(Mux(tile_end, drain_top, drain_left - drain_left.any())),
+        ]
+        m.d.comb += drain_over.eq(Mux(tile_end, drain_top < f["slots"],
+                                      drain_left <= f["slots"]))
+
+        # Whether the next slot begins a unit of the chase, which must be there, and whether a
+        # tile's last period, for which the tile before must have been read.
+        unit_first, unit_may_begin, last_first = (
+            Signal(name=n) for n in ("unit_first", "unit_may_begin", "last_first"))
+        next_unit_first, next_last_first, next_running = (
+            Signal(name=n) for n in ("next_unit_first", "next_last_first", "next_running"))
+        next_may_begin = self.unit_ready & (hold <= 1)
+        finished = tile_end & inner.last & outer.last
+        loaded = Signal()
+        m.d.comb += [
+            tile_end.eq(go & slots.last & periods.last),
+            next_running.eq((loaded | (running & ~finished)) & ~self.abort),
+            next_unit_first.eq(Mux(go, tile_end & inner.last, unit_first)),
+            next_last_first.eq(Mux(go, slots.last & Mux(periods.last, periods.single,
+                                                        periods.left == 2), last_first)),
+            self.chasing.eq(running & unit_first & ~unit_may_begin),
+            self.draining.eq(running & ~go & ~self.chasing), self.go.eq(go),
+        ]
+        with m.If(loaded):
+            m.d.comb += [next_unit_first.eq(1), next_last_first.eq(periods.single)]
+        m.d.sync += [
+            running.eq(next_running), unit_first.eq(next_unit_first),
+            last_first.eq(next_last_first), unit_may_begin.eq(next_may_begin),
+            go.eq(next_running & ~(next_unit_first & ~next_may_begin)
+                  & ~(next_last_first & ~drain_over)),
+            self.unit_next.eq(go & unit_first),
+        ]
+        with m.If(go & unit_first):
+            m.d.sync += hold.eq(_UNIT_LATENCY + 1)
+        with m.If(go):
+            slots.step()
+            m.d.sync += [
+                slot_first.eq(slots.last),
+                index.eq(Mux(slots.last, 0, index + 1)),
+                a_window.eq(slots.last | (index + 1 < rows)),
+                b_window.eq(slots.last | (index + 1 < columns)),
+            ]
+            with m.If(slots.last):
+                periods.step()
+                m.d.sync += period_first.eq(periods.last)
+        with m.If(tile_end):
+            inner.step()
+            m.d.sync += [tile_first.eq(0), place.eq(place + 1),
+                         channels_left.eq(Mux(inner.last, f["n_channels"],
+                                              channels_left - columns))]
+            with m.If(inner.last):
+                outer.step()
+
+        for step, active, advance, rewind in (
+                (self.step_a, a_direct | a_window, inner.last, finished),
+                (self.step_b, b_direct | b_window, tile_end, inner.last)):
+            m.d.comb += [
+                step.active.eq(go & active), step.period_end.eq(go & slots.last),
+                step.tile_end.eq(tile_end), step.advance.eq(advance), step.rewind.eq(rewind),
+            ]
+        m.d.comb += [
+            self.period_start.eq(go & slot_first),
+            self.a_direct.eq(a_direct), self.b_direct.eq(b_direct),
+            self.first.eq(go & slot_first & period_first), self.last.eq(tile_end),
+            self.tile.groups.eq(groups), self.tile.wide.eq(f["wide"]),
+            self.tile.begins.eq(tile_first), self.tile.row_ends.eq(inner.last),
+            self.tile.ends.eq(inner.last & outer.last), self.tile.place.eq(place),
+        ]
+
+        # Two steps: the fields, then all of them. They are there from `start` on.
+        short = Signal(len(counters) + 3)
+        impossible, config_free = Signal(), Signal()
+        m.d.sync += [
+            short.eq(Cat(*(~counter.count.any() for counter in counters), f["slots"] < 2,
+                         ~a_direct & (f["slots"] < rows), ~b_direct & (f["slots"] < columns))),
+            impossible.eq(short.any()), config_free.eq(self.config_free)]
+
+        def give_up():
+            with m.If(self.abort):
+                m.next = "IDLE"
+
+        m.d.sync += loaded.eq(0)
+        with m.If(loaded):
+            for counter in counters:
+                m.d.sync += counter.load()
+            m.d.sync += [slot_first.eq(1), period_first.eq(1), tile_first.eq(1), index.eq(0),
+                         a_window.eq(1), b_window.eq(1)]
+        m.d.comb += [self.config_load.eq(loaded), self.step_a.restart.eq(loaded),
+                     self.step_b.restart.eq(loaded)]
+
+        # No state between `start` and the first slot costs a cycle, unless the readout still waits
+        # for the fields of the product before: `hold` is longer.
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [hold.eq(_UNIT_LATENCY), channels_left.eq(f["n_channels"])]
+                    m.next = "CHECK"
+                give_up()
+            with m.State("CHECK"):
+                m.next = "LOAD"
+                give_up()
+            with m.State("LOAD"):
+                with m.If(impossible):
+                    m.d.comb += self.error.eq(ErrorCode.FIELD)
+                    m.next = "IDLE"
+                with m.Elif(config_free):
+                    m.d.sync += loaded.eq(1)
+                    m.next = "RUN"
+                give_up()
+            with m.State("RUN"):
+                with m.If(finished):
+                    m.next = "DONE"
+                give_up()
+            with m.State("DONE"):  # the slot keeps the fields for the walkers' last two cycles
+                m.d.comb += self.done.eq(1)
+                m.next = "IDLE"
+                give_up()
+        return m

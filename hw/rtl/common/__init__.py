@@ -1,0 +1,1 @@
+"""What units of every room are made of: streams, pipeline registers, counters."""

@@ -1,0 +1,1 @@
+"""Host interface, registers, dispatch of instructions, errors."""

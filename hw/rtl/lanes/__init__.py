@@ -1,0 +1,1 @@
+"""The rescaler lanes that array and vector engine share."""

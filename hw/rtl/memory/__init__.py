@@ -1,0 +1,1 @@
+"""On-chip memories, and the crossbar between them and the engines."""

@@ -1,0 +1,1 @@
+"""RangeBN with batch statistics, and its divider."""

@@ -1,0 +1,146 @@
+"""Emitter: items for the lanes, or words for the write port, from results and their places.
+
+Three stages: which one comes next, its operands, and the item itself. Inputs of additions go before
+sums, so that sums are in stock when the next words are not there yet.
+
+MAXPOOL does not use the lanes, but instructions are to end in order: it sends one item without
+effect through them and writes nothing before that is back.
+"""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.isa import FORMAT_WORDS, Format
+from hw.rtl.common.pipeline import own_copy
+from hw.rtl.common.stream import SkidBuffer
+from hw.rtl.control.slot import instruction_fields
+from hw.rtl.memory.crossbar import WaitingWrite
+from hw.rtl.vector.add import input_layout
+from hw.rtl.vector.geometry import GEOMETRY_LAYOUT
+from hw.rtl.vector.places import place_layout
+from hw.rtl.vector.ports import SUM_WIDTH, Which, vector_item_layout
+
+__all__ = ["Emitter"]
+
+_FINE_BITS = 2  # of the left shift of differences
+
+
+class Emitter(wiring.Component):
+    """Sends everything that an instruction gives.
+
+    Members
+    -------
+    words, geometry : the instruction.
+    places : where results go. available, take, group, sums, drop : as of ResultStore.
+    inputs : as of AddUnit. returned : pulse, one has passed the lanes.
+    vector : items for the lanes. m : write port of the crossbar.
+    finished : pulse, the last one has gone.
+    """
+
+    def __init__(self, target):
+        self.target = target
+        self.item = vector_item_layout(target)
+        sums = data.ArrayLayout(signed(SUM_WIDTH), target.lanes)
+        super().__init__({
+            "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])),
+            "geometry": In(GEOMETRY_LAYOUT),
+            "places": In(stream.Signature(place_layout(target.lanes))),
+            "available": In(1), "take": Out(1), "group": Out(2), "sums": In(sums),
+            "drop": Out(1),
+            "inputs": In(stream.Signature(input_layout(target.lanes))), "returned": In(1),
+            "vector": Out(stream.Signature(self.item)),
+            "m": Out(WaitingWrite(target.word_bytes)), "finished": Out(1)})
+
+    def _choose(self, m):
+        """Stage 1: what comes next, as a stream."""
+        g, place = self.geometry, self.places.payload
+        is_add, is_maximum = (own_copy(m, g[name], name) for name in ("is_add", "is_maximum"))
+        m.submodules.chosen = chosen = SkidBuffer(data.StructLayout({
+            "which": Which, "is_maximum": 1, "is_result": 1, "place": place.shape(),
+            "differences": self.inputs.payload.differences.shape()}))
+        fence_sent, may_emit = Signal(), Signal()
+        with m.If(self.returned | ~is_maximum):
+            m.d.sync += may_emit.eq(1)
+        fence = is_maximum & ~fence_sent & self.places.valid
+        is_input, is_result = Signal(), Signal()
+        item, move = chosen.i.payload, chosen.i.ready
+        m.d.comb += [
+            is_input.eq(self.inputs.valid | fence),
+            is_result.eq(~self.inputs.valid & may_emit & self.places.valid & self.available),
+            chosen.i.valid.eq(is_input | is_result),
+            self.inputs.ready.eq(move), self.places.ready.eq(move & is_result),
+            self.take.eq(move & is_result & place.drops), item.is_result.eq(is_result),
+            item.is_maximum.eq(is_maximum & ~is_input), item.place.eq(place),
+            item.place.mask.eq(Mux(is_input, 0, place.mask)),
+            item.place.line_ends.eq(place.line_ends & ~is_input),
+            item.place.ends.eq(place.ends & ~is_input)]
+        with m.If(is_input):
+            m.d.comb += item.which.eq(Mux(self.inputs.payload.is_second, Which.SECOND_INPUT,
+                                          Which.FIRST_INPUT))
+        with m.Else():
+            m.d.comb += item.which.eq(Mux(is_add, Which.SUM, Which.PARAMETERS))
+        m.d.comb += item.differences.eq(self.inputs.payload.differences)
+        with m.If(move):
+            m.d.sync += fence_sent.eq(fence_sent | fence)
+        return chosen.o
+
+    def elaborate(self, platform):
+        m = Module()
+        f = instruction_fields(self.words, format_=Format.VECTOR)
+        g, word_bytes = self.geometry, self.target.word_bytes
+        source = self._choose(m)
+        m.submodules.out = out = SkidBuffer(data.StructLayout({"is_word": 1, "item": self.item}))
+        move = out.i.ready
+        m.d.comb += [
+            source.ready.eq(move), self.group.eq(source.payload.place.source),
+            self.drop.eq(move & source.valid & source.payload.is_result
+                         & source.payload.place.drops)]
+
+        # Stage 2: the operands. Differences are shifted in this stage and the next.
+        chosen = Signal(source.payload.shape(), reset_less=True)
+        chosen_valid, is_first, is_second = Signal(), Signal(), Signal()
+        is_input = [Signal(name=f"is_input_{k}", attrs={"keep": 1})
+                    for k in range(self.target.lanes)]  # copies, each for one lane's sum
+        sums = Signal(self.sums.shape(), reset_less=True)
+        fine, coarse = f["left_shift"][:_FINE_BITS], f["left_shift"][_FINE_BITS:]
+        shifted = [(difference << fine).as_signed() for difference in source.payload.differences]
+        differences = Signal(data.ArrayLayout(shifted[0].shape(), len(shifted)), reset_less=True)
+        with m.If(move):
+            m.d.sync += [
+                chosen_valid.eq(source.valid), chosen.eq(source.payload), sums.eq(self.sums),
+                is_first.eq(source.payload.which == Which.FIRST_INPUT),
+                is_second.eq(source.payload.which == Which.SECOND_INPUT),
+                *(mine.eq((source.payload.which == Which.FIRST_INPUT)
+                          | (source.payload.which == Which.SECOND_INPUT)) for mine in is_input),
+                *(mine.eq(value) for mine, value in zip(differences, shifted))]
+        place = chosen.place
+
+        # Stage 3: the item, in a buffer. A word of maxima takes the place of the sums.
+        made = out.i.payload.item
+        m.d.comb += [
+            out.i.valid.eq(chosen_valid), out.i.payload.is_word.eq(chosen.is_maximum),
+            made.which.eq(chosen.which), made.wide.eq(is_first | is_second),
+            made.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
+            made.instruction_end.eq(place.ends),
+            *(made[name].eq(place[name]) for name in ("address", "group", "mask", "parameter")),
+            *(made[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
+                is_second, f[f"{name}_1"], f[f"{name}_2"]))) for name in ("multiplier", "shift")),
+            *(mine.eq(Mux(its_input, difference << (coarse << _FINE_BITS), value))
+              for mine, its_input, value, difference
+              in zip(made.sums, is_input, sums, differences))]
+
+        item, is_word = out.o.payload.item, out.o.payload.is_word
+        m.d.comb += [
+            out.o.ready.eq(Mux(is_word, self.m.ready, self.vector.ready)),
+            self.vector.valid.eq(out.o.valid & ~is_word),
+            self.finished.eq(out.o.valid & out.o.ready & item.instruction_end)]
+        sent = self.vector.payload
+        m.d.comb += [
+            sent.eq(item), sent.bank.eq(f["out_bank"]), sent.plane.eq(0),
+            *(sent[name].eq(f[name]) for name in ("gemmlowp", "zero_point", "low", "high")),
+            self.m.valid.eq(out.o.valid & is_word), self.m.bank.eq(f["out_bank"]),
+            self.m.address.eq(item.address), self.m.enable.eq(~0),
+            self.m.data.eq(item.sums.as_value()[:8 * word_bytes]),
+            self.m.progress.eq(item.progress), self.m.instruction_end.eq(item.instruction_end)]
+        return m

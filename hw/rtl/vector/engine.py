@@ -1,0 +1,177 @@
+"""VectorEngine: DEPTHWISE, WINDOW, LINEAR, ADD and MAXPOOL, beside the array.
+
+    StepWalker -> v -> Operands -> Products -> ResultStore -> Emitter -> lanes
+    WeightStore <- w ----^    '--> Maximum ------^  ^            '-----> m (MAXPOOL)
+                              '--> AddUnit (inputs) -+--------^
+                                     ^----- returned (sums)
+
+Everything in front of Operands runs ahead; between Operands and the results nothing ever waits.
+"""
+
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.isa import FORMAT_WORDS, ErrorCode, Format
+from hw.rtl.common.pipeline import own_copy
+from hw.rtl.control.slot import instruction_fields
+from hw.rtl.memory.crossbar import Read, WaitingWrite
+from hw.rtl.memory.scratchpad import word_layout
+from hw.rtl.vector.add import AddUnit
+from hw.rtl.vector.emitter import Emitter
+from hw.rtl.vector.geometry import Geometry
+from hw.rtl.vector.maximum import Maximum
+from hw.rtl.vector.operands import Operands
+from hw.rtl.vector.places import PlaceWalker
+from hw.rtl.vector.ports import returned_signature, vector_item_layout
+from hw.rtl.vector.products import Products
+from hw.rtl.vector.results import ResultStore
+from hw.rtl.vector.steps import StepWalker
+from hw.rtl.vector.weights import N_MULTIPLIERS, WeightStore
+
+__all__ = ["VectorEngine"]
+
+
+class VectorEngine(wiring.Component):
+    """Runs one vector instruction at a time.
+
+    Cycles of a whole instruction, about 30 more for its beginning and end, where no port waits and
+    the lanes (one group of 4 channels per cycle, three for ADD) are not slower:
+    DEPTHWISE 3 per column of the padded input, line and chunk; WINDOW and MAXPOOL 1 per tap;
+    LINEAR n_inputs / 2 per word of outputs; ADD 3 per group of channels.
+
+    Members
+    -------
+    words : the instruction, stable from ``start`` to ``done``. start : pulse, not while ``busy``.
+    done : pulse, the last item has gone to the lanes, or the last word of MAXPOOL to ``m``.
+    unit_ready, unit_next : the chase; a unit is an output line, of ADD a pixel, of LINEAR all.
+        ``unit_ready`` is looked at three cycles after ``start`` or ``unit_next`` at the earliest.
+        Weights are not chased; they must be there at ``start``.
+    error : ErrorCode for one cycle, in place of ``done``; nothing was read.
+    reset : in the next cycle everything is reset.
+    abort : level; as long as it is up, reads and items under way are forgotten. It must stay up
+        until they have come back.
+    busy : from the cycle after ``start`` on.
+    v, w : read ports of the crossbar, for the input and the weights. m : its write port, for
+        MAXPOOL, which gives its progress and end there.
+    vector : items for the lanes. returned : results of the inputs of additions.
+    """
+
+    def __init__(self, target):
+        self.target = target
+        word = word_layout(target.word_bytes)
+        super().__init__({
+            "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])),
+            "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
+            "error": Out(ErrorCode), "reset": In(1), "abort": In(1), "busy": Out(1),
+            "v": Out(Read(word)), "w": Out(Read(data.ArrayLayout(word, 2))),
+            "vector": Out(stream.Signature(vector_item_layout(target))),
+            "returned": In(returned_signature(target)),
+            "m": Out(WaitingWrite(target.word_bytes))})
+
+    def _control(self, m, geometry, finished):
+        """Start, fault and end of an instruction. Returns the pulse that begins its loops."""
+        load = Signal()
+        count = Signal(range(Geometry.LATENCY + 1))
+        preparing, running = Signal(), Signal()
+        m.d.sync += [self.done.eq(0), self.error.eq(ErrorCode.NONE), load.eq(0)]
+        with m.If(self.start):
+            m.d.sync += [preparing.eq(1), count.eq(1)]
+        with m.If(preparing):
+            m.d.sync += count.eq(count + 1)
+            with m.If((count == Geometry.FAULT_LATENCY) & geometry.impossible):
+                m.d.sync += [preparing.eq(0), self.error.eq(ErrorCode.FIELD)]
+            with m.If(count == Geometry.LATENCY - 1):
+                m.d.sync += [preparing.eq(0), running.eq(1), load.eq(1)]
+        with m.If(running & finished):
+            m.d.sync += [running.eq(0), self.done.eq(1)]
+        with m.If(self.abort | own_copy(m, self.reset, "control_reset")):
+            m.d.sync += [preparing.eq(0), running.eq(0), load.eq(0), self.done.eq(0),
+                         self.error.eq(ErrorCode.NONE)]
+        m.d.comb += self.busy.eq(preparing | running)
+        return load
+
+    def elaborate(self, platform):
+        m = Module()
+        target = self.target
+        f = instruction_fields(self.words, format_=Format.VECTOR)
+        units = {}
+        clear = Signal()
+        m.d.sync += clear.eq(self.abort | self.start | self.reset)
+
+        def add(name, unit):
+            units[name] = unit
+            setattr(m.submodules, name, ResetInserter(clear)(unit))
+            return unit
+
+        m.submodules.geometry = geometry = Geometry()
+        steps = add("steps", StepWalker(target.word_bytes))
+        weights = add("weights", WeightStore(target.word_bytes))
+        operands = add("operands", Operands(target.word_bytes))
+        products = add("products", Products(target.columns))
+        maximum = add("maximum", Maximum(target.word_bytes))
+        adder = add("add", AddUnit(target))
+        results = add("results", ResultStore(target))
+        places = add("places", PlaceWalker(target))
+        emitter = add("emitter", Emitter(target))
+        g = geometry.geometry
+        load = self._control(m, geometry, emitter.finished)
+
+        m.d.comb += [geometry.words.eq(self.words), geometry.start.eq(self.start),
+                     emitter.words.eq(self.words)]
+        for unit in (steps, weights, operands, adder, places, emitter):
+            m.d.comb += unit.geometry.eq(g)
+        for name in ("steps", "weights", "add", "places"):
+            m.d.comb += units[name].load.eq(own_copy(m, load, f"load_{name}"))
+        m.d.comb += [getattr(steps, name).eq(f[name])
+                     for name in ("x_bank", "y_bank", "width", "height")]
+        m.d.comb += [getattr(places, name).eq(f[name])
+                     for name in ("parameter_base", "n_channels", "first_channel")]
+        m.d.comb += [getattr(adder, name).eq(f[name])
+                     for name in ("n_channels", "zero_point_0", "zero_point_1")]
+        m.d.comb += [
+            places.base.eq(f["out_base"]), places.step.eq(f["out_step"]),
+            weights.base.eq(f["w_base"]), weights.bank.eq(f["w_bank"]),
+            operands.pad.eq(f["pad"])]
+
+        m.d.comb += [
+            steps.chases.eq(f["chase"]), steps.unit_ready.eq(self.unit_ready),
+            self.unit_next.eq(steps.unit_next),
+            steps.used.eq(operands.used), self.v.valid.eq(steps.requests.valid),
+            steps.requests.ready.eq(self.v.ready), self.v.bank.eq(steps.requests.payload.bank),
+            self.v.address.eq(steps.requests.payload.address),
+            operands.word_valid.eq(self.v.response_valid), operands.word.eq(self.v.data),
+            operands.weights_available.eq(weights.available),
+            operands.has_room.eq(results.has_room), operands.add_wants_word.eq(adder.wants_word),
+            weights.row.eq(operands.row), weights.frees.eq(operands.frees)]
+        connect(m, steps.tags, operands.tags)
+        connect(m, flipped(self.w), weights.w)
+
+        # Step, word and weights reach the multipliers together.
+        assert weights.LATENCY == operands.LATENCY
+        for name, is_its in (("products", g.is_product), ("maximum", g.is_maximum)):
+            unit = units[name]
+            m.d.comb += [unit.valid.eq(operands.valid & own_copy(m, is_its, f"{name}_step")),
+                         unit.first.eq(operands.first),
+                         unit.last.eq(operands.last)]
+        m.d.comb += [
+            products.x.eq(operands.x), products.weights.eq(weights.weights),
+            maximum.word.eq(operands.x[N_MULTIPLIERS - 1]),
+            adder.takes_word.eq(operands.used & own_copy(m, g.is_add, "takes_word_add")),
+            adder.word_valid.eq(operands.add_valid), adder.word.eq(operands.add_word),
+            adder.has_room.eq(results.has_room),
+            results.claim.eq(operands.claims | adder.claims),
+            results.put_next.eq(products.valid_next | adder.valid_next | maximum.valid_next),
+            results.word_next.eq(products.valid_next), results.word.eq(products.sums),
+            results.group_sums.eq(Mux(own_copy(m, g.is_add, "sums_add"), adder.sums.as_value(),
+                                      maximum.maximum.as_value())),
+            emitter.available.eq(results.available), emitter.sums.eq(results.sums),
+            results.take.eq(emitter.take), results.group.eq(emitter.group),
+            results.drop.eq(emitter.drop),
+            emitter.returned.eq(self.returned.valid)]
+        connect(m, adder.inputs, emitter.inputs)
+        connect(m, places.places, emitter.places)
+        connect(m, flipped(self.returned), adder.returned)
+        connect(m, emitter.vector, flipped(self.vector))
+        connect(m, emitter.m, flipped(self.m))
+        return m

@@ -1,6 +1,0 @@
-"""The vector engine: everything that is not a matrix product."""
-
-from hw.vector.engine import VectorEngine
-from hw.vector.ports import Which, returned_signature, vector_item_layout
-
-__all__ = ["VectorEngine", "Which", "returned_signature", "vector_item_layout"]

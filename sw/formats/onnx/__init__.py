@@ -1,0 +1,1 @@
+"""ONNX: models of other tools read in, Programs written out and run by ONNX Runtime."""

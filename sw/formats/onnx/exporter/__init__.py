@@ -1,0 +1,1 @@
+"""Programs as ONNX models: integer operators, or quantize and dequantize pairs."""

@@ -1,0 +1,116 @@
+"""Collects the nodes and tensors of the Program; every node is named after the tensor it writes."""
+
+import numpy as np
+import tflite
+
+from golden import ops
+from golden.arith import INT8_MAX, INT8_MIN, SHIFT_MAX, Rounding, multiplier_and_shift
+from golden.ops.elementwise import orders_agree
+from golden.program import Quantization
+from sw.formats.parts import Parts
+from sw.formats.tflite.graph import check_activation
+
+ACTIVATIONS = {value: name for name, value in vars(tflite.ActivationFunctionType).items()
+               if not name.startswith("_")}
+BOUNDS = {"NONE": (None, None), "RELU": (0, None), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}
+
+
+def program_shape(shape):
+    """A shape of the file, batch and channels last, to the Program's: no batch, channels first."""
+    return (shape[-1], *shape[1:-1])
+
+
+def round_half_away(x):
+    """float to the nearest integer, ties away from zero, as C's round."""
+    return int(np.copysign(np.floor(np.abs(x) + 0.5), x))
+
+
+def activation_bounds(operator, name=None):
+    """Clamp bounds of a fused activation, or of the one called ``name``, in output codes.
+
+    The quotient is a float32, as in CalculateActivationRangeQuantized of kernel_util.cc.
+    """
+    name = name or ACTIVATIONS.get(operator.options["FusedActivationFunction"], "unknown")
+    if name not in BOUNDS:
+        operator.refuse(f"fused activation {name} is not supported; supported are "
+                        f"{', '.join(BOUNDS)}")
+    output = operator.output
+
+    def code(value, limit):
+        if value is None:
+            return limit
+        with np.errstate(over="ignore"):
+            quotient = np.float32(value) / np.float32(output.scale)
+        return int(np.clip(output.zero_point + round_half_away(float(quotient)), INT8_MIN,
+                           INT8_MAX))
+
+    low, high = BOUNDS[name]
+    return code(low, INT8_MIN), code(high, INT8_MAX)
+
+
+def tflite_factor(factor):
+    """QuantizeMultiplier of quantization_util.cc: factors below 2**-32 become 0."""
+    if 0 < factor < 2.0 ** (30 - SHIFT_MAX):
+        return multiplier_and_shift(0)
+    return multiplier_and_shift(factor)
+
+
+def gemmlowp_rescale(factors, output, bounds):
+    """The two roundings of MultiplyByQuantizedMultiplier, common.cc. factors: floats, (C,) or one.
+
+    bounds: (low, high) codes of the output.
+    """
+    multiplier, shift = zip(*(tflite_factor(factor) for factor in np.atleast_1d(factors)))
+    return ops.Rescale(multiplier=np.array(multiplier, np.int64), shift=np.array(shift, np.int64),
+                       zero_point=output.zero_point, low=bounds[0], high=bounds[1],
+                       rounding=Rounding.GEMMLOWP)
+
+
+class Builder(Parts):
+    """The Program so far, its tensors called as in the file, which may call several alike."""
+
+    def __init__(self, names):
+        super().__init__(names)
+        self._names, self._owners = {}, {}
+
+    def name(self, info):
+        """The Program's name of a tensor of the file: its own, or an invented one where another
+        tensor came first."""
+        if info.index not in self._names:
+            owner = self._owners.setdefault(info.name, info.index)
+            self._names[info.index] = info.name if owner == info.index else self.invent(info.name)
+        return self._names[info.index]
+
+    def add_tensor(self, name, shape, info):
+        """A tensor with the quantization of one of the file."""
+        return self.declare(name, shape, Quantization(scale=info.scale,
+                                                      zero_point=info.zero_point))
+
+    def declare_info(self, info):
+        """A tensor of the file becomes one of the Program. Returns its name."""
+        check_activation(info)
+        return self.add_tensor(self.name(info), program_shape(info.shape), info)
+
+    def emit(self, operator, op, inputs):
+        """The node that writes the operator's output. inputs: names."""
+        self.append(op, inputs, self.declare_info(operator.output))
+
+    def emit_part(self, operator, part, op, inputs, info):
+        """A node before the last of an operator, its tensor quantized as ``info``; its name."""
+        return self.put_part(f"{self.name(operator.output)}/{part}", op, inputs,
+                             Quantization(scale=info.scale, zero_point=info.zero_point))
+
+    def reshape(self, source, shape):
+        """A Reshape of the tensor to ``shape``, elements in the order of the file."""
+        given = self.tensors[source].shape
+        return ops.Reshape(shape=tuple(shape), channels_last=not (orders_agree(given) and
+                                                                  orders_agree(shape)))
+
+    def same_quantization(self, operator, info):
+        """LockstepError unless the output has the scale and zero point of ``info``."""
+        output = operator.output
+        check_activation(output)
+        if (info.scale, info.zero_point) != (output.scale, output.zero_point):
+            operator.refuse(f"input and output must share scale and zero point, not "
+                            f"({info.scale}, {info.zero_point}) and "
+                            f"({output.scale}, {output.zero_point})")

@@ -1,0 +1,64 @@
+"""AVERAGE_POOL_2D, MAX_POOL_2D and MEAN over height and width.
+
+Sources: reference/integer_ops/pooling.h and reference/reduce.h (QuantizedMeanOrSum).
+"""
+
+import numpy as np
+
+from golden import ops
+from golden.arith import INT8_MAX, INT8_MIN, Rounding
+from sw.formats.tflite.builder import activation_bounds, program_shape, tflite_factor
+from sw.formats.tflite.graph import check_activation
+from sw.formats.tflite.products import padding_of, strides
+
+MOST_SHIFT = 31     # of MultiplyByQuantizedMultiplier, to the right
+
+
+def _window(operator, x):
+    kernel = operator.options["FilterHeight"], operator.options["FilterWidth"]
+    return {"kernel": kernel, "stride": strides(operator),
+            "padding": padding_of(operator, x.shape[1:3], kernel, strides(operator))}
+
+
+def average_pool_2d(builder, operator):
+    """Codes are averaged as they are; the divisor counts real pixels."""
+    x = operator.activation(0, rank=4)
+    builder.same_quantization(operator, x)
+    low, high = activation_bounds(operator)
+    op = ops.CodeAveragePool(**_window(operator, x), low=low, high=high)
+    builder.emit(operator, op, [builder.name(x)])
+
+
+def max_pool_2d(builder, operator):
+    """The activation, if there is one, is a Clamp behind it."""
+    x = operator.activation(0, rank=4)
+    builder.same_quantization(operator, x)
+    op, source = ops.MaxPool(**_window(operator, x)), builder.name(x)
+    low, high = activation_bounds(operator)
+    if (low, high) != (INT8_MIN, INT8_MAX):
+        source = builder.emit_part(operator, "pool", op, [source], x)
+        op = ops.Clamp(low=low, high=high)
+    builder.emit(operator, op, [source])
+
+
+def mean(builder, operator):
+    """The kernel folds 1 / count into the multiplier of S_in / S_out, cutting it off."""
+    x = operator.activation(0, rank=4)
+    axes = operator.constant(1, "axes", ("int32",)).reshape(-1)
+    if sorted({int(axis) % 4 for axis in axes}) != [1, 2]:
+        operator.refuse(f"the mean is taken over height and width (axes 1 and 2), "
+                        f"not over axes {axes.tolist()}")
+    check_activation(operator.output)
+    window, count = x.shape[1:3], x.shape[1] * x.shape[2]
+    multiplier, shift = tflite_factor(x.scale / operator.output.scale)
+    exponent = min(count.bit_length() - 1, 32, MOST_SHIFT + 31 - shift)
+    rescale = ops.Rescale(
+        multiplier=np.array([(multiplier << exponent) // count]),
+        shift=np.array([shift + exponent]), zero_point=operator.output.zero_point,
+        rounding=Rounding.GEMMLOWP)
+    op = ops.GlobalAveragePool(input_zero_point=x.zero_point, rescale=rescale, window=window)
+    source, shape = builder.name(x), program_shape(operator.output.shape)
+    if len(shape) == 3:
+        return builder.emit(operator, op, [source])
+    source = builder.emit_part(operator, "mean", op, [source], operator.output)
+    builder.emit(operator, builder.reshape(source, shape), [source])

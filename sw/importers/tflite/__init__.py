@@ -1,9 +1,0 @@
-"""TFLite int8 models become Programs that give LiteRT's reference kernels' codes at every tensor.
-
-schema.py reads the file, graph.py holds what was read and checks it, builder.py collects the
-Program, products.py, pools.py and pointwise.py convert the operators, convert.py walks the graph.
-"""
-
-from sw.importers.tflite.convert import import_tflite
-
-__all__ = ["import_tflite"]

@@ -1,0 +1,254 @@
+"""Tensor functions behind ``sw/layers/fused.py``: plain torch operations, run as they are or
+compiled.
+
+All take and return values as (N, S, C): images, positions, channels, in any memory layout. Each
+function is one pass structure that Inductor turns into a few loops. Scalars and per-channel vectors
+that the elementwise passes use are returned too: what is an output is computed once, what is not
+is computed again for every vector of elements.
+
+Monotone steps carry extremes along: the quantizer does not decrease, the affine map rises or falls
+with the sign of its factor, so the range of each intermediate tensor follows exactly from the
+minimum and maximum of each (image, channel), which are taken once.
+"""
+
+import torch
+from torch import Tensor
+
+from golden.random import counter_bits
+from sw.layers.norms import EPSILON
+from sw.quantize.gradients import GRADIENT16_HIGH
+from sw.quantize.quantizers import EIGHT_BIT, affine_parameters
+
+_CODE_LOW, _CODE_HIGH = EIGHT_BIT.activation.code_bounds
+
+
+def grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, smallest and largest multiple of it, of the int8 grid over a range: scalars."""
+    scale, zero_point = affine_parameters(low, high)
+    return scale, _CODE_LOW - zero_point, _CODE_HIGH - zero_point
+
+
+def batch_range(lowest: Tensor, highest: Tensor, average: bool) -> tuple[Tensor, Tensor]:
+    """The batch's range from the images' extremes (N,): their means (batch_mean) or extremes."""
+    return (lowest.mean(), highest.mean()) if average else (lowest.amin(), highest.amax())
+
+
+def steps(x: Tensor, scale: Tensor) -> Tensor:
+    """x in steps of the scale, rounded half up, not yet clipped."""
+    return torch.div(x, scale).add_(0.5).floor_()
+
+
+def clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(x, low), high)
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    if activation == "relu":
+        return torch.relu(x)
+    return torch.clamp(x, 0, 6) if activation == "relu6" else x
+
+
+def _passes(x: Tensor, activation: str | None, out_grid, mask: bool) -> Tensor | None:
+    """Where the gradient passes the activation and, with mask, the quantizer behind it."""
+    keep = None
+    if activation is not None:
+        keep = x > 0 if activation == "relu" else (x > 0) & (x < 6)
+    if mask:
+        scale, low, high = out_grid
+        codes = steps(activate(x, activation), scale)
+        inside = (codes >= low) & (codes <= high)
+        keep = inside if keep is None else keep & inside
+    return keep
+
+
+def positions(values: Tensor) -> Tensor:
+    """Index of each position inside its image, float32 (1, S, 1): exact below 2**24."""
+    index = torch.arange(values.shape[1], device=values.device, dtype=torch.float32)
+    return index.view(1, -1, 1)
+
+
+def _random(gradient: Tensor, seed: Tensor | None) -> Tensor | int:
+    """Bits in [0, 256) by the counter hash; without a seed the half that rounds to nearest."""
+    if seed is None:
+        return 128
+    index = torch.arange(gradient.numel(), dtype=torch.int32, device=gradient.device)
+    return counter_bits(seed, index.view(gradient.shape))
+
+
+def _codes16(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    scale = (gradient.abs().amax() / GRADIENT16_HIGH).clamp_min(1e-38)
+    return steps(gradient, scale).clamp_(-GRADIENT16_HIGH, GRADIENT16_HIGH), scale
+
+
+def _codes8(codes16: Tensor, gradient: Tensor, seed: Tensor) -> Tensor:
+    return torch.add(codes16, _random(gradient, seed)).mul_(1 / 256).floor_()
+
+
+def split(gradient: Tensor, seed: Tensor, want8: bool):
+    """``sw.quantize.gradients.split_gradient`` with counter bits: (g16, g8 or None, scale, scale of
+    g8)."""
+    codes, scale = _codes16(gradient)
+    scale8 = scale * 256
+    g8 = _codes8(codes, gradient, seed) * scale8 if want8 else None
+    return codes * scale, g8, scale, scale8
+
+
+def _chunk_extremes(codes: Tensor, chunks: int):
+    """Extremes of the chunks in (N, S) order and where they stand first: each (C, number).
+
+    The chunks of ``sw.layers.range_norm.chunk_ranges``. Positions are flat, n * S + s.
+    """
+    values = codes.permute(2, 0, 1).flatten(1)
+    count = values.shape[1]
+    length = -(-count // chunks)
+    number = -(-count // length)
+    if number * length > count:
+        values = torch.cat([values, values[:, -1:].expand(-1, number * length - count)], dim=1)
+    values = values.reshape(values.shape[0], number, length)
+    (high, at_high), (low, at_low) = values.max(dim=2), values.min(dim=2)
+    offset = torch.arange(number, device=codes.device) * length
+    return high, low, at_high + offset, at_low + offset
+
+
+def _image_chunk_extremes(codes: Tensor, highest: Tensor, lowest: Tensor, images: int):
+    """The same where a chunk is ``images`` whole images, from each image's extremes (N, C).
+
+    Positions are (N, C) float32 inside the image, S where the image holds no first extreme.
+    """
+    n, size, channels = codes.shape
+    index, none = positions(codes), float(size)
+    order = torch.arange(images, device=codes.device, dtype=torch.float32).view(1, -1, 1)
+
+    def first(best: Tensor, extremes: Tensor) -> Tensor:
+        place = torch.where(codes == extremes.unsqueeze(1), index, none).amin(1)
+        holds = torch.where(extremes.view(-1, images, channels) == best, order, float(images))
+        chosen = order == holds.amin(1, keepdim=True)
+        return torch.where(chosen.expand(-1, images, -1).reshape(n, channels), place, none)
+
+    high = highest.view(-1, images, channels).amax(1, keepdim=True)
+    low = lowest.view(-1, images, channels).amin(1, keepdim=True)
+    return (high.squeeze(1).t(), low.squeeze(1).t(), first(high, highest), first(low, lowest))
+
+
+def norm_statistics(x: Tensor, chunks: int, images: int | None, average: bool):
+    """Input quantizer and RangeBN's statistics. x: (N, S, C); images: per chunk, if compiled.
+
+    Returns lowest, highest (N, C) in steps, at_low, at_high, the batch's range low, high, the grid
+    (three scalars), mean and range (C,).
+    """
+    lowest, highest = (x.amin(1), x.amax(1)) if images else torch.aminmax(x, dim=1)
+    low, high = batch_range(lowest.amin(1), highest.amax(1), average)
+    scale, first, last = grid(low, high)
+    lowest, highest = (clip(steps(v, scale), first, last) for v in (lowest, highest))
+    codes = clip(steps(x, scale), first, last)
+    if images:
+        mean = codes.sum(1).sum(0) * scale / (x.shape[0] * x.shape[1])
+        found = _image_chunk_extremes(codes, highest, lowest, images)
+    else:  # the same sum, in the same order, as RangeBatchNorm takes
+        mean = (codes * scale).permute(2, 0, 1).flatten(1).mean(1)
+        found = _chunk_extremes(codes, chunks)
+    top, bottom, at_high, at_low = found
+    span = (top.contiguous() * scale - bottom.contiguous() * scale).mean(1)
+    return lowest, highest, at_low, at_high, low, high, scale, first, last, mean, span
+
+
+def norm_output(x, lowest, highest, scale, first, last, mean, span, gamma, beta, constant,
+                activation, average):
+    """RangeBN's affine map, activation and output quantizer.
+
+    Returns the output (N, S, C), sigma and factor (C,), the output's range low, high, its grid.
+    """
+    sigma = span * constant
+    factor = torch.where(sigma > 0, gamma / (sigma + EPSILON), 0.0)
+
+    def output(codes: Tensor) -> Tensor:
+        return activate((codes * scale).sub_(mean).mul_(factor).add_(beta), activation)
+
+    ends = output(lowest), output(highest)
+    low, high = batch_range(torch.minimum(*ends).amin(1), torch.maximum(*ends).amax(1), average)
+    out_grid = grid(low, high)
+    y = output(clip(steps(x, scale), first, last))
+    y = clip(steps(y, out_grid[0]), *out_grid[1:]) * out_grid[0]
+    return y, sigma, factor, low, high, *out_grid
+
+
+def norm_forward(x, gamma, beta, chunks, images, constant, activation, average):
+    """Both phases: the eleven results of ``norm_statistics``, then those of ``norm_output``."""
+    found = norm_statistics(x, chunks, images, average)
+    lowest, highest, _, _, _, _, *rest = found
+    return *found, *norm_output(x, lowest, highest, *rest, gamma, beta, constant, activation,
+                                average)
+
+
+def norm_sums(gradient, x, scale, first, last, mean, factor, beta, out_grid, seed, activation,
+              mask, quantize):
+    """The gradient entering RangeBN, in steps (N, S, C), its step, and its two sums (C,).
+
+    The sums are those of g and of g * (x - mean), x quantized.
+    """
+    centred = clip(steps(x, scale), first, last) * scale - mean
+    keep = _passes(centred * factor + beta, activation, out_grid, mask)
+    if keep is not None:
+        gradient = torch.where(keep, gradient, 0.0)
+    if quantize:
+        codes16, scale16 = _codes16(gradient)
+        codes, step = _codes8(codes16, gradient, seed), scale16 * 256
+    else:
+        codes, step = gradient, torch.ones_like(scale)
+    total = codes.sum(1).sum(0) * step
+    return codes, step, total, (codes * centred).sum(1).sum(0) * step
+
+
+def norm_gradient(codes, step, total, moment, x, scale, first, last, sigma, factor, at_low,
+                  at_high, constant, number, images, mask):
+    """The gradient to x (N, S, C), and the coefficients it was made with.
+
+    g * factor - mean(g * factor), and the range's gradient to the first extremes of each chunk.
+    total, moment: the sums of ``norm_sums``, (C,).
+    """
+    inverse = torch.where(sigma > 0, 1 / (sigma + EPSILON), 0.0)
+    to_range = -moment * factor * inverse * (constant / number)
+    slope, offset = step * factor, total * factor / (x.shape[0] * x.shape[1])
+    result = codes * slope - offset
+    if images:
+        index = positions(x)
+        for places, share in ((at_high, to_range), (at_low, -to_range)):
+            result = result + torch.where(index == places.unsqueeze(1), share, 0.0)
+    else:
+        channel = torch.arange(x.shape[2], device=x.device).view(-1, 1).expand_as(at_high)
+        for places, share in ((at_high, to_range), (at_low, -to_range)):
+            where = places // x.shape[1], places % x.shape[1], channel
+            result = result.index_put(where, share.view(-1, 1).expand_as(places), accumulate=True)
+    if mask:
+        unclipped = steps(x, scale)
+        result = torch.where((unclipped >= first) & (unclipped <= last), result, 0.0)
+    return result, to_range, slope, offset
+
+
+def norm_backward(gradient, x, scale, first, last, mean, sigma, factor, beta, at_low, at_high,
+                  out_grid, seeds, constant, number, images, activation, mask, quantize, copies):
+    """Both phases and, with copies "16" or "16+8", the bifurcation of the result.
+
+    Returns the gradient to x or its copies (g16, g8), the two sums, and what the passes share.
+    """
+    sums = norm_sums(gradient, x, scale, first, last, mean, factor, beta, out_grid, seeds[0],
+                     activation, mask, quantize)
+    result, *shared = norm_gradient(*sums, x, scale, first, last, sigma, factor, at_low, at_high,
+                                    constant, number, images, mask)
+    if copies is None:
+        return result, None, *sums[2:], sums[1], *shared
+    g16, g8, *scales = split(result, seeds[1], copies == "16+8")
+    return g16, g8, *sums[2:], sums[1], *shared, *scales
+
+
+def quantize_forward(x, other, activation, average):
+    """Sum of one or two tensors, activation, quantizer: (y, low, high, three of the grid)."""
+    y = activate(x if other is None else x + other, activation)
+    low, high = batch_range(y.amin(1).amin(1), y.amax(1).amax(1), average)
+    scale, first, last = grid(low, high)
+    return clip(steps(y, scale), first, last) * scale, low, high, scale, first, last
+
+
+def quantize_backward(gradient, x, other, out_grid, activation, mask):
+    keep = _passes(x if other is None else x + other, activation, out_grid, mask)
+    return torch.where(keep, gradient, 0.0)

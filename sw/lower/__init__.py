@@ -1,0 +1,1 @@
+"""Lowering: a trained model becomes an integer Program, and its float simulation."""

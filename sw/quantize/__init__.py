@@ -1,0 +1,1 @@
+"""Quantizers: recipes, ranges, rounding, and what they do forward and backward."""

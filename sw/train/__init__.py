@@ -1,0 +1,1 @@
+"""Training: the engine, its schedule, checkpoints, telemetry and distribution."""

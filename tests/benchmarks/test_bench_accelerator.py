@@ -1,0 +1,186 @@
+"""The accelerator suite: rows, goals, published peers, and what it refuses, on played runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import accelerator
+from benchmarks.peers import PEERS
+from benchmarks.rows import row
+from cli.rtl_backend import SimulationFailure
+from flows import bench
+from golden.errors import LockstepError
+from golden.program.interpreter import run
+from tests.golden.samples import residual_program
+
+CYCLES = 5_000
+SHA = "ab" * 32
+
+
+def synthesis(**changes):
+    return {"target": "ecp5-85k", "top": "accelerator", "verilog_sha256": SHA, "device":
+            "LFE5U-85F", "speed_grade": 6, "dsps": 150, "luts": 40_000, "brams": 180,
+            "fits": True, "fmax_mhz": 112.5, "goal_mhz": 110, "seeds": [{}, {}, {}],
+            "command": "python flows/synth.py"} | changes
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """One small network under every name; the RTL is golden, always in CYCLES."""
+    program = residual_program()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(accelerator, "network_program", lambda name: program)
+    monkeypatch.setattr(accelerator, "simulated_sha256", lambda target: SHA)
+    monkeypatch.setattr(accelerator, "simulate", lambda program, x, target: (
+        run(program, x)[program.outputs[0]], CYCLES))
+    monkeypatch.setattr(accelerator, "training_rows", lambda target, command: [
+        row(f"utilisation.training.{target.name}", 0.9, "of the array", command)])
+    (tmp_path / "report.json").write_text(json.dumps(synthesis()))
+    return program
+
+
+def measured(*arguments):
+    assert bench.main(["accelerator", "-o", "out", *arguments]) == 0
+    return {row["name"]: row for row in json.loads(Path("out/accelerator.json").read_text())}
+
+
+def test_rows_with_a_routed_design(played):
+    from golden.program.verify import verify
+
+    rows = measured("--synthesis", "report.json")
+    macs = verify(played).macs
+    assert rows["cycles.resnet8"] | {"context": ""} == {
+        "name": "cycles.resnet8", "value": CYCLES, "unit": "cycles", "goal": "<= 110000",
+        "met": True, "command": "python flows/bench.py accelerator", "context": ""}
+    assert rows["utilisation.ds_cnn"]["value"] == pytest.approx(macs / (128 * CYCLES))
+    assert rows["mac_per_dsp_cycle.resnet8"]["value"] == pytest.approx(macs / (150 * CYCLES))
+    assert rows["inferences_per_second.autoencoder"]["value"] == pytest.approx(112.5e6 / CYCLES)
+    assert rows["fmax_mhz.ecp5-85k"]["met"] is True
+    assert rows["fmax_mhz.ecp5-85k"]["goal"] == ">= 110"
+    assert rows["dsps.ecp5-85k"]["value"] == 150
+    context = rows["cycles.resnet8"]["context"]
+    assert all(text in context for text in ("0x08100410", "150 DSPs", "112.5 MHz", SHA[:12]))
+    assert "cycles.resnet18" in rows
+    for name in accelerator.ON_CHIP:
+        assert rows[f"cycles.{name}"]["goal"] == f"<= {accelerator.MOST_CYCLES[name]}"
+
+
+def test_peers_stand_beside_and_are_marked(played):
+    rows = measured("--synthesis", "report.json", "--networks", "resnet8,ds_cnn")
+    published = {name: row for name, row in rows.items() if name.startswith("published.")}
+    assert "published.mac_per_dsp_cycle.resnet8.zedboard" in published
+    assert "published.mac_per_dsp_cycle.resnet8.pynq-z2" not in published  # DSPs unknown
+    assert published["published.inferences_per_second.resnet8.pynq-z2"]["value"] == 131
+    assert all("published, not measured here" in row["context"] for row in published.values())
+    page = Path("out/accelerator.md").read_text()
+    assert "| ds_cnn | fpgaConvNet v1.1, ZedBoard (published) | 188 | 143.0 | 3,087 |" in page
+    assert "| resnet8 | **Lockstep ecp5-85k** | 150 | 112.5 | 22,500 |" in page
+    assert "| cycles.resnet8 | 5,000 | cycles | <= 110000 | yes |" in page
+    assert "published." not in page
+    assert page.startswith("# accelerator\n\n| network | design |")
+    assert "\n`python flows/bench.py accelerator --networks resnet8,ds_cnn`\n" in page
+
+
+@pytest.mark.parametrize("network, macs, board, figure", [
+    ("resnet8", 12.5e6, "ZyBo", 0.41), ("resnet8", 12.5e6, "ZedBoard", 1.01),
+    ("resnet8", 12.5e6, "ZC706", 0.86), ("ds_cnn", 2.66e6, "ZyBo", 0.16),
+    ("ds_cnn", 2.66e6, "ZedBoard", 0.31), ("mobilenet_v1_025", 7.5e6, "ZedBoard", 0.04),
+    ("mobilenet_v1_025", 7.5e6, "ZC706", 0.09)])
+def test_peers_figures_are_those_published(network, macs, board, figure):
+    peer = next(peer for peer in PEERS[network] if peer.board == board)
+    assert round(peer.mac_per_dsp_cycle(macs), 2) == figure
+
+
+def test_without_a_routed_design_the_cycles_are_still_measured(played, capsys):
+    rows = measured("--networks", "resnet8")
+    assert {"cycles.resnet8", "utilisation.resnet8"} == {
+        name for name in rows if not name.startswith("published.")}
+    assert "not routed" in rows["cycles.resnet8"]["context"]
+    error = capsys.readouterr().err
+    assert "skipped for ecp5-85k: MACs per DSP and inferences per second" in error
+    page = Path("out/accelerator.md").read_text()
+    assert "| resnet8 | **Lockstep ecp5-85k** |  |  |  |  |" in page
+
+
+def test_training_products_run_by_default_and_by_name(played):
+    assert "utilisation.training.ecp5-85k" in measured()
+    assert "utilisation.training.ecp5-85k" not in measured("--networks", "resnet8")
+    assert not any(name.startswith("utilisation.training")
+                   for name in measured("--target", "zynq-7020"))
+    rows = measured("--networks", "training", "--target", "zynq-7020")
+    assert set(rows) == {"utilisation.training.zynq-7020"}
+
+
+def test_a_missed_goal_is_not_met(played, monkeypatch):
+    monkeypatch.setitem(accelerator.MOST_CYCLES, "resnet8", CYCLES - 1)
+    assert measured("--networks", "resnet8")["cycles.resnet8"]["met"] is False
+
+
+def test_another_target_runs_what_it_can(played):
+    rows = measured("--target", "sim-8x8")
+    assert {name for name in rows if name.startswith("cycles.")} == {
+        f"cycles.{name}" for name in accelerator.ON_CHIP}
+    rows = measured("--target", "sim-8x8-axi")
+    assert "sim-8x8-axi" in rows["cycles.resnet18"]["context"]
+
+
+def test_a_stale_report_counts_for_nothing(played, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(accelerator, "simulated_sha256", lambda target: "cd" * 32)
+    with pytest.raises(LockstepError, match="report.json is of other hardware than the ecp5-85k"):
+        measured("--synthesis", "report.json")
+    (tmp_path / "build/synth").mkdir(parents=True)
+    (tmp_path / "build/synth/report.json").write_text(json.dumps(synthesis()))
+    assert "mac_per_dsp_cycle.resnet8" not in measured()
+    assert "is of other hardware" in capsys.readouterr().err
+
+
+def test_a_design_that_does_not_fit_has_no_figures(played, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps(synthesis(fits=False, fmax_mhz=None)))
+    with pytest.raises(LockstepError, match="report.json is of a design larger than its device"):
+        measured("--synthesis", "report.json")
+
+
+def test_a_network_beyond_the_chip_runs_from_external_memory(played, tmp_path):
+    (tmp_path / "zynq.json").write_text(json.dumps(synthesis(
+        target="zynq-7020", device="xc7z020", fmax_mhz=None, goal_mhz=None, dsps=148)))
+    rows = measured("--networks", "resnet8,resnet18", "--synthesis", "report.json,zynq.json")
+    assert rows["utilisation.resnet18"]["goal"] == ">= 0.87"
+    assert rows["utilisation.resnet18"]["met"] is False
+    assert "zynq-7020" in rows["utilisation.resnet18"]["context"]
+    assert "no clock" in rows["utilisation.resnet18"]["context"]
+    assert "mac_per_dsp_cycle.resnet18" in rows
+    assert "inferences_per_second.resnet18" not in rows
+    assert "fmax_mhz.zynq-7020" not in rows
+
+
+def test_other_bits_than_goldens_are_an_error(played, monkeypatch, capsys):
+    def simulate(program, x, target):
+        result = np.array(run(program, x)[program.outputs[0]])
+        result.flat[0] ^= 1
+        return result, CYCLES
+    monkeypatch.setattr(accelerator, "simulate", simulate)
+    assert bench.main(["accelerator", "-o", "out"]) == 1
+    assert "error: resnet8 on ecp5-85k: 1 of " in capsys.readouterr().err
+
+
+def test_hardware_that_stops_is_an_error(played, monkeypatch, tmp_path, capsys):
+    def simulate(program, x, target):
+        raise SimulationFailure("resnet8 on ecp5-85k: the accelerator stopped with error WATCHDOG")
+    monkeypatch.setattr(accelerator, "simulate", simulate)
+    assert bench.main(["accelerator", "-o", "out"]) == 1
+    assert "stopped with error WATCHDOG" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--networks", "resnet9"], "Unknown network 'resnet9'; known: resnet8, ds_cnn"),
+    (["--target", "ecp6"], "Unknown target 'ecp6'"),
+    (["--synthesis", "nothing.json"], "nothing.json: No such file"),
+    (["--synthesis", "bad.json"], "bad.json is no report of flows/synth.py"),
+])
+def test_bad_options(played, tmp_path, arguments, message):
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(LockstepError, match=message):
+        bench.main(["accelerator", "-o", "out", *arguments])

@@ -1,0 +1,52 @@
+"""Transfers that fail: what the run ends with, what is left untouched, and the run after it."""
+
+import pytest
+
+from hw.isa import ErrorCode, Opcode, Register, encode
+from hw.targets import get_target
+from sim.commands import Commands, play
+from sim.design import build_accelerator
+from tests.hw.rtl.array.product import BANK_OUT, HALT, Product, instructions
+
+DONE, FAILED = 2, 4
+LIMIT = 20_000  # cycles for which the test waits for the interrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "plusargs", "code"), [
+    ({"external_base": 1024 - 8}, {}, ErrorCode.ADDRESS),
+    ({"external_base": 4096 - 8}, {}, ErrorCode.ADDRESS),
+    ({"external_base": 2048, "local_base": 1023}, {}, ErrorCode.ADDRESS),
+    ({"external_base": 2048, "local_memory": 7}, {}, ErrorCode.FIELD),
+    ({"external_base": 2048}, {"axi_refuse_base": "0800", "axi_refuse_limit": "0810",
+                               "axi_refuse_response": 3}, ErrorCode.BUS_READ),
+    ({"opcode": Opcode.STORE, "external_base": 2048, "local_memory": BANK_OUT},
+     {"axi_refuse_base": "0800", "axi_refuse_limit": "0810"}, ErrorCode.BUS_WRITE),
+])
+def test_failing_transfers_stop_with_their_index(change, plusargs, code):
+    target = get_target("sim-8x8-axi")
+    product, commands = Product(target), Commands()
+    wrong = encode(**{"opcode": Opcode.LOAD, "wait_array": 1, "n_lines": 1, "line_words": 4,
+                      "local_memory": 3, **change})
+    fill = [0xA5A5A5A5] * 2048
+    commands.write_external(0, fill)
+    commands.write(Register.REGION_BASE, [1024])
+    commands.write(Register.REGION_LIMIT, [4096])
+    product.load(commands, wrong)
+    commands.start()
+    end = commands.wait(LIMIT)
+    answer = [commands.read(Register.STATUS), commands.read(Register.INSTRUCTION_INDEX),
+              product.read(commands), commands.read_external(0, len(fill))]
+    product.clear(commands)
+    instructions(commands, product.instruction(), HALT)
+    commands.write(Register.PROGRAM_ADDRESS, [0])
+    commands.run()
+    again = product.read(commands)
+    answers = play(build_accelerator(target), commands, plusargs=plusargs)
+    assert answers[end][0] == 1
+    assert int(answers[answer[0]][0]) == code << 8 | FAILED | DONE
+    assert int(answers[answer[1]][0]) == 1
+    product.check(answers[answer[2]])
+    external = answers[answer[3]]
+    assert (external[:512] == fill[0]).all() and (external[1024:] == fill[0]).all()
+    product.check(answers[again])
