@@ -51,12 +51,12 @@ def main(argv=None):
     arguments = parse(argv)
     program = convert(arguments.model)
     program.save(arguments.output)
-    layout = f" ({program.input_layout})" if len(program.input_shape) == 3 else ""
+    layout = f" ({program.input_layout})" if len(program.input_shape) > 1 else ""
     print(f"program {program.name}, sha256 {program.sha256}")
     print(f"input   {program.inputs[0]}, shape {list(program.input_shape)}{layout}, "
           f"scale {program.input.quantization.scale:g}, "
           f"zero point {program.input.quantization.zero_point}")
-    print(f"output  {program.outputs[0]}, shape {list(program.output.shape)}")
+    print(f"output  {program.outputs[0]}, shape {list(program.output_shape)}")
     for key, when in (("host_input", "before"), ("host_output", "after")):
         for step in program.metadata.get(key, ()):
             print(f"host    {step['operator']} {when} the program (tensor {step['tensor']})")

@@ -24,6 +24,7 @@ from flows.rtl import write_rtl
 from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.interpreter import run as golden_run
+from golden.program.layout import to_file
 from golden.program.verify import verify
 
 FORMAT, VERSION = "lockstep-deployment", 1
@@ -57,13 +58,6 @@ def _npy(array):
     return buffer.getvalue()
 
 
-def _in_layout(program, codes):
-    """NCHW codes in the layout in which the program takes its input."""
-    if program.input_layout == "NHWC" and codes.ndim == 4:
-        return codes.transpose(0, 2, 3, 1)
-    return codes
-
-
 def write_software(program, x, folder):
     """Weights, headers, ONNX models, vectors and the program itself: what needs no hardware."""
     from sw.formats import weights as weights_export
@@ -77,8 +71,8 @@ def write_software(program, x, folder):
         "weights/weights.npz": weights_export.weights_npz(program),
         "onnx/model_integer.onnx": export_integer(program).SerializeToString(deterministic=True),
         "onnx/model_qdq.onnx": export_qdq(program).SerializeToString(deterministic=True),
-        "vectors/inputs.npy": _npy(_in_layout(program, inputs)),
-        "vectors/outputs.npy": _npy(outputs),
+        "vectors/inputs.npy": _npy(to_file(inputs, program.input_layout)),
+        "vectors/outputs.npy": _npy(program.output_array(outputs)),
         "README.txt": README.encode(),
     }
     for name, data in files.items():

@@ -49,7 +49,8 @@ def parse(argv):
     parser.add_argument("--traced", type=int, metavar="N", help="images of which rtl reads every "
                         f"tensor (default {DEFAULT_TRACED}, with --trace all)")
     parser.add_argument("--device", default="cpu", help="device of the torch backend")
-    parser.add_argument("--outputs", metavar="Y.npy", help="write the integer output codes")
+    parser.add_argument("--outputs", metavar="Y.npy", help="write the integer output "
+                        "codes, in the layout of the file that the program came from")
     parser.add_argument("--trace", metavar="DIR", help="write every tensor, DIR/BACKEND/NAME.npy")
     parser.add_argument("--report", metavar="R.json", help="write cycles, utilisation, differences")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
@@ -200,7 +201,7 @@ def main(argv=None):
               f"{hardware.utilisation:.1%}, {hardware.cycles_per_second:,.0f} cycles/s simulated, "
               f"{hardware.traced_images} of {len(x)} images traced")
     if arguments.outputs:
-        output = traces[backends[0]][program.outputs[0]]
+        output = program.output_array(traces[backends[0]][program.outputs[0]])
         write_file(arguments.outputs, lambda file: np.save(file, output))
         print(f"outputs {arguments.outputs}")
     if arguments.trace:

@@ -8,8 +8,7 @@ import numpy as np
 
 from golden import arith, validate
 from golden.errors import LockstepError
-
-LAYOUTS = ("NCHW", "NHWC")
+from golden.program.layout import LAYOUTS, from_file, shape_in_file, to_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +67,9 @@ class Program:
     name: any text
     nodes: sequence of `Node`; tensors: dict of name to `Tensor`, the inputs included
     inputs, outputs: names of the tensors that come in and go out, one each for now
-    input_layout: "NCHW" or "NHWC", the layout in which an input array arrives; the tensors of a
-        Program are always NCHW
+    input_layout: "NCHW" (channels first) or "NHWC" (channels last, at any rank), the order of the
+        file that the Program came from, of arrays that come in and go out; the tensors of a
+        Program are always channels first
     metadata: a dict that JSON can hold; part of the hash
     """
 
@@ -115,13 +115,15 @@ class Program:
     @property
     def input_shape(self):
         """The input's shape without the batch, in `input_layout`."""
-        shape = self.input.shape
-        if self.input_layout == "NHWC" and len(shape) == 3:
-            return (*shape[1:], shape[0])
-        return shape
+        return shape_in_file(self.input.shape, self.input_layout)
+
+    @property
+    def output_shape(self):
+        """The output's shape without the batch, in `input_layout`."""
+        return shape_in_file(self.output.shape, self.input_layout)
 
     def quantize_input(self, x):
-        """Input array to codes, int8 NCHW.
+        """Input array to codes, int8, channels first.
 
         x: float (quantized by the input's scale and zero point) or int8 codes, batch first, in
             `input_layout`
@@ -141,9 +143,11 @@ class Program:
                 x = arith.quantize(x, quantization.scale, quantization.zero_point).astype(np.int8)
             except ValueError as error:
                 raise LockstepError(f"Input of program {self.name}: {error}") from error
-        if self.input_layout == "NHWC" and x.ndim == 4:
-            x = x.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(x)
+        return np.ascontiguousarray(from_file(x, self.input_layout))
+
+    def output_array(self, codes):
+        """Codes of the output, (N, C, ...) as in a trace, in `input_layout`."""
+        return np.ascontiguousarray(to_file(codes, self.input_layout))
 
     @property
     def sha256(self):

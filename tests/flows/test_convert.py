@@ -51,6 +51,23 @@ def test_the_program_runs_in_the_layout_of_the_file(model, tmp_path, capsys):
     assert np.load(tmp_path / "y.npy").shape == (3, 5)
 
 
+def test_outputs_are_in_the_layout_of_the_file(tmp_path):
+    net = Network((1, 6, 7, 3), seed=4)
+    path = tmp_path / "image.tflite"
+    path.write_bytes(net.finish(net.conv(net.input, 5)))
+    convert.main([str(path), "-o", str(tmp_path / "program")])
+    program = Program.load(tmp_path / "program")
+    x = np.random.default_rng(0).integers(-128, 128, (2, 6, 7, 3), dtype=np.int8)
+    np.save(tmp_path / "x.npy", x)
+    sim.main(["--program", str(tmp_path / "program"), "--inputs", str(tmp_path / "x.npy"),
+              "--backend", "golden", "--outputs", str(tmp_path / "y.npy"),
+              "--trace", str(tmp_path / "trace")])
+    outputs = np.load(tmp_path / "y.npy")
+    traced = np.load(tmp_path / "trace" / "golden" / sim.trace_file(program.outputs[0]))
+    assert traced.shape == (2, *program.output.shape)
+    np.testing.assert_array_equal(outputs, traced.transpose(0, 2, 3, 1))
+
+
 def test_conversion_gives_the_same_bytes_twice(model, tmp_path):
     for folder in ("one", "two"):
         convert.main([str(model), "-o", str(tmp_path / folder)])

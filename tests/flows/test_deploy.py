@@ -15,7 +15,7 @@ from flows import deploy, sim
 from golden.program import Program
 from golden.program.interpreter import run as golden_run
 from hw.targets import get_target
-from tests.programs import norm_net, random_codes, residual_net
+from tests.programs import Maker, norm_net, random_codes, residual_net
 
 TARGET = get_target("sim-4x4")
 
@@ -88,6 +88,18 @@ def test_vectors_models_and_weights(make, tmp_path, software_only):
         for name, tensor in program.tensors.items():
             assert archive[f"tensor/{name}.scale"] == tensor.quantization.scale
             assert archive[f"tensor/{name}.zero_point"] == tensor.quantization.zero_point
+
+
+def test_vectors_are_in_the_layout_of_the_file(tmp_path, software_only):
+    make = Maker("image", (2, 5, 6), seed=3)
+    program = make.program(make.conv(make.input, 4), layout="NHWC")
+    x = random_codes(program, 3)
+    folder = deploy.deploy(program, TARGET, x, tmp_path / "d")
+    inputs, outputs = (np.load(folder / "vectors" / f"{name}.npy") for name in ("inputs",
+                                                                                "outputs"))
+    np.testing.assert_array_equal(inputs, x)
+    expected = golden_run(program, x)[program.outputs[0]]
+    np.testing.assert_array_equal(outputs, expected.transpose(0, 2, 3, 1))
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler here")
