@@ -119,3 +119,12 @@ def test_addresses_equal_the_model(seed, fixed):
     flow = [(1, 0), (1, 0), (0, 0), (1, 1), (1, 0), (0, 0), (0, 1), (0, 0)]
     assert (walk(f, flow, n_periods, slots, active)
             == expected(f, flow, n_periods, slots, active))
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_the_outer_level_steps_once_all_inner_ones_are_through(group):
+    f = random_fields(random.Random(group)) | {"group": group, "k0_count": 3, "k1_count": 3,
+                                               "bounded": 0}
+    n_periods = group * (2 * 3 * 3 + 1)  # the third level steps twice
+    flow = [(1, 0), (0, 1)]
+    assert walk(f, flow, n_periods, 2, 1) == expected(f, flow, n_periods, 2, 1)
