@@ -16,6 +16,7 @@ from golden.errors import LockstepError
 from hw.isa import (
     FORMAT_OF,
     N_WORDS,
+    UNBUILT,
     Counter,
     ErrorCode,
     Format,
@@ -233,7 +234,7 @@ def _reach(records, target):
     """{bank: words} that instructions write, within the banks."""
     reach = {}
     for fields in records:
-        if fields["opcode"] not in FORMAT_OF:
+        if fields["opcode"] not in FORMAT_OF or fields["opcode"] in UNBUILT:
             break
         try:
             writes = effects(fields, target).writes

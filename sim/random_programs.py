@@ -19,6 +19,7 @@ from hw.isa import (
     FORMAT_OF,
     MAX_NIBBLE_SHIFT,
     N_WORDS,
+    UNBUILT,
     Engine,
     Format,
     LocalMemory,
@@ -71,7 +72,7 @@ class ProgramMaker:
     def __init__(self, target, rng: np.random.Generator, external_bytes: int = 0):
         self.target, self.rng, self.external_bytes = target, rng, external_bytes
         self.n_records = target.instruction_words // N_WORDS
-        self.opcodes = [opcode for opcode in ENGINE_OF
+        self.opcodes = [opcode for opcode in ENGINE_OF if opcode not in UNBUILT
                         if target.bus_bits or FORMAT_OF[opcode] != Format.TRANSFER]
 
     def program(self) -> RandomProgram:

@@ -5,7 +5,8 @@ engines, which run side by side:
 
 array    ``MATMUL``: output-stationary product, tiles of rows x columns accumulators
 vector   ``DEPTHWISE`` 3x3, ``WINDOW`` (any depthwise kernel, average pooling), ``LINEAR`` (one
-         pixel), ``ADD`` (residual, two rescales), ``MAXPOOL``
+         pixel), ``ADD`` (residual, two rescales), ``MAXPOOL``, ``MUL`` (element by element),
+         ``LOOKUP`` (a table of 256 codes)
 load     external memory to a scratchpad bank, the parameters or the instructions
 store    a scratchpad bank to external memory
 
@@ -28,11 +29,11 @@ import enum
 from dataclasses import dataclass
 
 __all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "FORMAT_WORDS", "MAX_NIBBLE_SHIFT", "N_COMMON",
-           "N_WORDS", "Counter",
+           "N_WORDS", "UNBUILT", "Counter",
            "Engine", "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register",
            "Window", "c_header", "decode", "encode", "fields_of", "markdown_table"]
 
-VERSION = 2
+VERSION = 3
 MAGIC = 0x4C4F434B  # "LOCK"
 MAX_NIBBLE_SHIFT = 4  #: a code of 4 bits then has the upper half of a byte
 
@@ -46,6 +47,8 @@ class Opcode(enum.IntEnum):
     LINEAR = 6
     ADD = 7
     MAXPOOL = 8
+    MUL = 9
+    LOOKUP = 10
     LOAD = 12
     STORE = 13
 
@@ -68,8 +71,11 @@ class Format(enum.IntEnum):
 ENGINE_OF = {
     Opcode.MATMUL: Engine.ARRAY, Opcode.DEPTHWISE: Engine.VECTOR, Opcode.WINDOW: Engine.VECTOR,
     Opcode.LINEAR: Engine.VECTOR, Opcode.ADD: Engine.VECTOR, Opcode.MAXPOOL: Engine.VECTOR,
+    Opcode.MUL: Engine.VECTOR, Opcode.LOOKUP: Engine.VECTOR,
     Opcode.LOAD: Engine.LOAD, Opcode.STORE: Engine.STORE,
 }
+#: Operations that the hardware does not have yet, and refuses with ErrorCode.OPCODE.
+UNBUILT = frozenset({Opcode.MUL, Opcode.LOOKUP})
 FORMAT_OF = {opcode: Format(min(engine, Format.TRANSFER)) for opcode, engine in ENGINE_OF.items()}
 
 
@@ -234,11 +240,12 @@ _ARRAY = [
 ]
 _VECTOR = [
     [("x_base", 16, False, "first word of the input"), ("x_bank", 2, False, "its bank"),
-     ("w_bank", 2, False, "bank of the weights"), ("pad", 8, True, "code outside the input")],
-    [("w_base", 16, False, "first word of the weights"),
+     ("w_bank", 2, False, "bank of the weights; LOOKUP: of the table"),
+     ("pad", 8, True, "code outside the input")],
+    [("w_base", 16, False, "first word of the weights; LOOKUP: of the table"),
      ("n_chunks", 16, False, "words of channels per pixel; LINEAR: words of outputs")],
     [("width", 16, False, "columns of the input"), ("height", 16, False, "rows of the input")],
-    [("out_width", 16, False, "columns of the output; ADD: pixels"),
+    [("out_width", 16, False, "columns of the output; ADD, MUL, LOOKUP: pixels"),
      ("out_height", 16, False, "rows of the output")],
     [("kernel_width", 8, False, "columns of the window"),
      ("kernel_height", 8, False, "rows of the window"),
@@ -250,17 +257,19 @@ _VECTOR = [
      ("dilation_x", 4, False, "columns between taps"),
      ("dilation_y", 4, False, "rows between taps"),
      ("same_weights", 1, False, "WINDOW: one weight word serves every tap")],
-    [("y_base", 16, False, "ADD: first word of the second input"),
-     ("y_bank", 2, False, "its bank")],
+    [("y_base", 16, False, "ADD, MUL: first word of the second input"),
+     ("y_bank", 2, False, "its bank"),
+     ("broadcast", 1, False, "MUL: the second input is one pixel, for all of the first")],
     [("n_inputs", 24, False, "LINEAR: inputs, rounded up to an even number")],
     [("multiplier_0", 31, False, "ADD: of the first input")],
     [("multiplier_1", 31, False, "ADD: of the second input")],
-    [("multiplier_2", 31, False, "ADD: of the sum")],
+    [("multiplier_2", 31, False, "ADD: of the sum; MUL: of the product")],
     [("shift_0", 6, False, "ADD: of the first input"),
-     ("shift_1", 6, False, "ADD: of the second input"), ("shift_2", 6, False, "ADD: of the sum"),
+     ("shift_1", 6, False, "ADD: of the second input"),
+     ("shift_2", 6, False, "ADD: of the sum; MUL: of the product"),
      ("left_shift", 5, False, "ADD: bits the inputs are shifted left before rescaling")],
-    [("zero_point_0", 8, True, "ADD: of the first input"),
-     ("zero_point_1", 8, True, "ADD: of the second input")],
+    [("zero_point_0", 8, True, "ADD, MUL: of the first input"),
+     ("zero_point_1", 8, True, "ADD, MUL: of the second input")],
 ]
 _TRANSFER = [
     [("external_base", 32, False, "first byte in external memory, a multiple of the word")],

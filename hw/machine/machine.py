@@ -16,7 +16,7 @@ import numpy as np
 
 from golden import arith
 from golden.errors import LockstepError
-from hw.isa import FORMAT_OF, N_WORDS, ErrorCode, Format, Opcode, decode
+from hw.isa import FORMAT_OF, N_WORDS, UNBUILT, ErrorCode, Format, Opcode, decode
 from hw.machine.addresses import is_refused
 from hw.machine.array import run_matmul
 from hw.machine.transfer import run_transfer
@@ -94,7 +94,8 @@ class Machine:
         if opcode in (Opcode.HALT, Opcode.SYNC):
             return
         format_ = FORMAT_OF.get(opcode)
-        if format_ is None or (format_ is Format.TRANSFER and not self.target.bus_bits):
+        if format_ is None or opcode in UNBUILT or (
+                format_ is Format.TRANSFER and not self.target.bus_bits):
             raise MachineError(ErrorCode.OPCODE, detail=f"operation {opcode}")
         if is_refused(f, self.target):
             raise MachineError(ErrorCode.FIELD, detail=Opcode(opcode).name)

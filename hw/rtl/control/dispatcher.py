@@ -12,7 +12,16 @@ from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import ENGINE_OF, FORMAT_WORDS, N_WORDS, Engine, ErrorCode, Format, Opcode
+from hw.isa import (
+    ENGINE_OF,
+    FORMAT_WORDS,
+    N_WORDS,
+    UNBUILT,
+    Engine,
+    ErrorCode,
+    Format,
+    Opcode,
+)
 from hw.rtl.control.error_finder import ErrorFinder
 from hw.rtl.control.slot import (
     COMPLETED_WIDTH,
@@ -205,7 +214,8 @@ class Dispatcher(wiring.Component):
             with m.State("DECODE"):
                 with m.Switch(opcode):
                     for engine in ENGINES:
-                        codes = [code for code, its in ENGINE_OF.items() if its == engine]
+                        codes = [code for code, its in ENGINE_OF.items()
+                                 if its == engine and code not in UNBUILT]
                         if engine in (Engine.LOAD, Engine.STORE) and not self.target.bus_bits:
                             continue  # without external memory these are unknown
                         with m.Case(*codes):
