@@ -64,11 +64,11 @@ def int_array(name, values, dtype, ndim, low=None, high=None, length=None):
     return array
 
 
-def codes(name, values):
-    """Returns `values` as an array; its dtype must be int8."""
+def codes(name, values, dtype="int8"):
+    """Returns `values` as an array, which must have that dtype."""
     array = np.asarray(values)
-    if array.dtype != np.int8:
-        raise TypeError(f"{name} must be an int8 array, not {array.dtype}")
+    if array.dtype != dtype:
+        raise TypeError(f"{name} must be an {dtype} array, not {array.dtype}")
     return array
 
 

@@ -1,8 +1,4 @@
-"""Convolution and fully connected layers: acc = bias + sum w * (x - input zero point).
-
-Products run as a floating-point matrix product only where the bound on every partial sum proves
-it exact (float32 below 2**24, float64 below 2**53).
-"""
+"""Convolution and fully connected layers: acc = bias + sum w * (x - input zero point)."""
 
 from dataclasses import dataclass
 
@@ -10,36 +6,16 @@ import numpy as np
 
 from golden import arith, validate
 from golden.ops import windows
+from golden.ops.operator import Accumulating
+from golden.ops.primitives import exact_float, product_bounds
 from golden.ops.rescale import Rescale
+from golden.ops.windowed import Windowed
 
-BLOCK_BYTES = 1 << 26           # largest patch matrix held at a time
-
-
-def exact_float(largest):
-    """The fastest float type that adds integers up to `largest` in magnitude exactly."""
-    if largest < 1 << 24:
-        return np.float32
-    if largest < 1 << 53:
-        return np.float64
-    raise ValueError(f"Sum of products must stay below 2**53, not {largest}")
+__all__ = ["Conv2d", "Linear", "exact_float"]
 
 
-def product_bounds(weights, low, high):
-    """Bounds of every partial sum of weights (O, K) times inputs in [low, high], in any order.
-
-    Returns two int64 (O,) arrays, the smallest (<= 0) and the largest (>= 0).
-    """
-    products = weights.astype(np.int64) * low, weights.astype(np.int64) * high
-    smallest = np.minimum(np.minimum(*products), 0).sum(axis=1)
-    largest = np.maximum(np.maximum(*products), 0).sum(axis=1)
-    return smallest, largest
-
-
-class _Products:
+class _Products(Accumulating):
     """What convolution and linear share: they differ only in how inputs meet the weights."""
-
-    def _put(self, name, value):
-        object.__setattr__(self, name, value)
 
     def _validate(self, weights_ndim):
         self._put("weights", validate.int_array("Weights", self.weights, np.int8, weights_ndim))
@@ -48,6 +24,11 @@ class _Products:
         self._put("input_zero_point", validate.integer(
             "Input zero point", self.input_zero_point, arith.INT8_MIN, arith.INT8_MAX))
         validate.instance("Rescale", self.rescale, Rescale).check_channels(n_outputs)
+
+    @property
+    def reads_zero_points(self):
+        """Its own."""
+        return (self.input_zero_point,)
 
     def folded_bias(self):
         """bias - input_zero_point * sum(weights), int64 (O,): for machines that multiply codes."""
@@ -66,23 +47,20 @@ class _Products:
         return self._bounds(min(low, self.input_zero_point), max(high, self.input_zero_point),
                             self.folded_bias())
 
+    def accumulators(self, input_ranges):
+        """Both forms; those of raw codes cover the folded bias itself too."""
+        return (self.accumulator_bounds(*input_ranges[0]),
+                self.raw_accumulator_bounds(*input_ranges[0]))
+
     def _bounds(self, low, high, bias):
         smallest, largest = product_bounds(
             self.weights.reshape(self.weights.shape[0], -1), low, high)
         bias = bias.astype(np.int64)
         return smallest + np.minimum(bias, 0), largest + np.maximum(bias, 0)
 
-    def _exact_float(self):
-        smallest, largest = self.accumulator_bounds()
-        return exact_float(int(max(-smallest.min(), largest.max())))
-
-    def __call__(self, x):
-        """x: int8 with a batch axis. Returns int8, channels on axis 1."""
-        return self.rescale(self.accumulate(x))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Conv2d(_Products):
+class Conv2d(Windowed, _Products):
     """Two-dimensional convolution, grouped and dilated as asked; padding supplies the zero point.
 
     weights: int8 (O, I / groups, kh, kw)
@@ -133,43 +111,10 @@ class Conv2d(_Products):
         _, rows, columns = self.output_shape(shape)
         return self.weights.size * rows * columns
 
-    def accumulate(self, x):
-        """x: int8 (N, I, H, W). Returns the accumulators, int64 (N, O, OH, OW)."""
-        x = validate.codes("Conv2d input", x)
-        n_outputs, rows, columns = self.output_shape(x.shape[1:])
-        kind = self._exact_float()
-        x = windows.pad(x, self.padding, self.input_zero_point).astype(kind)
-        x -= self.input_zero_point
-        n_taps = self.weights[0].size
-        acc = np.empty((len(x), n_outputs, rows, columns), np.int64)
-        if self.groups > 1 and self.weights.shape[1] == 1:
-            self._depthwise(x, acc)
-        else:
-            weights = self.weights.reshape(self.groups, -1, n_taps).astype(kind)
-            image = self.groups * n_taps * rows * columns * np.dtype(kind).itemsize
-            step = max(1, BLOCK_BYTES // image)
-            for start in range(0, len(x), step):
-                patches = windows.sliding(x[start:start + step], self.kernel, self.stride,
-                                          self.dilation)
-                # One large product per group: many small ones lose their time between threads.
-                n_images = len(patches)
-                patches = patches.transpose(1, 2, 3, 0, 4, 5).reshape(self.groups, n_taps, -1)
-                products = (weights @ patches).reshape(n_outputs, n_images, rows, columns)
-                acc[start:start + step] = products.transpose(1, 0, 2, 3)
-        acc += self.bias.astype(np.int64).reshape(1, -1, 1, 1)
-        return acc
-
-    def _depthwise(self, x, acc):
-        """One input channel per group: a multiply-add of whole maps per kernel tap."""
-        views = windows.sliding(x, self.kernel, self.stride, self.dilation)
-        n_images, channels = x.shape[:2]
-        per_group = self.weights.shape[0] // self.groups
-        weights = self.weights.reshape(1, channels, per_group, *self.kernel, 1, 1).astype(x.dtype)
-        total = np.zeros((n_images, channels, per_group, *acc.shape[2:]), x.dtype)
-        for row in range(self.kernel[0]):
-            for column in range(self.kernel[1]):
-                total += views[:, :, None, row, column] * weights[:, :, :, row, column]
-        acc[...] = total.reshape(acc.shape)
+    def sums(self, p, x):
+        """x: (N, I, H, W) to (N, O, OH, OW)."""
+        return p.convolution(x, self.weights, self.bias, self.input_zero_point, stride=self.stride,
+                             padding=self.padding, dilation=self.dilation, groups=self.groups)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -199,11 +144,10 @@ class Linear(_Products):
         """Multiplications for one input."""
         return self.weights.size
 
-    def accumulate(self, x):
-        """x: int8 (N, I). Returns the accumulators, int64 (N, O)."""
-        x = validate.codes("Linear input", x)
-        self.output_shape(x.shape[1:])
-        kind = self._exact_float()
-        x = x.astype(kind) - kind(self.input_zero_point)
-        acc = (x @ self.weights.T.astype(kind)).astype(np.int64)
-        return acc + self.bias.astype(np.int64)
+    def input_rows(self, first, end, *shapes):
+        """Everything."""
+        return None
+
+    def sums(self, p, x):
+        """x: (N, I) to (N, O)."""
+        return p.linear(x, self.weights, self.bias, self.input_zero_point)

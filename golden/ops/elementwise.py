@@ -6,17 +6,14 @@ from math import prod
 import numpy as np
 
 from golden import arith, validate
+from golden.ops.operator import INT8, Accumulating, Elementwise, Operator
 from golden.ops.rescale import Rescale
 
-INT8 = arith.INT8_MIN, arith.INT8_MAX
-
-
-def _put(op, name, value):
-    object.__setattr__(op, name, value)
+__all__ = ["Add", "Clamp", "Concat", "Rescaling", "Reshape", "orders_agree"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Add:
+class Add(Elementwise, Accumulating):
     """Sum of two tensors of different scales, the shape of TFLite's ADD.
 
     t_i = requantize((q_i - input_zero_points[i]) << left_shift, *input_rescales[i]), int32
@@ -28,15 +25,18 @@ class Add:
     rescale: one multiplier; its rounding is that of the input rescales too
     """
 
+    n_inputs = 2
+    accumulator_name = "Sum"
+
     input_zero_points: tuple
     left_shift: int = 20
     input_rescales: tuple
     rescale: Rescale
 
     def __post_init__(self):
-        _put(self, "input_zero_points",
+        self._put("input_zero_points",
              validate.integers("Input zero points", self.input_zero_points, 2, *INT8))
-        _put(self, "left_shift", validate.integer("Left shift", self.left_shift, 0, 22))
+        self._put("left_shift", validate.integer("Left shift", self.left_shift, 0, 22))
         if not isinstance(self.input_rescales, (tuple, list)) or len(self.input_rescales) != 2:
             raise TypeError(f"Input rescales must be two (multiplier, shift) pairs, "
                             f"not {self.input_rescales!r}")
@@ -44,48 +44,53 @@ class Add:
                       for pair in self.input_rescales)
         for _, shift in pairs:
             validate.integer("Input shift", shift, 0, arith.SHIFT_MAX)
-        _put(self, "input_rescales", pairs)
+        self._put("input_rescales", pairs)
         validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
 
-    def output_shape(self, first, second):
-        """Two equal shapes to the same shape."""
-        if tuple(first) != tuple(second):
-            raise ValueError(f"Add must get equal shapes, not {tuple(first)} and {tuple(second)}")
-        return tuple(first)
+    @property
+    def reads_zero_points(self):
+        """Its own."""
+        return self.input_zero_points
 
-    def term(self, index, q):
-        """Input `index` (0 or 1) in the common scale. q: integer codes. Returns int64."""
-        shifted = (np.asarray(q).astype(np.int64) - self.input_zero_points[index])
+    def _term(self, index, q):
+        """Input `index` (0 or 1) in the common scale. q: int64 codes."""
         multiplier, shift = self.input_rescales[index]
-        return arith.requantize(shifted << self.left_shift, multiplier, shift, 0,
-                                arith.INT32_MIN, arith.INT32_MAX, self.rescale.rounding)
+        return arith.requantize((q - self.input_zero_points[index]) << self.left_shift, multiplier,
+                                shift, 0, arith.INT32_MIN, arith.INT32_MAX, self.rescale.rounding)
+
+    def sums(self, p, first, second):
+        """Two tensors of one shape to the sum of their terms."""
+        return self._term(0, p.integers(first)) + self._term(1, p.integers(second))
 
     def accumulator_bounds(self, ranges=(INT8, INT8)):
         """Bounds of both terms and of their sum, int64 (3,) each; terms are monotone in q."""
-        lows, highs = ([int(self.term(index, np.int64(ranges[index][side]))) for index in (0, 1)]
+        lows, highs = ([self._term(index, int(ranges[index][side])) for index in (0, 1)]
                        for side in (0, 1))
         return (np.array([*lows, sum(lows)], np.int64), np.array([*highs, sum(highs)], np.int64))
 
-    def accumulate(self, first, second):
-        """Two int8 arrays. Returns the sum of the terms, int64."""
-        first = validate.codes("Add input", first)
-        second = validate.codes("Add input", second)
-        self.output_shape(first.shape, second.shape)
-        return self.term(0, first) + self.term(1, second)
-
-    def __call__(self, first, second):
-        """Two int8 arrays of one shape. Returns int8 of that shape."""
-        return self.rescale(self.accumulate(first, second))
+    def accumulators(self, input_ranges):
+        """The terms, which their own left shift must not saturate, and their sum."""
+        for index, (_, shift) in enumerate(self.input_rescales):
+            left, _ = arith.split_shift(shift)
+            for code in input_ranges[index]:
+                value = (code - self.input_zero_points[index]) << self.left_shift << left
+                if not arith.INT32_MIN <= value <= arith.INT32_MAX:
+                    raise ValueError(f"Input {index} shifted left by {self.left_shift + left} must "
+                                     f"fit int32, not {value}")
+        return self.accumulator_bounds(input_ranges), None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Concat:
+class Concat(Operator):
     """Joins tensors of one quantization along `axis`, counted with the batch as axis 0."""
+
+    n_inputs = None
+    same_quantization = True
 
     axis: int = 1
 
     def __post_init__(self):
-        _put(self, "axis", validate.integer("Axis", self.axis, 1, 3))
+        self._put("axis", validate.integer("Axis", self.axis, 1, 3))
 
     def output_shape(self, *shapes):
         """Shapes that differ on the axis alone to the joined shape."""
@@ -100,11 +105,13 @@ class Concat:
         joined = sum(shape[axis] for shape in shapes)
         return (*shapes[0][:axis], joined, *shapes[0][axis + 1:])
 
-    def __call__(self, *inputs):
-        """int8 arrays. Returns int8."""
-        inputs = [validate.codes("Concat input", x) for x in inputs]
-        self.output_shape(*(x.shape[1:] for x in inputs))
-        return np.concatenate(inputs, axis=self.axis)
+    def input_rows(self, first, end, *shapes):
+        """The same rows of all inputs, unless it joins rows."""
+        return None if self.axis == 2 else ((first, end),) * len(shapes)
+
+    def compute(self, p, *inputs):
+        """Tensors to the joined one."""
+        return p.concat(inputs, self.axis)
 
 
 def orders_agree(shape):
@@ -113,17 +120,20 @@ def orders_agree(shape):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reshape:
+class Reshape(Operator):
     """New shape (without the batch), elements in C, H, W order.
 
     channels_last: elements in H, W, C order instead, of the input as of the output
     """
 
+    same_quantization = True
+    in_place = True
+
     shape: tuple
     channels_last: bool = False
 
     def __post_init__(self):
-        _put(self, "shape", validate.integers("Shape", self.shape, None, 1, arith.INT32_MAX))
+        self._put("shape", validate.integers("Shape", self.shape, None, 1, arith.INT32_MAX))
         validate.instance("Channels last", self.channels_last, bool)
 
     def output_shape(self, shape):
@@ -133,47 +143,65 @@ class Reshape:
                              f"not shape {tuple(shape)}")
         return self.shape
 
-    def __call__(self, x):
-        """x: int8 (N, ...). Returns int8 (N, *shape)."""
-        x = validate.codes("Reshape input", x)
-        self.output_shape(x.shape[1:])
+    def input_rows(self, first, end, *shapes):
+        """Everything."""
+        return None
+
+    def compute(self, p, x):
+        """x: (N, ...) to (N, *shape)."""
         if not self.channels_last:
-            return x.reshape(len(x), *self.shape)
-        x = np.moveaxis(x, 1, -1).reshape(len(x), *self.shape[1:], self.shape[0])
-        return np.ascontiguousarray(np.moveaxis(x, -1, 1))
+            return p.reshape(x, self.shape)
+        x = p.transpose(x, [0, *range(2, x.ndim), 1])
+        x = p.reshape(x, (*self.shape[1:], self.shape[0]))
+        rank = len(self.shape) + 1
+        return p.transpose(x, [0, rank - 1, *range(1, rank - 1)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Clamp:
+class Clamp(Elementwise):
     """Codes limited to [low, high]: a ReLU on its own. Input and output share their scale."""
+
+    same_quantization = True
+    pointwise = True
 
     low: int = arith.INT8_MIN
     high: int = arith.INT8_MAX
 
     def __post_init__(self):
-        _put(self, "low", validate.integer("Low", self.low, *INT8))
-        _put(self, "high", validate.integer("High", self.high, self.low, arith.INT8_MAX))
+        self._put("low", validate.integer("Low", self.low, *INT8))
+        self._put("high", validate.integer("High", self.high, self.low, arith.INT8_MAX))
 
-    def output_shape(self, shape):
-        """The input's shape."""
-        return tuple(shape)
+    def output_range(self, input_ranges):
+        """The input's, clamped."""
+        (low, high), = input_ranges
+        return arith.clamp(low, self.low, self.high), arith.clamp(high, self.low, self.high)
 
-    def __call__(self, x):
-        """x: int8. Returns int8."""
-        return arith.clamp(validate.codes("Clamp input", x), self.low, self.high)
+    def compute(self, p, x):
+        """Any shape."""
+        return p.clip(x, self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rescaling:
+class Rescaling(Elementwise, Accumulating):
     """A change of scale: rescale(x - input_zero_point), per tensor or per channel (axis 1)."""
 
     input_zero_point: int
     rescale: Rescale
 
     def __post_init__(self):
-        _put(self, "input_zero_point",
+        self._put("input_zero_point",
              validate.integer("Input zero point", self.input_zero_point, *INT8))
         validate.instance("Rescale", self.rescale, Rescale)
+
+    @property
+    def reads_zero_points(self):
+        """Its own."""
+        return (self.input_zero_point,)
+
+    @property
+    def pointwise(self):
+        """Unless every channel has a function of its own."""
+        return self.rescale.n_channels == 1
 
     def output_shape(self, shape):
         """The input's shape."""
@@ -181,7 +209,6 @@ class Rescaling:
             self.rescale.check_channels(shape[0])
         return tuple(shape)
 
-    def __call__(self, x):
-        """x: int8 (N, C, ...). Returns int8."""
-        x = validate.codes("Rescaling input", x)
-        return self.rescale(x.astype(np.int64) - self.input_zero_point)
+    def sums(self, p, x):
+        """x: (N, C, ...), its zero point subtracted."""
+        return p.integers(x) - self.input_zero_point

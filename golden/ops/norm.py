@@ -7,10 +7,13 @@ import numpy as np
 
 from golden import arith, validate
 from golden.ops import range_norm
+from golden.ops.operator import Elementwise
+
+__all__ = ["RangeNorm"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RangeNorm:
+class RangeNorm(Elementwise):
     """y = clamp((q * multiplier + bias + half) >> shift) per channel.
 
     With running statistics the three are constants:
@@ -30,26 +33,24 @@ class RangeNorm:
     batch: range_norm.RangeNormConfig | None = None
 
     def __post_init__(self):
-        def put(name, value):
-            object.__setattr__(self, name, value)
         if self.batch is not None:
             validate.instance("Batch", self.batch, range_norm.RangeNormConfig)
             if any(value is not None for value in (self.multiplier, self.bias, self.shift)):
                 raise ValueError("RangeNorm must have either constants or batch, not both")
-            put("low", self.batch.low)
-            put("high", self.batch.high)
+            self._put("low", self.batch.low)
+            self._put("high", self.batch.high)
             return
         limit = range_norm.MULTIPLIER_MAX
-        put("multiplier", validate.int_array("Multiplier", self.multiplier, np.int64, 1,
+        self._put("multiplier", validate.int_array("Multiplier", self.multiplier, np.int64, 1,
                                              -limit - 1, limit))
         length = len(self.multiplier)
         # One bit less than 48: the product and the half are added in 48 bits.
         limit = (1 << (range_norm.BIAS_WIDTH - 1)) - (1 << 33)
-        put("bias", validate.int_array("Bias", self.bias, np.int64, 1, -limit, limit, length))
-        put("shift", validate.int_array("Shift", self.shift, np.int64, 1, 0,
+        self._put("bias", validate.int_array("Bias", self.bias, np.int64, 1, -limit, limit, length))
+        self._put("shift", validate.int_array("Shift", self.shift, np.int64, 1, 0,
                                         range_norm.SHIFT_MAX, length))
-        put("low", validate.integer("Low", self.low, arith.INT8_MIN, arith.INT8_MAX))
-        put("high", validate.integer("High", self.high, self.low, arith.INT8_MAX))
+        self._put("low", validate.integer("Low", self.low, arith.INT8_MIN, arith.INT8_MAX))
+        self._put("high", validate.integer("High", self.high, self.low, arith.INT8_MAX))
 
     @classmethod
     def from_running(cls, *, mean, sigma, gamma, beta, eps, input_scale, input_zero_point,
@@ -74,6 +75,11 @@ class RangeNorm:
         return cls(multiplier=multiplier, bias=bias, shift=shift, low=low, high=high)
 
     @property
+    def label(self):
+        """Batch statistics are another thing than constants."""
+        return "RangeNorm with batch statistics" if self.batch else "RangeNorm"
+
+    @property
     def n_channels(self):
         """The number of channels."""
         return self.batch.n_channels if self.batch else len(self.multiplier)
@@ -91,13 +97,19 @@ class RangeNorm:
             return self.batch.parameters(*range_norm.statistics(q))
         return self.multiplier, self.bias, self.shift
 
-    def __call__(self, q):
-        """q: int8 (N, C, H, W) or (N, C). Returns int8 of that shape."""
-        q = validate.codes("RangeNorm input", q)
-        self.output_shape(q.shape[1:])
+    def input_rows(self, first, end, *shapes):
+        """The same rows; all of them for the statistics of a batch."""
+        return None if self.batch else super().input_rows(first, end, *shapes)
+
+    def output_range(self, input_ranges):
+        """The clamp bounds."""
+        return self.low, self.high
+
+    def compute(self, p, q):
+        """q: (N, C, H, W) or (N, C)."""
         if self.batch:
-            return self.batch(q)
-        return range_norm.apply(q, self.multiplier, self.bias, self.shift, self.low, self.high)
+            return self.batch.compute(p, q)
+        return range_norm.apply(p, q, self.multiplier, self.bias, self.shift, self.low, self.high)
 
 
 def _constants(channel, slope, centre, code):

@@ -6,7 +6,12 @@ import numpy as np
 
 from golden import arith, validate
 from golden.ops import windows
+from golden.ops.operator import Accumulating
+from golden.ops.primitives import NUMPY
 from golden.ops.rescale import Rescale
+from golden.ops.windowed import Windowed
+
+__all__ = ["AveragePool", "CodeAveragePool", "GlobalAveragePool", "MaxPool"]
 
 
 def _sum_bounds(count, low, high, zero_point):
@@ -19,12 +24,27 @@ def _input_zero_point(value):
     return validate.integer("Input zero point", value, arith.INT8_MIN, arith.INT8_MAX)
 
 
+class _Sums(Accumulating):
+    """Sums of x - input_zero_point."""
+
+    @property
+    def reads_zero_points(self):
+        """Its own."""
+        return (self.input_zero_point,)
+
+    def accumulators(self, input_ranges):
+        """With the zero point subtracted; machines that sum raw codes prove their own."""
+        return self.accumulator_bounds(*input_ranges[0]), None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MaxPool:
+class MaxPool(Windowed):
     """The largest code of each window; padding never wins. Input and output share their scale.
 
     kernel, stride: (rows, columns); padding: (top, left, bottom, right), less than the kernel
     """
+
+    same_quantization = True
 
     kernel: tuple
     stride: tuple
@@ -33,21 +53,13 @@ class MaxPool:
     def __post_init__(self):
         _window_fields(self)
 
-    def output_shape(self, shape):
-        """(C, H, W) to (C, OH, OW)."""
-        channels, *size = windows.image_shape("MaxPool", shape)
-        return (channels, *windows.output_size(size, self.kernel, self.stride, self.padding))
-
-    def __call__(self, x):
-        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
-        x = validate.codes("MaxPool input", x)
-        self.output_shape(x.shape[1:])
-        x = windows.pad(x, self.padding, arith.INT8_MIN)
-        return windows.sliding(x, self.kernel, self.stride).max(axis=(2, 3))
+    def compute(self, p, x):
+        """x: (N, C, H, W) to (N, C, OH, OW)."""
+        return p.window_max(x, self.kernel, self.stride, self.padding)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AveragePool:
+class AveragePool(Windowed, _Sums):
     """Average of each window: rescale(sum of x - input_zero_point); padding adds nothing.
 
     kernel, stride: (rows, columns); padding: (top, left, bottom, right), less than the kernel
@@ -66,29 +78,17 @@ class AveragePool:
         object.__setattr__(self, "input_zero_point", _input_zero_point(self.input_zero_point))
         validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
 
-    def output_shape(self, shape):
-        """(C, H, W) to (C, OH, OW)."""
-        channels, *size = windows.image_shape("AveragePool", shape)
-        return (channels, *windows.output_size(size, self.kernel, self.stride, self.padding))
-
     def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
         """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
         return _sum_bounds(self.kernel[0] * self.kernel[1], low, high, self.input_zero_point)
 
-    def accumulate(self, x):
-        """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, OH, OW)."""
-        x = validate.codes("AveragePool input", x)
-        self.output_shape(x.shape[1:])
-        x = windows.pad(x.astype(np.int64) - self.input_zero_point, self.padding, 0)
-        return windows.sliding(x, self.kernel, self.stride).sum(axis=(2, 3))
-
-    def __call__(self, x):
-        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
-        return self.rescale(self.accumulate(x))
+    def sums(self, p, x):
+        """x: (N, C, H, W) to (N, C, OH, OW)."""
+        return p.window_sum(x, self.input_zero_point, self.kernel, self.stride, self.padding)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CodeAveragePool:
+class CodeAveragePool(Windowed):
     """Average of the codes of each window, ties away from zero, as TFLite's AVERAGE_POOL_2D.
 
     Padding is neither added nor counted. Input and output share their scale and zero point.
@@ -97,6 +97,8 @@ class CodeAveragePool:
     padding: (top, left, bottom, right), less than the kernel
     low, high: inclusive clamp bounds within int8
     """
+
+    same_quantization = True
 
     kernel: tuple
     stride: tuple
@@ -111,11 +113,6 @@ class CodeAveragePool:
                                                          arith.INT8_MAX))
         object.__setattr__(self, "high", validate.integer("High", self.high, self.low,
                                                           arith.INT8_MAX))
-
-    def output_shape(self, shape):
-        """(C, H, W) to (C, OH, OW)."""
-        channels, *size = windows.image_shape("CodeAveragePool", shape)
-        return (channels, *windows.output_size(size, self.kernel, self.stride, self.padding))
 
     def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
         """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
@@ -136,28 +133,40 @@ class CodeAveragePool:
         rows, columns = self.counts(size)
         return arith.average_factor(rows[:, None] * columns)
 
+    def accumulators(self, input_ranges):
+        """Of codes alone, as the zero point counts as 0."""
+        return self.accumulator_bounds(*input_ranges[0]), None
+
+    def output_range(self, input_ranges):
+        """An average lies among its codes."""
+        (low, high), = input_ranges
+        return arith.clamp(low, self.low, self.high), arith.clamp(high, self.low, self.high)
+
+    def sums(self, p, x):
+        """x: (N, C, H, W) to int64 (N, C, OH, OW)."""
+        return p.window_sum(x, 0, self.kernel, self.stride, self.padding)
+
     def accumulate(self, x):
         """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, OH, OW)."""
-        x = validate.codes("CodeAveragePool input", x)
-        self.output_shape(x.shape[1:])
-        x = windows.pad(x.astype(np.int64), self.padding, 0)
-        return windows.sliding(x, self.kernel, self.stride).sum(axis=(2, 3))
+        return self.sums(NUMPY, *self._checked([x]))
 
-    def __call__(self, x):
-        """x: int8 (N, C, H, W). Returns int8 (N, C, OH, OW)."""
-        sums = self.accumulate(x)
-        y = arith.requantize(sums, *self.factors(x.shape[2:]), 0, self.low, self.high)
-        return y.astype(np.int8)
+    def compute(self, p, x):
+        """x: (N, C, H, W) to (N, C, OH, OW)."""
+        multiplier, shift = (p.constant(values[None, None])
+                             for values in self.factors(x.shape[-2:]))
+        return p.codes(arith.requantize(self.sums(p, x), multiplier, shift, 0, self.low, self.high))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GlobalAveragePool:
+class GlobalAveragePool(_Sums):
     """Average over a whole map: rescale(sum of x - input_zero_point), (C, H, W) to (C, 1, 1).
 
     input_zero_point: -128..127
     rescale: one multiplier, which carries the factor 1 / (H * W)
     window: (H, W) of the input
     """
+
+    needs_image = True
 
     input_zero_point: int
     rescale: Rescale
@@ -181,16 +190,13 @@ class GlobalAveragePool:
         """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
         return _sum_bounds(self.window[0] * self.window[1], low, high, self.input_zero_point)
 
-    def accumulate(self, x):
-        """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, 1, 1)."""
-        x = validate.codes("GlobalAveragePool input", x)
-        self.output_shape(x.shape[1:])
-        count = self.window[0] * self.window[1]
-        return x.sum(axis=(2, 3), keepdims=True, dtype=np.int64) - count * self.input_zero_point
+    def input_rows(self, first, end, *shapes):
+        """Everything."""
+        return None
 
-    def __call__(self, x):
-        """x: int8 (N, C, H, W). Returns int8 (N, C, 1, 1)."""
-        return self.rescale(self.accumulate(x))
+    def sums(self, p, x):
+        """x: (N, C, H, W) to (N, C, 1, 1)."""
+        return p.sum(p.integers(x) - self.input_zero_point, (2, 3))
 
 
 def _window_fields(op):

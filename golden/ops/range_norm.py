@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden import arith, validate
+from golden.ops.primitives import NUMPY
 
 N_CHUNKS = 16
 COUNT_MIN, COUNT_MAX = N_CHUNKS + 1, 1 << 24
@@ -77,29 +78,28 @@ def by_channel(q):
     return np.moveaxis(q, 1, 0).reshape(q.shape[1], -1)
 
 
-def statistics(q):
-    """sum of (q + 128) and sum over chunks of (max - min), int64 (C,) each.
+def statistics(q, p=NUMPY):
+    """sum of (q + 128) and sum over chunks of (max - min), int64 (C,) each, numpy.
 
-    q: int8 (N, C, H, W) or (N, C), N * H * W in 17..2**24
+    q: int8 (N, C, H, W) or (N, C), N * H * W in 17..2**24, by the primitives `p`
     """
-    q = by_channel(validate.codes("RangeNorm input", q))
-    channels, count = q.shape
-    length, number = chunking(count)
-    chunks = np.pad(q, ((0, 0), (0, number * length - count)), mode="edge")
-    chunks = chunks.reshape(channels, number, length)
-    spread = chunks.max(axis=2).astype(np.int64) - chunks.min(axis=2)
-    return q.sum(axis=1, dtype=np.int64) + CODE_OFFSET * count, spread.sum(axis=1)
+    flat = p.reshape(p.transpose(q, (1, 0, *range(2, q.ndim))), (-1,))
+    count = flat.shape[1]
+    total, spread = CODE_OFFSET * count, 0
+    for chunk in p.split(flat, chunking(count)[0]):
+        total = p.sum(p.integers(chunk), (1,)) + total
+        spread = p.integers(p.max(chunk, 1)) - p.integers(p.min(chunk, 1)) + spread
+    return p.host(total)[:, 0], p.host(spread)[:, 0]
 
 
-def apply(q, multiplier, bias, shift, low=arith.INT8_MIN, high=arith.INT8_MAX):
+def apply(p, q, multiplier, bias, shift, low=arith.INT8_MIN, high=arith.INT8_MAX):
     """y = clamp((q * multiplier + bias + half) >> shift), parameters per channel on axis 1.
 
-    q: integer codes (N, C, ...); multiplier, bias, shift: int64 (C,). Returns int8.
+    q: codes (N, C, ...); multiplier, bias, shift: int64 (C,), numpy. Returns codes.
     """
-    q = np.asarray(q).astype(np.int64)
-    multiplier, bias, shift = (np.reshape(value, (1, -1) + (1,) * (q.ndim - 2))
-                               for value in (multiplier, bias, shift))
-    return arith.clamp(arith.round_shift(q * multiplier + bias, shift), low, high).astype(np.int8)
+    multiplier, bias, shift = (p.per_channel(values, q) for values in (multiplier, bias, shift))
+    y = arith.round_shift(p.integers(q) * multiplier + bias, shift)
+    return p.codes(arith.clamp(y, low, high))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,11 +223,15 @@ class RangeNormConfig:
 
     def __call__(self, q):
         """q: int8 (N, C, H, W) or (N, C) with N * H * W = count. Returns int8 of that shape."""
-        q = validate.codes("RangeNorm input", q)
-        if q.ndim < 2 or q.shape[1] != self.n_channels or q.size != self.count * self.n_channels:
+        return self.compute(NUMPY, validate.codes("RangeNorm input", q))
+
+    def compute(self, p, q):
+        """The same by the primitives `p`."""
+        n_codes = math.prod(q.shape[0:1] + q.shape[2:])
+        if q.ndim < 2 or q.shape[1] != self.n_channels or n_codes != self.count:
             raise ValueError(f"RangeNorm must get {self.n_channels} channels of {self.count} "
-                             f"values, not shape {q.shape}")
-        return apply(q, *self.parameters(*statistics(q)), self.low, self.high)
+                             f"values, not shape {tuple(q.shape)}")
+        return apply(p, q, *self.parameters(*statistics(q, p)), self.low, self.high)
 
 
 def range_norm_reference(q, *, gamma, beta, eps, input_scale, output_scale, output_zero_point,

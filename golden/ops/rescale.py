@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden import arith, validate
+from golden.ops.primitives import NUMPY
+
+__all__ = ["Rescale"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,20 +63,18 @@ class Rescale:
 
     def __call__(self, acc, axis=1):
         """acc: integers, channels along `axis` where there is one multiplier each. Returns int8."""
-        multiplier, shift = self.multiplier, self.shift
         acc = np.asarray(acc)
-        if self.n_channels == 1:
-            multiplier, shift = int(multiplier[0]), int(shift[0])
-        else:
-            if acc.ndim == 0 or acc.shape[axis] != self.n_channels:
-                raise ValueError(f"Rescale must get {self.n_channels} channels on axis {axis}, "
-                                 f"not shape {acc.shape}")
-            shape = [1] * acc.ndim
-            shape[axis] = self.n_channels
-            multiplier, shift = multiplier.reshape(shape), shift.reshape(shape)
-        y = arith.requantize(acc, multiplier, shift, self.zero_point, self.low, self.high,
-                             self.rounding)
-        return np.asarray(y, np.int64).astype(np.int8)
+        if self.n_channels > 1 and (acc.ndim == 0 or acc.shape[axis] != self.n_channels):
+            raise ValueError(f"Rescale must get {self.n_channels} channels on axis {axis}, "
+                             f"not shape {acc.shape}")
+        return self.compute(NUMPY, acc, axis)
+
+    def compute(self, p, acc, axis=1):
+        """int8 codes of int64 accumulators, by the primitives `p` of an executor."""
+        multiplier, shift = (p.per_channel(values, acc, axis)
+                             for values in (self.multiplier, self.shift))
+        return p.codes(arith.requantize(acc, multiplier, shift, self.zero_point, self.low,
+                                        self.high, self.rounding))
 
     def check_channels(self, n_channels):
         """Raises ValueError unless there is one multiplier, or one for each of the channels."""

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golden import arith, ops
+from golden import arith
 from golden.errors import LockstepError
 
 INT8 = arith.INT8_MIN, arith.INT8_MAX
 INT32 = arith.INT32_MIN, arith.INT32_MAX
-SAME_QUANTIZATION = (ops.MaxPool, ops.CodeAveragePool, ops.Concat, ops.Reshape, ops.Clamp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +104,8 @@ def _verify_node(program, node, ranges):
             raise ValueError(f"Input {name} must be written by an earlier node")
     if len(node.outputs) != 1:
         raise ValueError(f"Node must have 1 output, not {len(node.outputs)}")
-    expected = 2 if isinstance(op, ops.Add) else 1
-    if not isinstance(op, ops.Concat) and len(node.inputs) != expected:
-        raise ValueError(f"Node must have {expected} inputs, not {len(node.inputs)}")
+    if op.n_inputs not in (None, len(node.inputs)):
+        raise ValueError(f"Node must have {op.n_inputs} inputs, not {len(node.inputs)}")
     output = program.tensors[node.outputs[0]]
     if output.name in ranges:
         raise ValueError(f"Output {output.name} must be written once")
@@ -119,67 +117,34 @@ def _verify_node(program, node, ranges):
     _check_quantization(op, inputs, output)
     input_ranges = tuple(ranges[name] for name in node.inputs)
     accumulator, raw = _check_accumulators(op, input_ranges)
-    ranges[output.name] = _output_range(op, input_ranges)
-    macs = op.macs(inputs[0].shape) if hasattr(op, "macs") else 0
+    ranges[output.name] = op.output_range(input_ranges)
     return NodeReport(node=node.name, op=type(op).__name__, input_ranges=input_ranges,
                       output_range=ranges[output.name], accumulator=accumulator,
-                      raw_accumulator=raw, macs=macs)
+                      raw_accumulator=raw,
+                      macs=op.macs(*(tensor.shape for tensor in inputs)))
 
 
 def _check_quantization(op, inputs, output):
-    zero_points = getattr(op, "input_zero_points", None)
-    if hasattr(op, "input_zero_point"):
-        zero_points = (op.input_zero_point,)
-    for tensor, zero_point in zip(inputs, zero_points or ()):
+    for tensor, zero_point in zip(inputs, op.reads_zero_points):
         if tensor.quantization.zero_point != zero_point:
             raise ValueError(f"Input zero point must be {tensor.quantization.zero_point} as in "
                              f"tensor {tensor.name}, not {zero_point}")
-    rescale = getattr(op, "rescale", None)
-    if rescale is not None and rescale.zero_point != output.quantization.zero_point:
+    zero_point = op.writes_zero_point
+    if zero_point is not None and zero_point != output.quantization.zero_point:
         raise ValueError(f"Output zero point must be {output.quantization.zero_point} as in "
-                         f"tensor {output.name}, not {rescale.zero_point}")
-    if isinstance(op, SAME_QUANTIZATION):
+                         f"tensor {output.name}, not {zero_point}")
+    if op.same_quantization:
         for tensor in inputs:
             if tensor.quantization != output.quantization:
                 raise ValueError(f"Tensors {tensor.name} and {output.name} must share their scale "
                                  f"and zero point")
 
 
-def _output_range(op, input_ranges):
-    if hasattr(op, "rescale"):
-        return op.rescale.low, op.rescale.high
-    if isinstance(op, ops.RangeNorm):
-        return op.low, op.high
-    low, high = min(r[0] for r in input_ranges), max(r[1] for r in input_ranges)
-    if isinstance(op, (ops.Clamp, ops.CodeAveragePool)):
-        return arith.clamp(low, op.low, op.high), arith.clamp(high, op.low, op.high)
-    return low, high
-
-
 def _check_accumulators(op, input_ranges):
     """The bounds of both forms as (low, high) ints or None; ValueError beyond int32."""
-    if isinstance(op, ops.Add):
-        _check_add(op, input_ranges)
-        return _int32("Sum", *op.accumulator_bounds(input_ranges)), None
-    if not hasattr(op, "accumulator_bounds"):
-        return None, None
-    low, high = input_ranges[0]
-    bounds = _int32("Accumulator", *op.accumulator_bounds(low, high))
-    if not hasattr(op, "raw_accumulator_bounds"):
-        return bounds, None
-    # These bounds cover the folded bias itself too.
-    return bounds, _int32("Accumulator of raw codes", *op.raw_accumulator_bounds(low, high))
-
-
-def _check_add(op, input_ranges):
-    """The terms of an add are exact only where their own left shift does not saturate."""
-    for index, (_, shift) in enumerate(op.input_rescales):
-        left, _ = arith.split_shift(shift)
-        for code in input_ranges[index]:
-            value = (code - op.input_zero_points[index]) << op.left_shift << left
-            if not INT32[0] <= value <= INT32[1]:
-                raise ValueError(f"Input {index} shifted left by {op.left_shift + left} must fit "
-                                 f"int32, not {value}")
+    bounds, raw = op.accumulators(input_ranges)
+    name = op.accumulator_name
+    return (bounds and _int32(name, *bounds), raw and _int32(f"{name} of raw codes", *raw))
 
 
 def _int32(what, lows, highs):

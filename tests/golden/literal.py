@@ -92,3 +92,12 @@ def conv2d(op, x):
             plane.append(line)
         result.append(plane)
     return result
+
+
+def mul(op, first, second):
+    """One code of a Mul from two codes, by Python ints."""
+    requantize = gemmlowp if op.rescale.rounding == "gemmlowp" else half_up
+    z1, z2 = op.input_zero_points
+    return requantize((first - z1) * (second - z2), int(op.rescale.multiplier[0]),
+                      int(op.rescale.shift[0]), op.rescale.zero_point, op.rescale.low,
+                      op.rescale.high)

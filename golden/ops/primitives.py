@@ -1,0 +1,266 @@
+"""The array primitives that operators compute with, and how numpy does them.
+
+An operator is written once, in `compute(p, *inputs)`: in these primitives, in `+ - * << >>` and
+indexing by slices, and in `golden.arith`. `Primitives` is implemented once for each executor: here
+for numpy, in `sw.executor` for torch, in `sw.formats.onnx.exporter.symbolic` as ONNX nodes.
+
+Tensors are int8 codes with a leading batch axis until `integers` makes int64 of them; `codes` makes
+int8 of int64 again.
+"""
+
+import numpy as np
+
+from golden import arith
+from golden.errors import LockstepError
+from golden.ops import windows
+
+__all__ = ["BLOCK_BYTES", "NUMPY", "Numpy", "Primitives", "Unsupported", "exact_float",
+           "product_bounds"]
+
+BLOCK_BYTES = 1 << 26           # largest patch matrix held at a time
+
+
+class Unsupported(LockstepError):
+    """A primitive that an executor does not have."""
+
+
+class Primitives:
+    """The interface. Whoever leaves out a primitive refuses the operators that need it.
+
+    x: int8 codes; value: int64. kernel, stride, dilation: (rows, columns); padding: (top, left,
+    bottom, right). Arrays of constants are numpy arrays.
+    """
+
+    def _refuse(self, primitive):
+        raise Unsupported(f"{type(self).__name__} has no {primitive}")
+
+    def integers(self, x):
+        """x as int64."""
+        self._refuse("integers")
+
+    def codes(self, value):
+        """A value within int8 as int8."""
+        self._refuse("codes")
+
+    def constant(self, values):
+        """An int64 array beside the tensors."""
+        self._refuse("constant")
+
+    def per_channel(self, values, like, axis=1):
+        """int64 (C,) or (1,) in the form that broadcasts along `axis` of `like`."""
+        self._refuse("per_channel")
+
+    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups):
+        """int64 (N, O, OH, OW): bias + sum of weights * (x - zero_point).
+
+        x: (N, I, H, W), padded with the zero point; weights: int8 (O, I / groups, kh, kw);
+        bias: int32 (O,)
+        """
+        self._refuse("convolution")
+
+    def linear(self, x, weights, bias, zero_point):
+        """int64 (N, O): bias + (x - zero_point) @ weights.T.
+
+        x: (N, I); weights: int8 (O, I); bias: int32 (O,)
+        """
+        self._refuse("linear")
+
+    def window_max(self, x, kernel, stride, padding):
+        """The largest code of each window of x (N, C, H, W); padding never wins."""
+        self._refuse("window_max")
+
+    def window_sum(self, x, zero_point, kernel, stride, padding):
+        """int64: the sum of x - zero_point over each window; padding adds nothing."""
+        self._refuse("window_sum")
+
+    def sum(self, value, axes):
+        """The sum over `axes`, which stay with a length of 1."""
+        self._refuse("sum")
+
+    def max(self, x, axis):
+        """The largest code along an axis, which stays with a length of 1."""
+        self._refuse("max")
+
+    def min(self, x, axis):
+        """The smallest code along an axis, which stays with a length of 1."""
+        self._refuse("min")
+
+    def clip(self, x, low, high):
+        """Codes limited to [low, high]."""
+        self._refuse("clip")
+
+    def lookup(self, x, table):
+        """table[x + 128]; table: int8 (256,)."""
+        self._refuse("lookup")
+
+    def concat(self, inputs, axis):
+        """Tensors joined along an axis, the batch counted as axis 0."""
+        self._refuse("concat")
+
+    def reshape(self, x, shape):
+        """The same elements in another shape, which leaves out axis 0."""
+        self._refuse("reshape")
+
+    def transpose(self, x, axes):
+        """The axes in another order."""
+        self._refuse("transpose")
+
+    def split(self, x, length):
+        """Parts of x along axis 1, `length` long but the last one."""
+        self._refuse("split")
+
+    def host(self, value):
+        """The value as a numpy array: for constants that depend on the data."""
+        self._refuse("host")
+
+
+def exact_float(largest):
+    """The fastest float type that adds integers up to `largest` in magnitude exactly."""
+    if largest < 1 << 24:
+        return np.float32
+    if largest < 1 << 53:
+        return np.float64
+    raise ValueError(f"Sum of products must stay below 2**53, not {largest}")
+
+
+def product_bounds(weights, low, high):
+    """Bounds of every partial sum of weights (O, K) times inputs in [low, high], in any order.
+
+    Returns two int64 (O,) arrays, the smallest (<= 0) and the largest (>= 0).
+    """
+    products = weights.astype(np.int64) * low, weights.astype(np.int64) * high
+    smallest = np.minimum(np.minimum(*products), 0).sum(axis=1)
+    largest = np.maximum(np.maximum(*products), 0).sum(axis=1)
+    return smallest, largest
+
+
+def _exact_float(weights, zero_point):
+    """The float type in which products with codes less their zero point are exact."""
+    smallest, largest = product_bounds(weights.reshape(len(weights), -1),
+                                       arith.INT8_MIN - zero_point, arith.INT8_MAX - zero_point)
+    return exact_float(int(max(-smallest.min(), largest.max())))
+
+
+class Numpy(Primitives):
+    """The golden primitives.
+
+    Products run as a floating-point matrix product only where the bound on every partial sum
+    proves it exact (float32 below 2**24, float64 below 2**53).
+    """
+
+    def integers(self, x):
+        """A copy."""
+        return x.astype(np.int64)
+
+    def codes(self, value):
+        """A copy."""
+        return np.asarray(value, np.int64).astype(np.int8)
+
+    def constant(self, values):
+        """The array itself."""
+        return np.asarray(values, np.int64)
+
+    def per_channel(self, values, like, axis=1):
+        """A Python int where there is one value."""
+        if len(values) == 1:
+            return int(values[0])
+        shape = [1] * like.ndim
+        shape[axis] = len(values)
+        return np.reshape(values, shape)
+
+    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups):
+        """One matrix product per group and block of images."""
+        kind, kernel, n_taps = _exact_float(weights, zero_point), weights.shape[2:], weights[0].size
+        x = windows.pad(x, padding, zero_point).astype(kind)
+        x -= zero_point
+        rows, columns = windows.output_size(x.shape[2:], kernel, stride, (0, 0, 0, 0), dilation)
+        acc = np.empty((len(x), len(weights), rows, columns), np.int64)
+        if groups > 1 and weights.shape[1] == 1:
+            _depthwise(windows.sliding(x, kernel, stride, dilation), weights, groups, acc)
+        else:
+            matrices = weights.reshape(groups, -1, n_taps).astype(kind)
+            image = groups * n_taps * rows * columns * np.dtype(kind).itemsize
+            step = max(1, BLOCK_BYTES // image)
+            for start in range(0, len(x), step):
+                patches = windows.sliding(x[start:start + step], kernel, stride, dilation)
+                # One large product per group: many small ones lose their time between threads.
+                n_images = len(patches)
+                patches = patches.transpose(1, 2, 3, 0, 4, 5).reshape(groups, n_taps, -1)
+                products = (matrices @ patches).reshape(len(weights), n_images, rows, columns)
+                acc[start:start + step] = products.transpose(1, 0, 2, 3)
+        acc += bias.astype(np.int64).reshape(1, -1, 1, 1)
+        return acc
+
+    def linear(self, x, weights, bias, zero_point):
+        """One matrix product."""
+        kind = _exact_float(weights, zero_point)
+        acc = (x.astype(kind) - kind(zero_point)) @ weights.T.astype(kind)
+        return acc.astype(np.int64) + bias.astype(np.int64)
+
+    def window_max(self, x, kernel, stride, padding):
+        """Of strided views."""
+        return windows.sliding(windows.pad(x, padding, arith.INT8_MIN), kernel, stride).max(
+            axis=(2, 3))
+
+    def window_sum(self, x, zero_point, kernel, stride, padding):
+        """Of strided views."""
+        x = windows.pad(x.astype(np.int64) - zero_point, padding, 0)
+        return windows.sliding(x, kernel, stride).sum(axis=(2, 3))
+
+    def sum(self, value, axes):
+        """int64."""
+        return value.sum(axis=tuple(axes), keepdims=True, dtype=np.int64)
+
+    def max(self, x, axis):
+        """Of the dtype of x."""
+        return x.max(axis=axis, keepdims=True)
+
+    def min(self, x, axis):
+        """Of the dtype of x."""
+        return x.min(axis=axis, keepdims=True)
+
+    def clip(self, x, low, high):
+        """Of the dtype of x."""
+        return arith.clamp(x, low, high)
+
+    def lookup(self, x, table):
+        """Indexing."""
+        return table[x.astype(np.int64) - arith.INT8_MIN]
+
+    def concat(self, inputs, axis):
+        """A copy."""
+        return np.concatenate(inputs, axis=axis)
+
+    def reshape(self, x, shape):
+        """A view where there is one."""
+        return x.reshape(len(x), *shape)
+
+    def transpose(self, x, axes):
+        """A copy, in C order."""
+        return np.ascontiguousarray(x.transpose(axes))
+
+    def split(self, x, length):
+        """Views."""
+        return [x[:, start:start + length] for start in range(0, x.shape[1], length)]
+
+    def host(self, value):
+        """The value itself."""
+        return value
+
+
+def _depthwise(views, weights, groups, acc):
+    """One input channel per group: a multiply-add of whole maps per kernel tap, into acc.
+
+    views: (N, C, kh, kw, OH, OW) in the float type of the products
+    """
+    n_images, channels, *kernel = views.shape[:4]
+    per_group = len(weights) // groups
+    weights = weights.reshape(1, channels, per_group, *kernel, 1, 1).astype(views.dtype)
+    total = np.zeros((n_images, channels, per_group, *acc.shape[2:]), views.dtype)
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            total += views[:, :, None, row, column] * weights[:, :, :, row, column]
+    acc[...] = total.reshape(acc.shape)
+
+
+NUMPY = Numpy()
