@@ -68,7 +68,8 @@ class Work:
 
         stripes = row_stripes(node, self.target, self.layout, budget, stays)
         stripes = [stripe_inputs(node, self.layout, *rows) for rows in stripes]
-        tasks = stripe_tasks(node, self.target, self.layout, stripes[0], None)
+        largest = max(stripes, key=lambda stripe: stripe.padding)  # it decides on the engine
+        tasks = stripe_tasks(node, self.target, self.layout, largest, None)
         groups = channel_groups(tasks, self.target.columns, budget, len(stripes))
         return NodeState(image, node, stripes, groups,
                      any(ENGINE_OF[task.opcode] == Engine.ARRAY for task in tasks),
@@ -127,7 +128,7 @@ class Work:
 
     def _is_ready(self, job):
         stripe = job.owner.stripes[job.stripe]
-        return all(self._of(job.owner, name).rows >= end
+        return all(self._of(job.owner, name).rows >= max(1, end)
                    for name, (_, end) in zip(job.owner.node.inputs, stripe.inputs))
 
     def _output(self, job):
@@ -201,6 +202,8 @@ class Work:
             return None
         first, n_lines, line = self._extent(job, tensor, rows)
         order = [bank for bank in self.orders["x"] if bank not in avoid]
+        if not n_lines:  # nothing is read, but it has a bank
+            return self.banks.take(1, order)
         buffer = self.banks.take(n_lines * line, order)
         self._transfer(Opcode.LOAD, tensor.address + first * self.target.word_bytes, buffer,
                        n_lines, line)

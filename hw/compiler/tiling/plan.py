@@ -35,7 +35,10 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Stripe:
-    """Rows first to end of an output, and of each input; ``padding``: rows missing above."""
+    """Rows first to end of an output, and of each input; ``padding``: rows missing above.
+
+    Where all windows lie in the padding the input's rows are (0, 0): none, and all is padding.
+    """
 
     rows: tuple[int, int]
     inputs: tuple[tuple[int, int], ...]
@@ -50,7 +53,9 @@ def stripe_inputs(node, layouts, first, end) -> Stripe:
         kernel, dilation = op.kernel[0], getattr(op, "dilation", (1, 1))[0]
         above = first * op.stride[0] - op.padding[0]
         below = (end - 1) * op.stride[0] - op.padding[0] + (kernel - 1) * dilation + 1
-        low, high = min(max(0, above), heights[0] - 1), max(1, min(heights[0], below))
+        low, high = max(0, above), min(heights[0], below)
+        if low >= high:
+            return Stripe(rows=(first, end), inputs=((0, 0),))
         return Stripe(rows=(first, end), inputs=((low, high),), padding=low - above)
     if isinstance(op, _BY_ROWS):
         return Stripe(rows=(first, end), inputs=((first, end),) * len(heights))
