@@ -65,13 +65,13 @@ def prepare_rtl(program, options):
 
     Raises LockstepError for a program that the target cannot run and a missing C++ compiler.
     """
-    from hw.compiler import compile
+    from hw.compiler import compile_program
     from sim.runner import check_tools
 
     check_tools()
     if options.image is not None:
         return options
-    return replace(options, image=compile(program, options.target))
+    return replace(options, image=compile_program(program, options.target))
 
 
 def run_rtl(program, x, options):

@@ -84,7 +84,7 @@ def write_software(program, x, folder):
 
 def write_hardware(program, target, folder):
     """Verilog, interface, register header and memory image. LockstepError if it does not fit."""
-    from hw.compiler import compile as compile_program
+    from hw.compiler import compile_program
 
     image = compile_program(program, target)
     image.save(folder / "memory")

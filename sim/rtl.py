@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from golden.errors import LockstepError
-from hw.compiler import Image, compile
+from hw.compiler import Image, compile_program
 from hw.isa import Counter
 from hw.targets import Target, get_target
 from sim.commands import play
@@ -127,7 +127,7 @@ def run(program, x, *, target: Target | str = "sim-8x8", jobs: int = 1, image: I
     """
     target = get_target(target) if isinstance(target, str) else target
     if image is None:
-        image = compile(program, target)
+        image = compile_program(program, target)
     elif image.target != target:
         raise LockstepError(f"The image is for target {image.target.name}, not {target.name}")
     codes = program.quantize_input(x)

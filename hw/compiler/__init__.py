@@ -7,20 +7,22 @@ from golden.program.verify import verify
 from hw.compiler.lowering.lower import layouts, lower
 from hw.compiler.memory.build import assemble
 from hw.compiler.memory.image import Block, Image, Placement, Step
+from hw.compiler.refusals import CannotRun, DoesNotFit
 from hw.compiler.scheduling.order import orders
 from hw.compiler.tiling.tile import tile
 from hw.targets import Target
 
-__all__ = ["Block", "Image", "Placement", "Step", "compile"]
+__all__ = ["Block", "CannotRun", "DoesNotFit", "Image", "Placement", "Step", "compile_program"]
 
 
-def compile(program, target: Target, batch: int = 1) -> Image:
+def compile_program(program, target: Target, batch: int = 1) -> Image:
     """Compile ``program`` for ``target``; ``batch``: images that one run computes.
 
     What does not fit the chip runs from external memory, where the target has one.
 
-    Raises LockstepError for an operator that the accelerator does not have (naming the node) and
-    for a program that does not fit (saying how much is needed and how much there is).
+    Raises CannotRun for an operator that the accelerator does not have (naming the node),
+    DoesNotFit for a program that does not fit (saying how much is needed and how much there is),
+    and LockstepError for a program that is not sound.
     """
     verify(program)
     if batch < 1:
@@ -33,7 +35,7 @@ def compile(program, target: Target, batch: int = 1) -> Image:
     for order in orders(program):
         try:
             image = assemble(program, target, order, tasks, places, batch)
-        except LockstepError as error:
+        except DoesNotFit as error:
             refusal = refusal or error
             continue
         if best is None or image.metadata["estimated_cycles"] < best.metadata["estimated_cycles"]:

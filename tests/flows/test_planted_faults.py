@@ -12,7 +12,7 @@ import torch
 
 from flows import sim
 from golden.program.interpreter import run as golden_run
-from hw.compiler import compile as compile_program
+from hw.compiler import compile_program
 from hw.isa import N_WORDS, decode
 from hw.rtl.accelerator import Accelerator
 from hw.rtl.lanes.rescaler import RescalerPipeline

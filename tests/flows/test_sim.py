@@ -11,7 +11,7 @@ import torch
 from cli import command as cli
 from flows import deploy, formal, rtl, sim, synth
 from golden.program.interpreter import run as golden_run
-from hw.compiler import compile as compile_program
+from hw.compiler import compile_program
 from hw.targets import get_target
 from tests.programs import linear_net, norm_net, random_codes, residual_net
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from golden.errors import LockstepError
-from hw.compiler import compile
+from hw.compiler import compile_program
 from hw.targets import get_target
 from sim.commands import play
 from sim.design import build_accelerator
@@ -16,7 +16,7 @@ from tests import programs
 @pytest.mark.timeout(900)
 def test_both_simulators_give_the_same_answers_in_the_same_cycles():
     target = get_target("sim-4x4")
-    image = compile(programs.residual_net(), target)
+    image = compile_program(programs.residual_net(), target)
     runs = ImageRuns(image)
     for codes in programs.random_codes(programs.residual_net(), 2):
         runs.add(codes[None], traced=True)

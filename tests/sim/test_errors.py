@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from golden.program import interpreter
-from hw.compiler import compile
+from hw.compiler import compile_program
 from hw.compiler.scheduling.order import orders
 from hw.compiler.tiling.tile import tile
 from hw.isa import Counter, ErrorCode, LocalMemory, Opcode, Register, Window, encode
@@ -28,7 +28,7 @@ class Disturbed:
         self.target = get_target(name)
         self.program = programs.linear_net()
         self.image = (tile(self.program, self.target, orders(self.program)[-1], 1)
-                      if self.target.bus_bits else compile(self.program, self.target))
+                      if self.target.bus_bits else compile_program(self.program, self.target))
         self.codes = programs.random_codes(self.program, 1)
         self.runs = ImageRuns(self.image)
         self.runs.add(self.codes, traced=False)

@@ -9,7 +9,7 @@ import pytest
 from golden.errors import LockstepError
 from golden.program import interpreter
 from golden.program.compare import compare
-from hw.compiler import compile
+from hw.compiler import compile_program
 from hw.isa import N_WORDS, decode
 from hw.rtl.accelerator import Accelerator
 from hw.rtl.verilog import to_verilog
@@ -108,7 +108,7 @@ def test_the_report_adds_up():
 
 def test_an_altered_weight_is_reported_where_it_acts():
     program = programs.residual_net()
-    image = compile(program, get_target(TARGET))
+    image = compile_program(program, get_target(TARGET))
     fields = decode([int(word) for word in image.instructions[:N_WORDS]])
     blocks = []
     for block in image.blocks:
@@ -124,7 +124,7 @@ def test_an_altered_weight_is_reported_where_it_acts():
 
 def test_an_error_of_the_hardware_is_raised():
     program = programs.linear_net()
-    image = compile(program, get_target(TARGET))
+    image = compile_program(program, get_target(TARGET))
     instructions = image.instructions.copy()
     instructions[0] |= 15
     with pytest.raises(SimulationError, match="stopped with error OPCODE"):
@@ -134,7 +134,7 @@ def test_an_error_of_the_hardware_is_raised():
 
 def test_an_image_of_another_target_is_refused():
     program = programs.linear_net()
-    image = compile(program, get_target("sim-8x8"))
+    image = compile_program(program, get_target("sim-8x8"))
     with pytest.raises(LockstepError, match="image is for target sim-8x8, not sim-4x4"):
         rtl.run(program, programs.random_codes(program, 1), target=TARGET, image=image)
 

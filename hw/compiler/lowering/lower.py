@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from golden import ops
-from golden.errors import LockstepError
 from golden.ops import Rescale
 from golden.ops.elementwise import orders_agree
 from hw.compiler.lowering.averages import average_tasks
@@ -22,6 +21,7 @@ from hw.compiler.lowering.vectors import (
     sum_tasks,
 )
 from hw.compiler.memory.placement import Placement
+from hw.compiler.refusals import CannotRun
 
 __all__ = ["layouts", "lower"]
 
@@ -70,8 +70,8 @@ def _reshaped(node, place):
     if not (orders_agree(place.shape) and orders_agree(op.shape)):
         if place.shape != place.stored and not orders_agree(place.stored) and (
                 last != op.channels_last):
-            raise LockstepError(f"Node '{node.name}': reshapes in two orders of the elements, one "
-                                f"behind the other, do not run on the accelerator")
+            raise CannotRun(f"Node '{node.name}': reshapes in two orders of the elements, one "
+                            f"behind the other, do not run on the accelerator")
         last = op.channels_last
     return replace(place, shape=op.shape, channels_last=last)
 
@@ -192,7 +192,7 @@ _LOWER = {
 def lower(node, target, places, outputs=None, alone=False) -> list[Task]:
     """The tasks of a node. places: layouts by tensor; outputs, alone: as of Job.
 
-    Raises LockstepError naming the node for what the accelerator does not have.
+    Raises CannotRun naming the node for what the accelerator does not have.
     """
     op = node.op
     if isinstance(op, ops.Reshape):

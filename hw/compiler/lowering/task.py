@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden.arith import Rounding
-from golden.errors import LockstepError
+from hw.compiler.refusals import CannotRun
 from hw.isa import FORMAT_OF, Format, Opcode
 from hw.targets import Target
 
@@ -52,8 +52,8 @@ class Job:
     alone: bool = False
 
     def refuse(self, why: str):
-        """Raise LockstepError naming the node."""
-        raise LockstepError(f"Node '{self.node}': {why}")
+        """Raise CannotRun naming the node."""
+        raise CannotRun(f"Node '{self.node}': {why}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

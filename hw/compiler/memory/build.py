@@ -6,13 +6,13 @@ import hashlib
 
 import numpy as np
 
-from golden.errors import LockstepError
 from golden.ops import Reshape
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
 from hw.compiler.memory.image import Block, Image, Step
+from hw.compiler.refusals import DoesNotFit
 from hw.compiler.scheduling.estimate import estimate_fields, unit_cost
 from hw.compiler.scheduling.schedule import Scheduler
-from hw.isa import ENGINE_OF, N_WORDS, Engine, Opcode, decode, encode
+from hw.isa import ENGINE_OF, N_WORDS, Engine, Opcode, decode, encode, fields_of
 from hw.targets import Target
 
 __all__ = ["assemble", "encode_program", "owners", "step_of"]
@@ -23,11 +23,19 @@ _ONCE = -1  # before the first task
 
 
 def encode_program(program: str, fields: list[dict]) -> np.ndarray:
-    """uint32 words of instructions; LockstepError naming a field that does not fit."""
+    """uint32 words of instructions; DoesNotFit naming a field whose value is too large."""
     try:
         return np.array([encode(**f) for f in fields], "<u4").ravel()
     except ValueError as error:
-        raise LockstepError(f"Program '{program}': {error}") from error
+        if any(_is_too_large(f) for f in fields):
+            raise DoesNotFit(f"Program '{program}': {error}") from error
+        raise
+
+
+def _is_too_large(fields):
+    return any(value > field.high or field.signed and value < field.low
+               for field in fields_of(fields["opcode"])
+               if (value := fields.get(field.name)) is not None)
 
 
 class _Constants:
@@ -127,7 +135,7 @@ def _conflicts(flat, constants, owner, target):
 
 
 def _arrange(program, target, sequence, constants, owner, places):
-    """{tensor or weight: (bank, base)}; LockstepError where it does not fit."""
+    """{tensor or weight: (bank, base)}; DoesNotFit where there is no room."""
     lives = _lifetimes(program, sequence, owner)
     flat = [(image, task) for image, _, tasks in sequence for task in tasks]
     even = {constants.weight_key(task) for _, task in flat if task.opcode == Opcode.LINEAR}
@@ -151,7 +159,7 @@ def _refuse(program, target, weights, tensors):
     available = sum(target.bank_words)
     where = (f"there are {available}" if n_weights + peak > available else
              f"which do not fit the banks of {', '.join(map(str, target.bank_words))}")
-    raise LockstepError(
+    raise DoesNotFit(
         f"Program '{program.name}' does not fit target {target.name}: weights and activations "
         f"need {n_weights} + {peak} scratchpad words of {target.word_bytes} bytes, {where}")
 
@@ -163,8 +171,8 @@ def _check_capacity(program, target, n_channels, n_instructions):
             ("instructions need {} words", n_instructions * N_WORDS,
              target.instruction_words // N_WORDS * N_WORDS)):
         if needed > available:
-            raise LockstepError(f"Program '{program.name}' does not fit target {target.name}: "
-                                f"{what.format(needed)}, there are {available}")
+            raise DoesNotFit(f"Program '{program.name}' does not fit target {target.name}: "
+                             f"{what.format(needed)}, there are {available}")
 
 
 def assemble(program, target: Target, order, tasks, layout, batch) -> Image:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden.errors import LockstepError
 from hw.compiler.memory.build import encode_program
+from hw.compiler.refusals import DoesNotFit
 from hw.compiler.scheduling.schedule import Scheduler
 from hw.isa import N_WORDS, LocalMemory, Opcode, decode
 
@@ -42,9 +42,9 @@ class Stream:
         """Bytes that this program needs in external memory, with what brings it, at most."""
         part = min(self.parts)
         if part <= _OVERHEAD:
-            raise LockstepError(f"Program '{self.program}' does not fit target "
-                                f"{self.target.name}: {len(self.fields)} instructions cannot pass "
-                                f"through a memory of {sum(self.parts)}")
+            raise DoesNotFit(f"Program '{self.program}' does not fit target "
+                             f"{self.target.name}: {len(self.fields)} instructions cannot pass "
+                             f"through a memory of {sum(self.parts)}")
         n_parts = -(-len(self.fields) // (part - _OVERHEAD)) + 1
         return (n_parts * part + 4 * sum(self.parts)) * _INSTRUCTION_BYTES
 

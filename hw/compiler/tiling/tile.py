@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden.errors import LockstepError
 from hw.compiler.lowering.lower import layouts as lay_out
 from hw.compiler.memory.build import step_of
 from hw.compiler.memory.image import Image
+from hw.compiler.refusals import DoesNotFit
 from hw.compiler.scheduling.estimate import estimate_fields
 from hw.compiler.tiling.jobs import Work
 from hw.compiler.tiling.memory import NoRoom
@@ -31,7 +31,7 @@ _LEVELS = 8
 def tile(program, target: Target, order, batch=1) -> Image:
     """An image that runs from external memory; nodes in ``order``.
 
-    Raises LockstepError where even the smallest pieces do not fit.
+    Raises DoesNotFit where even the smallest pieces do not fit.
     """
     refusal = None
     for level in range(_LEVELS):
@@ -39,8 +39,8 @@ def tile(program, target: Target, order, batch=1) -> Image:
             return _tile(program, target, order, batch, Budget.of(target, level))
         except NoRoom as error:
             refusal = refusal or error
-    raise LockstepError(f"Program '{program.name}' does not fit target {target.name}, not even in "
-                        f"pieces: there is no room for {refusal}")
+    raise DoesNotFit(f"Program '{program.name}' does not fit target {target.name}, not even in "
+                     f"pieces: there is no room for {refusal}")
 
 
 def _tile(program, target, order, batch, budget):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from golden.program.interpreter import run
-from hw.compiler import compile
+from hw.compiler import compile_program
 from hw.compiler.tiling.tile import unrolled
 from hw.isa import N_WORDS
 from hw.machine import Machine
@@ -44,7 +44,7 @@ def run_image(image, codes):
 
 def compile_checked(program, target, batch=1):
     """An image whose waits and chases order all its accesses."""
-    image = compile(program, target, batch)
+    image = compile_program(program, target, batch)
     check(unrolled(image), target)
     return image
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import networks
 from golden import ops
 from golden.errors import LockstepError
-from hw.compiler import compile
+from hw.compiler import CannotRun, DoesNotFit, compile_program
 from hw.compiler.scheduling.estimate import estimate
 from hw.isa import N_WORDS, Engine, Opcode, decode
 from hw.targets import get_target
@@ -55,7 +55,7 @@ def test_a_batch_is_as_golden(n_images):
                              programs.random_codes(program, n_images), n_images)
     assert len({(place.bank, place.base) for k in range(n_images)
                 for place in [image.place("input", k)]}) == n_images
-    single = compile(program, get_target("sim-8x8"))
+    single = compile_program(program, get_target("sim-8x8"))
     assert estimate(image).cycles < n_images * estimate(single).cycles
 
 
@@ -75,20 +75,20 @@ def test_reshapes_in_two_orders_are_refused():
     flat = make.flatten(make.input, channels_last=True)
     make._append("fold", ops.Reshape(shape=(10, 9)), [flat], *make._quantization(flat))
     folded = "fold1_out"
-    with pytest.raises(LockstepError, match="Node 'fold1': reshapes in two orders"):
-        compile(make.program(folded), TARGET)
+    with pytest.raises(CannotRun, match="Node 'fold1': reshapes in two orders"):
+        compile_program(make.program(folded), TARGET)
 
 
 def test_a_far_padded_average_is_refused():
     make = programs.Maker("average", (2, 40, 40), 0)
     program = make.program(make.code_average_pool(make.input, (17, 17), (16, 16), (3, 3, 3, 3)))
-    with pytest.raises(LockstepError, match="average pooling that is padded has strides and"):
-        compile(program, TARGET)
+    with pytest.raises(CannotRun, match="average pooling that is padded has strides and"):
+        compile_program(program, TARGET)
 
 
 def test_an_empty_batch_is_refused():
     with pytest.raises(LockstepError, match="the batch must hold at least 1 image, not 0"):
-        compile(programs.linear_net(), TARGET, batch=0)
+        compile_program(programs.linear_net(), TARGET, batch=0)
 
 
 # Which instruction a node becomes, and how its input is read.
@@ -105,7 +105,7 @@ def test_depthwise_3x3_has_its_own_instruction():
                              ({"dilation": (2, 2)}, Opcode.WINDOW),
                              ({"kernel": (2, 3)}, Opcode.WINDOW),
                              ({"stride": (1, 7)}, Opcode.WINDOW)):
-        image = compile(one_conv((20, 9, 9), 20, groups=20, **geometry), target)
+        image = compile_program(one_conv((20, 9, 9), 20, groups=20, **geometry), target)
         assert opcodes(image) == [opcode, Opcode.HALT]
 
 
@@ -125,11 +125,11 @@ def steps(image):
 ])
 def test_no_byte_is_fetched_in_vain(shape, geometry, best):
     target = replace(get_target("ecp5-85k"), bank_words=(32768,) * 4)
-    assert steps(compile(one_conv(shape, 8, **geometry), target)) == [best]
+    assert steps(compile_program(one_conv(shape, 8, **geometry), target)) == [best]
 
 
 def test_a_dense_input_holds_its_border():
-    image = compile(one_conv((3, 5, 5), 8), get_target("sim-8x8"))
+    image = compile_program(one_conv((3, 5, 5), 8), get_target("sim-8x8"))
     place = image.place("input")
     assert place.dense
     x = np.arange(75, dtype=np.int8).reshape(1, 3, 5, 5)
@@ -143,22 +143,22 @@ def test_a_dense_input_holds_its_border():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 2), (40, 2, 7)])
 def test_unpack_inverts_pack(shape):
-    image = compile(one_conv(shape, 3), get_target("sim-8x8"))
+    image = compile_program(one_conv(shape, 3), get_target("sim-8x8"))
     x = np.random.default_rng(0).integers(-128, 128, (2, *shape)).astype(np.int8)
     assert np.array_equal(image.place("input").unpack(image.place("input").pack(x)), x)
 
 
 def test_groups_become_as_many_products_as_pay():
     target = get_target("ecp5-85k")
-    whole = compile(one_conv((8, 4, 4), 8, groups=2), target)
-    split = compile(one_conv((64, 16, 16), 64, groups=4), target)
+    whole = compile_program(one_conv((8, 4, 4), 8, groups=2), target)
+    split = compile_program(one_conv((64, 16, 16), 64, groups=4), target)
     assert opcodes(whole).count(Opcode.MATMUL) == 1
     assert opcodes(split).count(Opcode.MATMUL) == 4
 
 
 def test_a_large_linear_layer_uses_both_engines():
     make = programs.Maker("linear", (640,), seed=0)
-    image = compile(make.program(make.linear(make.input, 128)), get_target("ecp5-85k"))
+    image = compile_program(make.program(make.linear(make.input, 128)), get_target("ecp5-85k"))
     assert sorted(opcodes(image)) == [Opcode.HALT, Opcode.MATMUL, Opcode.LINEAR]
 
 
@@ -166,14 +166,14 @@ def test_packed_columns_take_no_weight_of_minus_128():
     make = programs.Maker("one", (16, 4, 4), seed=0)
     make._weights = lambda shape: np.full(shape, -128, np.int8)
     program = make.program(make.conv(make.input, 8))
-    compile(program, get_target("ecp5-85k"))
-    with pytest.raises(LockstepError, match="Node 'conv0': weights of -128 do not run on target "
+    compile_program(program, get_target("ecp5-85k"))
+    with pytest.raises(CannotRun, match="Node 'conv0': weights of -128 do not run on target "
                                             "ecp5-85k-packed"):
-        compile(program, get_target("ecp5-85k-packed"))
+        compile_program(program, get_target("ecp5-85k-packed"))
 
 
 def test_shortcuts_run_before_what_the_addition_follows():
-    image = compile(networks.resnet8(), get_target("ecp5-85k"))
+    image = compile_program(networks.resnet8(), get_target("ecp5-85k"))
     adds = [f for f in fields_of(image) if f["opcode"] == Opcode.ADD]
     assert len(adds) == 3
     for f in adds:
@@ -198,21 +198,21 @@ def smaller(**sizes):
     ({"instruction_words": 64}, r"instructions need \d+ words, there are 44"),
 ])
 def test_what_does_not_fit_says_how_much_is_needed(sizes, message):
-    with pytest.raises(LockstepError,
+    with pytest.raises(DoesNotFit,
                        match=f"Program 'residual' does not fit target small: {message}$"):
-        compile(programs.residual_net(), smaller(**sizes))
+        compile_program(programs.residual_net(), smaller(**sizes))
 
 
 def test_parameters_and_instructions_that_are_needed_are_enough():
     program = programs.residual_net()
-    image = compile(program, TARGET)
+    image = compile_program(program, TARGET)
     sizes = {"instruction_words": len(image.instructions),
              "parameter_words": len(image.parameters) // TARGET.lanes}
     exact = compile_checked(program, smaller(**sizes))
     assert np.array_equal(exact.instructions, image.instructions)
     for name, limit in sizes.items():
-        with pytest.raises(LockstepError, match="does not fit"):
-            compile(program, smaller(**sizes | {name: limit - 1}))
+        with pytest.raises(DoesNotFit, match="does not fit"):
+            compile_program(program, smaller(**sizes | {name: limit - 1}))
 
 
 def test_banks_that_are_just_large_enough_are_used():
@@ -222,16 +222,16 @@ def test_banks_that_are_just_large_enough_are_used():
     target = replace(get_target("ecp5-85k"), name="tight", bank_words=(16, 16, 16, 2))
     x = programs.random_codes(program, 1)
     assert np.array_equal(run_image(compile_checked(program, target), x),
-                          run_image(compile(program, get_target("ecp5-85k")), x))
-    with pytest.raises(LockstepError, match="does not fit target tight"):
-        compile(program, replace(target, bank_words=(16, 16, 14, 2)))
+                          run_image(compile_program(program, get_target("ecp5-85k")), x))
+    with pytest.raises(DoesNotFit, match="does not fit target tight"):
+        compile_program(program, replace(target, bank_words=(16, 16, 14, 2)))
 
 
 def test_an_unsupported_operator_names_its_node():
     program = programs.norm_net()
     node = next(node for node in program.nodes if type(node.op).__name__ == "RangeNorm")
-    with pytest.raises(LockstepError, match=f"Node '{node.name}': operator RangeNorm does not run"):
-        compile(program, TARGET)
+    with pytest.raises(CannotRun, match=f"Node '{node.name}': operator RangeNorm does not run"):
+        compile_program(program, TARGET)
 
 
 @pytest.mark.parametrize("kind", ["conv", "pool", "concat"])
@@ -247,18 +247,27 @@ def test_images_behind_a_reshape_name_the_node(kind):
         make.conv(image, 2) if kind == "conv" else make.max_pool(image)
         message = "behind a reshape does not run"
     program = make.program(make.nodes[-1].outputs[0])
-    with pytest.raises(LockstepError, match=f"Node '{program.nodes[-1].name}': .*{message}"):
-        compile(program, TARGET)
+    with pytest.raises(CannotRun, match=f"Node '{program.nodes[-1].name}': .*{message}"):
+        compile_program(program, TARGET)
 
 
 def test_a_maximum_over_large_strides_is_refused():
     make = programs.Maker("far", (4, 40, 40), seed=0)
     program = make.program(make.max_pool(make.input, (2, 2), (16, 16)))
-    with pytest.raises(LockstepError, match="Node 'max_pool0': maximum pooling has strides"):
-        compile(program, TARGET)
+    with pytest.raises(CannotRun, match="Node 'max_pool0': maximum pooling has strides"):
+        compile_program(program, TARGET)
 
 
 def test_a_field_out_of_range_names_program_and_field():
     program = one_conv((1, 300, 1), 1, kernel=(1, 1), padding=(0,) * 4, stride=(299, 1))
-    with pytest.raises(LockstepError, match="Program 'one': Instruction field 'a_iy_step' must be"):
-        compile(program, TARGET)
+    with pytest.raises(DoesNotFit, match="Program 'one': Instruction field 'a_iy_step' must be"):
+        compile_program(program, TARGET)
+
+
+def test_a_fault_of_the_compiler_is_not_taken_for_a_program_that_does_not_fit(monkeypatch):
+    def broken(*what):
+        raise ValueError("a fault")
+    monkeypatch.setattr("hw.compiler.memory.build.allocate", broken)
+    monkeypatch.setattr("hw.compiler.tile", lambda *what: pytest.fail("it was tiled"))
+    with pytest.raises(ValueError, match="^a fault$"):
+        compile_program(programs.residual_net(), get_target("zynq-7020"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from golden.errors import LockstepError
-from hw.compiler import Image, compile
+from hw.compiler import Image, compile_program
 from hw.isa import N_WORDS, Window
 from hw.targets import get_target
 from tests import programs
@@ -19,7 +19,7 @@ COMPILABLE = [name for name in programs.small_programs() if name != "norm_net"]
 @pytest.mark.parametrize("name", COMPILABLE)
 def test_images_survive_saving(name, tmp_path):
     program = programs.small_programs()[name]
-    image = compile(program, TARGET)
+    image = compile_program(program, TARGET)
     image.save(tmp_path / "a")
     image.save(tmp_path / "b")
     again = Image.load(tmp_path / "a")
@@ -42,7 +42,7 @@ def test_images_survive_saving(name, tmp_path):
 
 
 def test_sections_lie_in_the_windows_of_their_memories():
-    image = compile(programs.residual_net(), TARGET)
+    image = compile_program(programs.residual_net(), TARGET)
     ends = {Window.INSTRUCTIONS: 4 * TARGET.instruction_words,
             Window.PARAMETERS: 16 * TARGET.parameter_words * TARGET.lanes}
     ends |= {Window.BANK_0 + k: words * TARGET.word_bytes
@@ -55,7 +55,7 @@ def test_sections_lie_in_the_windows_of_their_memories():
 
 @pytest.fixture
 def saved(tmp_path):
-    compile(programs.linear_net(), TARGET).save(tmp_path)
+    compile_program(programs.linear_net(), TARGET).save(tmp_path)
     return tmp_path
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden.errors import LockstepError
-from hw.compiler import compile
+from hw.compiler import compile_program
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
 from hw.compiler.scheduling.schedule import Scheduler, chase_line
 from hw.isa import N_WORDS, Engine, Opcode, decode
@@ -48,7 +48,7 @@ def test_a_chase_is_as_close_as_a_line_can_be(need, total, best):
 def test_every_wait_that_is_left_out_is_a_hazard_or_implied():
     """Without any one chase or wait the check complains; only what others imply may go."""
     program = programs.concat_net()
-    fields = fields_of(compile(program, TARGET))
+    fields = fields_of(compile_program(program, TARGET))
     check(fields, TARGET)
     needed = implied = 0
     for index, f in enumerate(fields):
@@ -67,7 +67,7 @@ def test_every_wait_that_is_left_out_is_a_hazard_or_implied():
 
 def test_a_chase_that_is_one_too_low_is_a_hazard():
     make = programs.Maker("chain", (8, 9, 9), 0)
-    image = compile(make.program(make.conv(make.conv(make.input, 8), 8)), TARGET)
+    image = compile_program(make.program(make.conv(make.conv(make.input, 8), 8)), TARGET)
     fields = fields_of(image)
     assert fields[1]["chase"]
     check(fields, TARGET)
@@ -81,7 +81,7 @@ def test_chases_can_be_left_out():
     program = make.program(make.conv(make.conv(make.input, 8), 8))
     scheduler = Scheduler(target=TARGET, chases=False)
     plain = [scheduler.add(f | {"chase": 0, "wait_array": 0})
-             for f in fields_of(compile(program, TARGET))[:-1]]
+             for f in fields_of(compile_program(program, TARGET))[:-1]]
     assert [f["wait_array"] for f in plain] == [0, 1]
     check(plain, TARGET)
     assert scheduler.everything() == {"wait_array": 2}

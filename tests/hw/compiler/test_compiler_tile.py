@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import networks as benchmarks
-from golden.errors import LockstepError
 from golden.program.interpreter import run
 from golden.program.verify import verify
-from hw.compiler import Image, compile
+from hw.compiler import DoesNotFit, Image, compile_program
 from hw.compiler.scheduling.estimate import estimate_fields
 from hw.compiler.scheduling.order import orders
 from hw.compiler.tiling.memory import NoRoom, Pool
@@ -50,7 +49,7 @@ def test_small_programs_are_as_golden(name, target):
 def assert_tiled_where_it_fits(program, target, batch=1):
     try:
         assert_tiled_as_golden(program, target, batch)
-    except LockstepError as error:  # the weights of one word of channels need a bank
+    except DoesNotFit as error:  # the weights of one word of channels need a bank
         assert re.search("not even in pieces: there is no room for [0-9]{3,} words", str(error))
 
 
@@ -91,21 +90,21 @@ def test_large_images_are_cut_into_stripes_and_channels_into_groups():
 
 
 def test_what_fits_the_chip_stays_there():
-    image = compile(programs.residual_net(), SMALL)
+    image = compile_program(programs.residual_net(), SMALL)
     assert image.external is None
 
 
 def test_compile_goes_to_external_memory_where_it_must(tmp_path):
     program = programs.residual_net()
     target = replace(SMALL, instruction_words=8 * N_WORDS)
-    image = compile(program, target)
+    image = compile_program(program, target)
     assert image.place("input").external
     assert image.place(image.output).external
     assert len(image.instructions) <= target.instruction_words
     x = program.quantize_input(programs.random_codes(program, 1))
     assert np.array_equal(run_image(image, x), run(program, x)[program.outputs[0]])
-    with pytest.raises(LockstepError, match="instructions need"):
-        compile(program, replace(target, bus_bits=0))
+    with pytest.raises(DoesNotFit, match="instructions need"):
+        compile_program(program, replace(target, bus_bits=0))
 
 
 def test_an_external_image_survives_saving(tmp_path):
@@ -132,13 +131,13 @@ def test_steps_hold_every_instruction_once():
 
 def test_what_fits_no_bank_is_refused():
     program = programs.residual_net()
-    with pytest.raises(LockstepError, match="Program 'residual' does not fit target small, not "
+    with pytest.raises(DoesNotFit, match="Program 'residual' does not fit target small, not "
                                             "even in pieces: there is no room for 144 words of "
                                             "the scratchpad in 128, 128, 128"):
         tile(program, replace(SMALL, name="small", bank_words=(128,) * 4), orders(program)[-1])
-    with pytest.raises(LockstepError, match="words of parameters in 2$"):
+    with pytest.raises(DoesNotFit, match="words of parameters in 2$"):
         tile(program, replace(SMALL, parameter_words=2), orders(program)[-1])
-    with pytest.raises(LockstepError, match=r"\d+ instructions cannot pass through a memory of 4"):
+    with pytest.raises(DoesNotFit, match=r"\d+ instructions cannot pass through a memory of 4"):
         tile(program, replace(SMALL, instruction_words=4 * N_WORDS), orders(program)[-1])
 
 
@@ -157,6 +156,21 @@ def test_buffers_do_not_overlap_and_the_longest_free_is_taken():
     fourth = pool.take(50, [0, 1])
     assert fourth.base == first.base
     assert pool.take(40, [0]).base == second.base
+
+
+@pytest.mark.parametrize("groups", [1, 24], ids=["products", "depthwise"])
+@pytest.mark.parametrize("kernel, padding", [
+    ((1, 1), (5, 2, 5, 2)), ((2, 3), (9, 0, 0, 7)), ((1, 1), (0, 7, 9, 0)),
+    ((1, 1), (17, 2, 30, 16))])
+def test_rows_that_lie_wholly_in_the_padding(kernel, padding, groups):
+    make = programs.Maker("padded", (24, 16, 16), 0)
+    x = make.conv(make.input, 24, kernel=(1, 1), padding=(0,) * 4)
+    program = make.program(make.conv(x, 24, kernel=kernel, padding=padding, stride=(2, 2),
+                                     groups=groups))
+    image = assert_tiled_as_golden(program, TIGHT)
+    fields = [decode([int(word) for word in record]) for record in unrolled(image)]
+    assert any(f.get("a_height", f.get("height")) == 0 for f in fields
+               if f["opcode"] not in (Opcode.MAXPOOL, Opcode.ADD, Opcode.LINEAR))
 
 
 def test_chases_and_prefetching_save_cycles():
@@ -180,7 +194,7 @@ def test_chases_and_prefetching_save_cycles():
 @pytest.mark.slow
 def test_resnet18_keeps_the_array_busy(capsys):
     program = benchmarks.resnet18()
-    image = compile(program, LARGE)
+    image = compile_program(program, LARGE)
     check(unrolled(image), LARGE)
     cycles = image.metadata["estimated_cycles"]
     utilisation = verify(program).macs / (LARGE.n_macs * cycles)
