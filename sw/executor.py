@@ -4,17 +4,21 @@ On CUDA products go through `torch._int_mm` (int8 x int8 -> int32) where it is e
 a CPU, whose `_int_mm` is several times slower, through float matrix products: float32 up to 1024
 addends, where no sum passes 2^24, float64 beyond. Convolutions are never handed to a convolution
 kernel, which may use Winograd or FFT forms; their patches are matrix-multiplied.
-Rounding, clamping and zero points are `golden.arith`'s own functions applied to int64 tensors.
+What each operator does with the products is its own `compute`, and rounding, clamping and zero
+points are `golden.arith`'s functions, both applied to tensors.
 """
 
-from functools import cache, singledispatch
+from functools import cache
 
 import numpy as np
 import torch
 
-from golden import arith, ops
+from golden import arith
 from golden.errors import LockstepError
-from golden.ops import range_norm
+from golden.ops import Operator
+from golden.ops.primitives import Primitives, Unsupported
+
+__all__ = ["Torch", "execute", "int_matmul", "patches", "run"]
 
 PATCH_LIMIT = 1 << 26  # elements of one patch matrix; larger convolutions go image by image
 FLOAT32_DEPTH = 2**24 // 128**2  # addends, products of int8 codes, that float32 sums exactly
@@ -92,112 +96,90 @@ def _on(array, like):
     return torch.from_numpy(np.array(array)).to(like.device)
 
 
-def _rescale(rescale, acc):
-    """A `golden.ops.Rescale` along axis 1 of an int64 accumulator: an int8 tensor."""
-    multiplier, shift = (_on(values, acc).reshape((1, -1) + (1,) * (acc.ndim - 2))
-                         for values in (rescale.multiplier, rescale.shift))
-    return arith.requantize(acc, multiplier, shift, rescale.zero_point, rescale.low, rescale.high,
-                            rescale.rounding).to(torch.int8)
+class Torch(Primitives):
+    """The primitives on tensors; constants go to the device of the tensor beside them."""
+
+    def integers(self, x):
+        return x.long()
+
+    def codes(self, value):
+        return value.to(torch.int8)
+
+    def constant(self, values, like):
+        return _on(values, like)
+
+    def per_channel(self, values, like, axis=1):
+        if len(values) == 1:
+            return int(values[0])
+        shape = [1] * like.ndim
+        shape[axis] = len(values)
+        return _on(values, like).reshape(shape)
+
+    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups):
+        per_image = max(x.shape[1:].numel() * weights[0, 0].size, 1)
+        bias = _on(_folded(weights, bias, zero_point), x).reshape(1, -1, 1, 1)
+        weights = _on(weights, x)
+        return torch.cat([_convolve(part, weights, stride, padding, dilation, groups, zero_point)
+                          for part in x.split(max(PATCH_LIMIT // per_image, 1))]) + bias
+
+    def linear(self, x, weights, bias, zero_point):
+        sums = int_matmul(x, _on(weights, x).t()).long()
+        return sums + _on(_folded(weights, bias, zero_point), x)
+
+    def window_max(self, x, kernel, stride, padding):
+        return patches(x, kernel, stride, padding, (1, 1), arith.INT8_MIN).amax(dim=(4, 5))
+
+    def window_sum(self, x, zero_point, kernel, stride, padding):
+        windows = patches(x, kernel, stride, padding, (1, 1), zero_point)
+        return (windows.long() - zero_point).sum(dim=(4, 5))
+
+    def sum(self, value, axes):
+        return value.sum(dim=tuple(axes), keepdim=True)
+
+    def max(self, x, axis):
+        return x.amax(dim=axis, keepdim=True)
+
+    def min(self, x, axis):
+        return x.amin(dim=axis, keepdim=True)
+
+    def clip(self, x, low, high):
+        return x.clamp(low, high)
+
+    def lookup(self, x, table):
+        return _on(table, x)[x.long() - arith.INT8_MIN]
+
+    def concat(self, inputs, axis):
+        return torch.cat(inputs, dim=axis)
+
+    def reshape(self, x, shape):
+        return x.reshape(x.shape[0], *shape)
+
+    def transpose(self, x, axes):
+        return x.permute(axes).contiguous()
+
+    def split(self, x, length):
+        return x.split(length, dim=1)
+
+    def host(self, value):
+        return value.cpu().numpy()
 
 
-@singledispatch
+def _folded(weights, bias, zero_point):
+    """The bias of products of raw codes: int64 (O,)."""
+    return bias - zero_point * weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
+
+
+TORCH = Torch()
+
+
 def execute(op, *inputs):
     """One golden operator on int8 tensors (N, ...): an int8 tensor, or a tuple of them."""
-    raise LockstepError(f"The torch executor has no {type(op).__name__}")
-
-
-@execute.register
-def _(op: ops.Conv2d, x):
-    weights, bias = _on(op.weights, x), _on(op.folded_bias(), x).reshape(1, -1, 1, 1)
-    per_image = max(x.shape[1:].numel() * weights[0, 0].numel(), 1)
-    sums = [_convolve(part, weights, op.stride, op.padding, op.dilation, op.groups,
-                      op.input_zero_point)
-            for part in x.split(max(PATCH_LIMIT // per_image, 1))]
-    return _rescale(op.rescale, torch.cat(sums) + bias)
-
-
-@execute.register
-def _(op: ops.Linear, x):
-    acc = int_matmul(x, _on(op.weights, x).t()).long() + _on(op.folded_bias(), x)
-    return _rescale(op.rescale, acc)
-
-
-@execute.register
-def _(op: ops.Add, *inputs):
-    terms = [arith.requantize((x.long() - zero_point) << op.left_shift, multiplier, shift, 0,
-                              arith.INT32_MIN, arith.INT32_MAX, op.rescale.rounding)
-             for x, zero_point, (multiplier, shift)
-             in zip(inputs, op.input_zero_points, op.input_rescales, strict=True)]
-    return _rescale(op.rescale, terms[0] + terms[1])
-
-
-@execute.register
-def _(op: ops.MaxPool, x):
-    windows = patches(x, op.kernel, op.stride, op.padding, (1, 1), torch.iinfo(x.dtype).min)
-    return windows.amax(dim=(4, 5))
-
-
-@execute.register
-def _(op: ops.AveragePool, x):
-    windows = patches(x, op.kernel, op.stride, op.padding, (1, 1), op.input_zero_point)
-    return _rescale(op.rescale, (windows.long() - op.input_zero_point).sum(dim=(4, 5)))
-
-
-@execute.register
-def _(op: ops.CodeAveragePool, x):
-    sums = patches(x, op.kernel, op.stride, op.padding, (1, 1), 0).long().sum(dim=(4, 5))
-    multiplier, shift = (_on(values, x) for values in op.factors(x.shape[2:]))
-    return arith.requantize(sums, multiplier, shift, 0, op.low, op.high).to(torch.int8)
-
-
-@execute.register
-def _(op: ops.GlobalAveragePool, x):
-    total = (x.long() - op.input_zero_point).sum(dim=(2, 3), keepdim=True)
-    return _rescale(op.rescale, total)
-
-
-@execute.register
-def _(op: ops.Concat, *inputs):
-    return torch.cat(inputs, dim=op.axis)
-
-
-@execute.register
-def _(op: ops.Reshape, x):
-    if not op.channels_last:
-        return x.reshape(x.shape[0], *op.shape)
-    x = x.movedim(1, -1).reshape(x.shape[0], *op.shape[1:], op.shape[0])
-    return x.movedim(-1, 1).contiguous()
-
-
-@execute.register
-def _(op: ops.Clamp, x):
-    return x.clamp(op.low, op.high)
-
-
-@execute.register
-def _(op: ops.Rescaling, x):
-    return _rescale(op.rescale, x.long() - op.input_zero_point)
-
-
-@execute.register
-def _(op: ops.RangeNorm, q):
-    if op.batch:
-        total, spread = (values.cpu().numpy() for values in _range_statistics(q))
-        parameters = op.batch.parameters(total, spread)
-    else:
-        parameters = op.multiplier, op.bias, op.shift
-    multiplier, bias, shift = (_on(values, q).reshape((1, -1) + (1,) * (q.ndim - 2))
-                               for values in parameters)
-    y = arith.round_shift(q.long() * multiplier + bias, shift)
-    return arith.clamp(y, op.low, op.high).to(torch.int8)
-
-
-def _range_statistics(q):
-    """`golden.ops.range_norm.statistics` on tensors: int64 (C,) sums and spreads."""
-    flat = q.transpose(0, 1).reshape(q.shape[1], -1).long()
-    length, _ = range_norm.chunking(flat.shape[1])
-    spread = sum(chunk.amax(dim=1) - chunk.amin(dim=1) for chunk in flat.split(length, dim=1))
-    return (flat + range_norm.CODE_OFFSET).sum(dim=1), spread
+    if not isinstance(op, Operator):
+        raise LockstepError(f"The torch executor has no {type(op).__name__}")
+    try:
+        return op.compute(TORCH, *inputs)
+    except Unsupported as error:
+        raise LockstepError(f"The torch executor has no {op.label}: {error}") from error
 
 
 def _device(name):

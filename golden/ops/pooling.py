@@ -152,7 +152,7 @@ class CodeAveragePool(Windowed):
 
     def compute(self, p, x):
         """x: (N, C, H, W) to (N, C, OH, OW)."""
-        multiplier, shift = (p.constant(values[None, None])
+        multiplier, shift = (p.constant(values[None, None], x)
                              for values in self.factors(x.shape[-2:]))
         return p.codes(arith.requantize(self.sums(p, x), multiplier, shift, 0, self.low, self.high))
 

@@ -42,8 +42,8 @@ class Primitives:
         """A value within int8 as int8."""
         self._refuse("codes")
 
-    def constant(self, values):
-        """An int64 array beside the tensors."""
+    def constant(self, values, like):
+        """An int64 array where `like` is."""
         self._refuse("constant")
 
     def per_channel(self, values, like, axis=1):
@@ -156,7 +156,7 @@ class Numpy(Primitives):
         """A copy."""
         return np.asarray(value, np.int64).astype(np.int8)
 
-    def constant(self, values):
+    def constant(self, values, like):
         """The array itself."""
         return np.asarray(values, np.int64)
 
