@@ -17,6 +17,7 @@ from golden import arith
 from golden.errors import LockstepError
 from golden.ops import Operator
 from golden.ops.primitives import Primitives, Unsupported
+from golden.program.sources import source_codes
 
 __all__ = ["Torch", "execute", "int_matmul", "patches", "run"]
 
@@ -102,8 +103,8 @@ class Torch(Primitives):
     def integers(self, x):
         return x.long()
 
-    def codes(self, value):
-        return value.to(torch.int8)
+    def codes(self, value, dtype="int8"):
+        return value.to(getattr(torch, dtype))
 
     def constant(self, values, like):
         return _on(values, like)
@@ -196,17 +197,17 @@ def _device(name):
     return device
 
 
-def run(program, x, device="cpu"):
+def run(program, x, device="cpu", state=None):
     """Execute the program on a torch device.
 
-    program: a `golden.program.Program`; x: what `program.quantize_input` takes, batch first;
-    device: "cpu", "cuda" or "cuda:N". Returns the trace, dict of numpy arrays by tensor name, the
-    input's codes included. Raises LockstepError for a device that is not there.
+    program: a `golden.program.Program`; x and state: as of `golden.program.interpreter.run`;
+    device: "cpu", "cuda" or "cuda:N". Returns the trace, dict of numpy arrays by tensor name,
+    inputs and state included. Raises LockstepError for a device that is not there.
     """
     device = _device(device)
     with torch.inference_mode():
-        codes = np.array(program.quantize_input(x))
-        trace = {program.inputs[0]: torch.from_numpy(codes).to(device)}
+        trace = {name: torch.from_numpy(np.array(codes)).to(device)
+                 for name, codes in source_codes(program, x, state).items()}
         for node in program.nodes:
             results = execute(node.op, *(trace[name] for name in node.inputs))
             results = results if isinstance(results, tuple) else (results,)

@@ -28,8 +28,6 @@ class Operator(ABC):
 
     n_inputs: tensors read; None for any number from one on
     n_outputs: tensors written
-    state: names of arrays that a run reads and renews; their values follow the inputs of
-        `compute`, their new values its outputs
     input_dtypes, output_dtypes: by input and output; the last one holds for all further ones
     same_quantization: inputs and output share their scale and zero point
     needs_image: it reads rows and columns of (C, H, W), so no reshape may lie between the input's
@@ -41,7 +39,6 @@ class Operator(ABC):
 
     n_inputs = 1
     n_outputs = 1
-    state = ()
     input_dtypes = ("int8",)
     output_dtypes = ("int8",)
     same_quantization = False
@@ -99,6 +96,16 @@ class Operator(ABC):
         Raises ValueError where an input does not fit.
         """
 
+    def output_batched(self, *batched):
+        """Whether the output has a batch axis (a tuple where there are several outputs).
+
+        batched: of each input. By default of one kind all, as the output then. Arrays of tensors
+        without one have a leading axis of length 1. ValueError for inputs that it cannot take.
+        """
+        if len({*batched}) != 1:
+            raise ValueError("Inputs must all be batched, or none of them")
+        return batched[0] if self.n_outputs == 1 else batched[:1] * self.n_outputs
+
     @abstractmethod
     def input_rows(self, first, end, *shapes):
         """The rows of each input that rows `first` to `end` of the output are computed from.
@@ -129,7 +136,10 @@ class Operator(ABC):
         return None
 
     def output_range(self, input_ranges):
-        """(low, high) of the output's codes: by default all that come in."""
+        """(low, high) of the output's codes (a tuple of them where there are several outputs).
+
+        By default all that come in.
+        """
         return min(low for low, _ in input_ranges), max(high for _, high in input_ranges)
 
     def accumulators(self, input_ranges):

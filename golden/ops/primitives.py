@@ -4,8 +4,8 @@ An operator is written once, in `compute(p, *inputs)`: in these primitives, in `
 indexing by slices, and in `golden.arith`. `Primitives` is implemented once for each executor: here
 for numpy, in `sw.executor` for torch, in `sw.formats.onnx.exporter.symbolic` as ONNX nodes.
 
-Tensors are int8 codes with a leading batch axis until `integers` makes int64 of them; `codes` makes
-int8 of int64 again.
+Tensors are codes with a leading batch axis until `integers` makes int64 of them; `codes` makes
+int8, or another dtype, of int64 again.
 """
 
 import numpy as np
@@ -38,8 +38,8 @@ class Primitives:
         """x as int64."""
         self._refuse("integers")
 
-    def codes(self, value):
-        """A value within int8 as int8."""
+    def codes(self, value, dtype="int8"):
+        """A value within the dtype (int8, int16 or int32) as such."""
         self._refuse("codes")
 
     def constant(self, values, like):
@@ -152,9 +152,9 @@ class Numpy(Primitives):
         """A copy."""
         return x.astype(np.int64)
 
-    def codes(self, value):
+    def codes(self, value, dtype="int8"):
         """A copy."""
-        return np.asarray(value, np.int64).astype(np.int8)
+        return np.asarray(value, np.int64).astype(dtype)
 
     def constant(self, values, like):
         """The array itself."""

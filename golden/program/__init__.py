@@ -1,5 +1,7 @@
-"""Programs: what they hold, how they are stored, proven, run and compared."""
+"""Programs: what they hold, how they are built, stored, proven, run and compared."""
 
-from golden.program.program import LAYOUTS, Node, Program, Quantization, Tensor
+from golden.program.layout import LAYOUTS
+from golden.program.program import Program
+from golden.program.tensor import DTYPES, Node, Quantization, State, Tensor
 
-__all__ = ["LAYOUTS", "Node", "Program", "Quantization", "Tensor"]
+__all__ = ["DTYPES", "LAYOUTS", "Node", "Program", "Quantization", "State", "Tensor"]

@@ -13,7 +13,8 @@ REFERENCE = "golden"
 class Difference:
     """One tensor of one backend that is not the golden one.
 
-    node, op: the node that writes the tensor and its operator ("input" for the Program's input)
+    node, op: the node that writes the tensor and its operator; both "input" for the Program's
+        inputs, "state" for its state
     index: position of the first different element, batch first, in C order
     expected, actual: the golden and the backend's value there
     n_different: how many elements differ
@@ -45,6 +46,7 @@ def compare(traces, program):
     if REFERENCE not in traces:
         raise LockstepError(f"Traces must hold {REFERENCE!r}, not only {sorted(traces)}")
     writers = [(name, "input", "input") for name in program.inputs]
+    writers += [(name, "state", "state") for name in program.state]
     writers += [(name, node.name, type(node.op).__name__)
                 for node in program.nodes for name in node.outputs]
     differences = []

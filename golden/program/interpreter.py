@@ -3,15 +3,21 @@
 import numpy as np
 
 from golden.errors import LockstepError
+from golden.program.sources import source_codes
+
+__all__ = ["run"]
 
 
-def run(program, x):
-    """Runs a Program. x: float or int8, batch first, in the Program's input layout.
+def run(program, x, state: dict | None = None) -> dict:
+    """Runs a Program once.
 
-    Returns a dict of tensor name to int8 array, (N, C, H, W) or (N, F), the input included.
+    x: an array, or a dict of arrays by input name, as `Program.quantize_inputs` takes them
+    state: codes by name as `golden.program.sources.renewed_state` gave them; None for the initial
+    Returns the trace, a dict of tensor name to array of the tensor's dtype, (N, C, ...), or
+    (1, ...) where the tensor is not batched; inputs and state included.
     Raises LockstepError for an input that does not fit, or naming the node that fails.
     """
-    trace = {program.inputs[0]: program.quantize_input(x)}
+    trace = source_codes(program, x, state)
     for node in program.nodes:
         try:
             results = node.op(*(trace[name] for name in node.inputs))

@@ -2,84 +2,51 @@
 
 program.json holds the format and its version, the body, the hash of the body and the hash of
 tensors.npz; the body names each array with the hash of its contents. Nothing is pickled.
+
+Version 1 holds plain Programs (`golden.program.plain`), version 2 all of them. A Program is written
+in the lowest version that can express it, so that its bytes and its hash stay what they were.
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from golden import ops
-from golden.arith import Rounding
 from golden.errors import LockstepError
-from golden.ops import range_norm
-from golden.program import Node, Program, Quantization, Tensor
+from golden.program.encoding import canonical, decode, digest, encode
+from golden.program.plain import beyond_plain
+from golden.program.tensor import Node, Quantization, State, Tensor
+
+__all__ = ["INVALID", "body", "check_target", "fields", "load", "save", "sha256", "version"]
 
 INVALID = (TypeError, ValueError, AttributeError, IndexError)
-FORMAT, VERSION = "lockstep-program", 1
+FORMAT, VERSIONS = "lockstep-program", (1, 2)
 JSON_NAME, NPZ_NAME = "program.json", "tensors.npz"
-CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, ops.Rescale,
-                                            range_norm.RangeNormConfig)}
 
 
-def _canonical(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True,
-                      allow_nan=False)
+def version(program) -> int:
+    """The lowest version that can express the Program."""
+    return 1 if beyond_plain(program) is None else 2
 
 
-def _hash(data):
-    return hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
+def _tensor_values(tensor, is_first):
+    values = {"shape": list(tensor.shape), **dataclasses.asdict(tensor.quantization)}
+    return values if is_first else values | {"batched": tensor.batched}
 
 
-def _array_hash(array):
-    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-    return _hash(f"{array.dtype.str} {array.shape}".encode() + array.tobytes())
-
-
-def _encode(value, arrays):
-    if dataclasses.is_dataclass(value):
-        fields = {item.name: _encode(getattr(value, item.name), arrays)
-                  for item in dataclasses.fields(value)}
-        return {"class": type(value).__name__, "fields": fields}
-    if isinstance(value, np.ndarray):
-        name = f"a{len(arrays):05d}"
-        arrays[name] = value
-        return {"array": name, "sha256": _array_hash(value)}
-    if isinstance(value, Rounding):
-        return value.value
-    if isinstance(value, (tuple, list)):
-        return [_encode(item, arrays) for item in value]
-    return value
-
-
-def _decode(value, arrays):
-    if isinstance(value, list):
-        return tuple(_decode(item, arrays) for item in value)
-    if isinstance(value, dict) and "array" in value:
-        array = arrays[value["array"]]
-        if _array_hash(array) != value["sha256"]:
-            raise ValueError(f"array {value['array']} has sha256 {_array_hash(array)}, "
-                             f"not {value['sha256']}")
-        return array
-    if isinstance(value, dict):
-        fields = {name: _decode(item, arrays) for name, item in value["fields"].items()}
-        return CLASSES[value["class"]](**fields)
-    return value
-
-
-def body(program):
-    """The Program as JSON values, and its arrays by name: (dict, dict).
+def body(program) -> tuple[dict, dict]:
+    """The Program as JSON values, and its arrays by name.
 
     LockstepError for metadata that JSON cannot hold.
     """
-    arrays = {}
+    arrays, is_first = {}, version(program) == 1
     try:
         # As it will be read: JSON turns keys into text and tuples into lists.
         metadata = json.loads(json.dumps(program.metadata, allow_nan=False))
@@ -91,18 +58,23 @@ def body(program):
         "input_layout": program.input_layout,
         "inputs": list(program.inputs),
         "outputs": list(program.outputs),
-        "tensors": {name: {"shape": list(tensor.shape), **dataclasses.asdict(tensor.quantization)}
+        "tensors": {name: _tensor_values(tensor, is_first)
                     for name, tensor in program.tensors.items()},
         "nodes": [{"name": node.name, "inputs": list(node.inputs), "outputs": list(node.outputs),
-                   "op": _encode(node.op, arrays)} for node in program.nodes],
+                   "op": encode(node.op, arrays)} for node in program.nodes],
         "metadata": metadata,
     }
+    if not is_first:
+        values["batch"] = program.batch
+        values["state"] = {name: {"renewed_by": state.renewed_by,
+                                  "initial": encode(state.initial, arrays)}
+                           for name, state in program.state.items()}
     return values, arrays
 
 
-def sha256(program):
+def sha256(program) -> str:
     """Hash of a Program's contents, independent of files."""
-    return _hash(_canonical(body(program)[0]))
+    return digest(canonical(body(program)[0]))
 
 
 def _npz(arrays):
@@ -135,8 +107,8 @@ def save(program, directory):
     check_target(directory)
     values, arrays = body(program)
     npz = _npz(arrays)
-    document = {"format": FORMAT, "version": VERSION, "sha256": _hash(_canonical(values)),
-                "tensors_sha256": _hash(npz), "program": values}
+    document = {"format": FORMAT, "version": version(program), "sha256": digest(canonical(values)),
+                "tensors_sha256": digest(npz), "program": values}
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -174,8 +146,11 @@ def _finite(text):
     raise ValueError(f"{text} is not a number")
 
 
-def load(directory):
-    """Reads a Program. Raises LockstepError naming the file that is missing, damaged or altered."""
+def load(directory, make: Callable):
+    """Reads a Program. make: its class, called with the fields by name.
+
+    Raises LockstepError naming the file that is missing, damaged or altered.
+    """
     path, npz_path = Path(directory) / JSON_NAME, Path(directory) / NPZ_NAME
     data = _read(path)
     try:
@@ -184,40 +159,51 @@ def load(directory):
         raise LockstepError(f"{path} is damaged: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise LockstepError(f"{path} is not a Lockstep program")
-    if document.get("version") != VERSION:
-        raise LockstepError(f"{path} must have format version {VERSION}, "
-                            f"not {document.get('version')!r}")
+    recorded = document.get("version")
+    if type(recorded) is not int or recorded not in VERSIONS:
+        raise LockstepError(f"{path} must have format version {' or '.join(map(str, VERSIONS))}, "
+                            f"not {recorded!r}")
     values = document.get("program")
     try:
-        text = _canonical(values)
+        text = canonical(values)
     except (ValueError, RecursionError) as error:
         raise LockstepError(f"{path} is damaged: {error}") from error
-    _check_hash(path, document.get("sha256"), _hash(text))
+    _check_hash(path, document.get("sha256"), digest(text))
     npz = _read(npz_path)
-    _check_hash(npz_path, document.get("tensors_sha256"), _hash(npz))
+    _check_hash(npz_path, document.get("tensors_sha256"), digest(npz))
     try:
         with np.load(io.BytesIO(npz), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise LockstepError(f"{npz_path} is damaged: {error}") from error
     try:
-        return from_body(values, arrays)
+        program = make(**fields(values, arrays))
+        if version(program) != recorded:
+            raise ValueError(f"it holds a program of version {version(program)}, not {recorded}")
+        return program
     except KeyError as error:
         raise LockstepError(f"{path} lacks {error}") from error
     except INVALID as error:
         raise LockstepError(f"{path} is invalid: {error}") from error
 
 
-def from_body(values, arrays):
-    """The Program of what `body` gave. Raises KeyError or one of `INVALID` for anything else."""
+def fields(values: dict, arrays: dict) -> dict:
+    """The fields of the Program of what `body` gave, by name.
+
+    Raises KeyError or one of `INVALID` for anything else.
+    """
     tensors = {}
     for name, entry in values["tensors"].items():
         quantization = Quantization(scale=entry["scale"], zero_point=entry["zero_point"],
                                     dtype=entry["dtype"])
-        tensors[name] = Tensor(name=name, shape=tuple(entry["shape"]), quantization=quantization)
-    nodes = [Node(name=entry["name"], op=_decode(entry["op"], arrays),
-                  inputs=tuple(entry["inputs"]), outputs=tuple(entry["outputs"]))
-             for entry in values["nodes"]]
-    return Program(name=values["name"], nodes=tuple(nodes), tensors=tensors,
-                   inputs=tuple(values["inputs"]), outputs=tuple(values["outputs"]),
-                   input_layout=values["input_layout"], metadata=values["metadata"])
+        tensors[name] = Tensor(name=name, shape=tuple(entry["shape"]), quantization=quantization,
+                               batched=entry.get("batched", True))
+    nodes = tuple(Node(name=entry["name"], op=decode(entry["op"], arrays),
+                       inputs=tuple(entry["inputs"]), outputs=tuple(entry["outputs"]))
+                  for entry in values["nodes"])
+    state = {name: State(renewed_by=entry["renewed_by"], initial=decode(entry["initial"], arrays))
+             for name, entry in values.get("state", {}).items()}
+    return {"name": values["name"], "nodes": nodes, "tensors": tensors,
+            "inputs": tuple(values["inputs"]), "outputs": tuple(values["outputs"]),
+            "input_layout": values["input_layout"], "metadata": values["metadata"],
+            "state": state, "batch": values.get("batch")}

@@ -1,8 +1,9 @@
 """Proofs about a Program before it runs anywhere: shapes, quantizations and accumulator bounds.
 
-Codes are tracked as an interval per tensor (clamp bounds narrow it). Per output channel the bounds
-cover every partial sum in any order, with the bias first or last, both for products with the zero
-point subtracted and for products of raw codes with the folded bias.
+Codes are tracked as an interval per tensor: all codes of the dtype for inputs and state, narrowed
+by clamp bounds. Per output channel the bounds cover every partial sum in any order, with the bias
+first or last, both for products with the zero point subtracted and for products of raw codes with
+the folded bias.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import numpy as np
 from golden import arith
 from golden.errors import LockstepError
 
-INT8 = arith.INT8_MIN, arith.INT8_MAX
 INT32 = arith.INT32_MIN, arith.INT32_MAX
 
 
@@ -20,7 +20,7 @@ INT32 = arith.INT32_MIN, arith.INT32_MAX
 class NodeReport:
     """What is proven of one node.
 
-    input_ranges: (low, high) codes of each input; output_range: (low, high) codes of the output
+    input_ranges, output_ranges: (low, high) codes of each input and of each output
     accumulator: (low, high) of every partial sum with the zero point subtracted, None without MACs
     raw_accumulator: the same for raw codes and the folded bias, None where the op has no such form
     macs: multiplications for one image
@@ -29,10 +29,15 @@ class NodeReport:
     node: str
     op: str
     input_ranges: tuple
-    output_range: tuple
+    output_ranges: tuple
     accumulator: tuple | None = None
     raw_accumulator: tuple | None = None
     macs: int = 0
+
+    @property
+    def output_range(self):
+        """(low, high) codes of the first output."""
+        return self.output_ranges[0]
 
     @property
     def accumulator_width(self):
@@ -77,7 +82,7 @@ def verify(program):
 
     Returns a `Report`.
     """
-    ranges = {program.inputs[0]: INT8}
+    ranges = {name: program.tensors[name].quantization.code_range for name in program.sources}
     names, reports = set(), []
     for node in program.nodes:
         try:
@@ -89,12 +94,31 @@ def verify(program):
             raise
         except (TypeError, ValueError) as error:
             raise LockstepError(f"Node {node.name} ({type(node.op).__name__}): {error}") from error
-    if program.outputs[0] not in ranges:
-        raise LockstepError(f"Output {program.outputs[0]} must be written by a node")
+    for name in program.outputs:
+        if name not in ranges:
+            raise LockstepError(f"Output {name} must be written by a node")
+    _check_state(program, ranges)
     for name in program.tensors:
         if name not in ranges:
-            raise LockstepError(f"Tensor {name} must be the input or be written by a node")
+            raise LockstepError(f"Tensor {name} must be an input, state or written by a node")
     return Report(nodes=tuple(reports))
+
+
+def _check_state(program, ranges):
+    """Every state begins with codes of its own and is renewed by a tensor like it."""
+    for name, state in program.state.items():
+        tensor, source = program.tensors[name], program.tensors[state.renewed_by]
+        if state.initial.dtype != tensor.dtype or state.initial.shape != tensor.shape:
+            raise LockstepError(f"State {name} must begin as {tensor.dtype} of shape "
+                                f"{tensor.shape}, not {state.initial.dtype} of shape "
+                                f"{state.initial.shape}")
+        if source.name not in ranges:
+            raise LockstepError(f"State {name} must be renewed by a tensor that is written, "
+                                f"not {source.name}")
+        for what in ("shape", "quantization", "batched"):
+            if getattr(tensor, what) != getattr(source, what):
+                raise LockstepError(f"State {name} and {source.name}, which renews it, must have "
+                                    f"one {'batch axis' if what == 'batched' else what}")
 
 
 def _verify_node(program, node, ranges):
@@ -102,26 +126,57 @@ def _verify_node(program, node, ranges):
     for name in node.inputs:
         if name not in ranges:
             raise ValueError(f"Input {name} must be written by an earlier node")
-    if len(node.outputs) != 1:
-        raise ValueError(f"Node must have 1 output, not {len(node.outputs)}")
     if op.n_inputs not in (None, len(node.inputs)):
         raise ValueError(f"Node must have {op.n_inputs} inputs, not {len(node.inputs)}")
-    output = program.tensors[node.outputs[0]]
-    if output.name in ranges:
-        raise ValueError(f"Output {output.name} must be written once")
+    if len(node.outputs) != op.n_outputs:
+        raise ValueError(f"Node must have {op.n_outputs} output{'s' if op.n_outputs > 1 else ''}, "
+                         f"not {len(node.outputs)}")
     inputs = [program.tensors[name] for name in node.inputs]
-    shape = op.output_shape(*(tensor.shape for tensor in inputs))
-    if tuple(shape) != output.shape:
-        raise ValueError(f"Output {output.name} must have shape {tuple(shape)}, "
-                         f"not {output.shape}")
-    _check_quantization(op, inputs, output)
+    outputs = [program.tensors[name] for name in node.outputs]
+    _check_outputs(op, inputs, outputs, ranges)
+    _check_dtypes(op, inputs, outputs)
+    for output in outputs:
+        _check_quantization(op, inputs, output)
     input_ranges = tuple(ranges[name] for name in node.inputs)
     accumulator, raw = _check_accumulators(op, input_ranges)
-    ranges[output.name] = op.output_range(input_ranges)
+    output_ranges = _each(op.output_range(input_ranges), outputs)
+    for output, (low, high) in zip(outputs, output_ranges, strict=True):
+        lowest, highest = output.quantization.code_range
+        if low < lowest or high > highest:
+            raise ValueError(f"Output {output.name} must fit {output.dtype}, not {low}..{high}")
+        ranges[output.name] = low, high
     return NodeReport(node=node.name, op=type(op).__name__, input_ranges=input_ranges,
-                      output_range=ranges[output.name], accumulator=accumulator,
-                      raw_accumulator=raw,
+                      output_ranges=output_ranges, accumulator=accumulator, raw_accumulator=raw,
                       macs=op.macs(*(tensor.shape for tensor in inputs)))
+
+
+def _each(value, outputs):
+    """What an operator says of its output, for each of the outputs: as it is where there is one."""
+    return (value,) if len(outputs) == 1 else tuple(value)
+
+
+def _check_dtypes(op, inputs, outputs):
+    for what, tensors, dtypes in (("Input", inputs, op.input_dtypes),
+                                  ("Output", outputs, op.output_dtypes)):
+        for index, tensor in enumerate(tensors):
+            wanted = dtypes[min(index, len(dtypes) - 1)]
+            if tensor.quantization.dtype != wanted:
+                raise ValueError(f"{what} {tensor.name} must be {wanted}, "
+                                 f"not {tensor.quantization.dtype}")
+
+
+def _check_outputs(op, inputs, outputs, ranges):
+    """Names, shapes and batch axes of what a node writes."""
+    shapes = _each(op.output_shape(*(tensor.shape for tensor in inputs)), outputs)
+    batched = _each(op.output_batched(*(tensor.batched for tensor in inputs)), outputs)
+    for output, shape, has_batch in zip(outputs, shapes, batched, strict=True):
+        if output.name in ranges or sum(other.name == output.name for other in outputs) > 1:
+            raise ValueError(f"Output {output.name} must be written once")
+        if tuple(shape) != output.shape:
+            raise ValueError(f"Output {output.name} must have shape {tuple(shape)}, "
+                             f"not {output.shape}")
+        if output.batched != has_batch:
+            raise ValueError(f"Output {output.name} must {'' if has_batch else 'not '}be batched")
 
 
 def _check_quantization(op, inputs, output):

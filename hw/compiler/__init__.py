@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from golden.errors import LockstepError
+from golden.program.plain import check_plain
 from golden.program.verify import verify
 from hw.compiler.lowering.lower import layouts, lower
 from hw.compiler.memory.build import assemble
@@ -25,6 +26,7 @@ def compile_program(program, target: Target, batch: int = 1) -> Image:
     and LockstepError for a program that is not sound.
     """
     verify(program)
+    check_plain(program, "The accelerator")
     if batch < 1:
         raise LockstepError(f"Program '{program.name}': the batch must hold at least 1 image, "
                             f"not {batch}")

@@ -1,5 +1,7 @@
 """A small residual Program with every kind of int8 tensor."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from golden import ops
@@ -53,5 +55,4 @@ def replace_op(program, name, op):
     """The program with the op of one node replaced."""
     nodes = tuple(Node(name=node.name, op=op if node.name == name else node.op,
                        inputs=node.inputs, outputs=node.outputs) for node in program.nodes)
-    return Program(name=program.name, nodes=nodes, tensors=program.tensors,
-                   inputs=program.inputs, outputs=program.outputs)
+    return replace(program, nodes=nodes)

@@ -4,6 +4,8 @@
 import numpy as np
 import onnxruntime
 
+from golden.program.plain import beyond_plain
+from golden.program.sources import source_codes
 from sw.formats.onnx.exporter.integer import export_integer
 
 BATCH = 64  # int64 intermediates: keeps the memory of large networks bounded
@@ -20,17 +22,18 @@ def session(model, *, optimize=True, threads=1):
                                         providers=["CPUExecutionProvider"])
 
 
-def run(program, x, *, optimize=True, threads=1):
+def run(program, x, *, state=None, optimize=True, threads=1):
     """Execute the program through ONNX Runtime.
 
-    program: a `golden.program.Program`; x: what `program.quantize_input` takes, batch first.
-    Returns the trace, dict of int8 arrays by tensor name, the input's codes included.
+    program: a `golden.program.Program`; x and state: as of `golden.program.interpreter.run`.
+    Returns the trace, dict of arrays by tensor name, the codes of inputs and state included.
     """
-    codes = np.ascontiguousarray(program.quantize_input(x))
+    trace = source_codes(program, x, state)
     runner = session(export_integer(program, trace=True), optimize=optimize, threads=threads)
     names = [output.name for output in runner.get_outputs()]
-    pieces = [runner.run(names, {program.inputs[0]: codes[i:i + BATCH]})
-              for i in range(0, max(len(codes), 1), BATCH)]
-    trace = {program.inputs[0]: codes}
+    n_images = max(map(len, trace.values()))
+    step = BATCH if beyond_plain(program) is None else max(n_images, 1)
+    pieces = [runner.run(names, {name: codes[i:i + step] for name, codes in trace.items()})
+              for i in range(0, max(n_images, 1), step)]
     trace.update({name: np.concatenate(parts) for name, parts in zip(names, zip(*pieces))})
     return trace

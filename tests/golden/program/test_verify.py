@@ -10,6 +10,7 @@ from golden.errors import LockstepError
 from golden.program import Node, Program, Quantization, Tensor, interpreter
 from golden.program.verify import verify, width
 from tests.golden.samples import replace_op, residual_program
+from tests.golden.stateful import Update, step_program, streaming_program
 
 
 def change(program, name, **fields):
@@ -81,12 +82,101 @@ def test_faults_of_the_graph():
     with pytest.raises(LockstepError, match="Node must have 2 inputs, not 1"):
         verify(rebuilt(program, nodes=(*nodes[:3], one, *nodes[4:])))
     spare = Tensor(name="spare", shape=(1,), quantization=Quantization(scale=1.0, zero_point=0))
-    with pytest.raises(LockstepError, match="Tensor spare must be the input or be written"):
+    with pytest.raises(LockstepError, match="Tensor spare must be an input, state or written"):
         verify(rebuilt(program, tensors={**program.tensors, "spare": spare}))
     other = dataclasses.replace(program.tensors["m"],
                                 quantization=Quantization(scale=0.06, zero_point=-7))
     with pytest.raises(LockstepError, match="Tensors s and m must share their scale"):
         verify(rebuilt(program, tensors={**program.tensors, "m": other}))
+
+
+def with_tensor(program, name, **fields):
+    tensor = dataclasses.replace(program.tensors[name], **fields)
+    return rebuilt(program, tensors={**program.tensors, name: tensor})
+
+
+def wide(dtype, scale=0.5):
+    return Quantization(scale=scale, zero_point=0, dtype=dtype)
+
+
+def test_ranges_follow_the_dtypes():
+    report = verify(step_program())
+    assert report["weigh"].input_ranges == ((-128, 127), (-32768, 32767))
+    assert report["update"].output_ranges == ((-32639, 32639), (-2**31, 2**31 - 1))
+    assert report["update"].output_range == (-32639, 32639)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda p: replace_op(p, "update", Update(largest=32768)),
+     r"Node update \(Update\): Output masters_next must fit int16, not -32768..32768"),
+    (lambda p: with_tensor(p, "sums", quantization=wide("int16")),
+     r"Node gradient .*Output sums must be int32, not int16"),
+    (lambda p: with_tensor(p, "rate", quantization=wide("int16")),
+     "Node update .*Input rate must be int32, not int16"),
+    (lambda p: with_tensor(p, "target", quantization=wide("int16")),
+     "Node gradient .*Input target must be int8, not int16"),
+    (lambda p: with_tensor(p, "sums", batched=True),
+     "Node gradient .*Output sums must not be batched"),
+    (lambda p: with_tensor(p, "y", batched=False), "Node weigh .*Output y must be batched"),
+    (lambda p: with_tensor(p, "x", batched=False), "Node weigh .*Weigh must get images and one"),
+    (lambda p: with_tensor(p, "rate", batched=True),
+     "Node update .*Inputs must all be batched, or none of them"),
+    (lambda p: with_tensor(p, "momenta_next", shape=(4,)),
+     r"Node update .*Output momenta_next must have shape \(5,\), not \(4,\)"),
+    (lambda p: rebuilt(p, nodes=(*p.nodes[:2], dataclasses.replace(
+        p.nodes[2], outputs=("masters_next",)))), "Node update .*Node must have 2 outputs, not 1"),
+    (lambda p: rebuilt(p, nodes=(*p.nodes[:2], dataclasses.replace(
+        p.nodes[2], outputs=("masters_next", "masters_next")))),
+     "Node update .*Output masters_next must be written once"),
+    (lambda p: rebuilt(p, nodes=(*p.nodes[:2], dataclasses.replace(
+        p.nodes[2], outputs=("masters", "momenta_next")))),
+     "Node update .*Output masters must be written once"),
+    (lambda p: rebuilt(p, nodes=(*p.nodes[:2], dataclasses.replace(
+        p.nodes[2], inputs=("masters", "momenta", "sums")))),
+     "Node update .*Node must have 4 inputs, not 3"),
+    (lambda p: rebuilt(p, outputs=("y", "spare"), tensors=p.tensors | {
+        "spare": dataclasses.replace(p.tensors["y"], name="spare")}),
+     "Output spare must be written by a node"),
+])
+def test_faults_of_dtypes_and_outputs(change, message):
+    with pytest.raises(LockstepError, match=message):
+        verify(change(step_program()))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"initial": np.zeros(5, np.int32)}, r"State masters must begin as int16 of shape \(5,\), "
+                                         r"not int32 of shape \(5,\)"),
+    ({"initial": np.zeros((1, 5), np.int16)}, r"of shape \(5,\), not int16 of shape \(1, 5\)"),
+    ({"renewed_by": "momenta_next"}, "masters and momenta_next, which renews it, .* one quantizat"),
+    ({"renewed_by": "rate"}, "masters and rate, which renews it, must have one shape"),
+])
+def test_faults_of_state(changes, message):
+    program = step_program()
+    state = dataclasses.replace(program.state["masters"], **changes)
+    with pytest.raises(LockstepError, match=message):
+        verify(rebuilt(program, state={**program.state, "masters": state}))
+
+
+def test_a_state_must_be_renewed_by_a_tensor_like_it_that_is_written():
+    program = step_program()
+    spare = dataclasses.replace(program.tensors["masters"], name="spare")
+    state = dataclasses.replace(program.state["masters"], renewed_by="spare")
+    with pytest.raises(LockstepError, match="must be renewed by a tensor that is written, not spa"):
+        verify(rebuilt(program, state={**program.state, "masters": state},
+                       tensors={**program.tensors, "spare": spare}))
+    program = streaming_program()
+    with pytest.raises(LockstepError, match="memory and mixed, which .* must have one batch axis"):
+        verify(rebuilt(with_tensor(program, "memory", batched=False), nodes=program.nodes[:1] + (
+            Node(name="mix", op=ops.Clamp(low=0), inputs=("both",), outputs=("mixed",)),
+            program.nodes[2]), tensors={**program.tensors, **{
+                name: dataclasses.replace(program.tensors[name], batched=name != "memory",
+                                          quantization=wide("int8"))
+                for name in ("both", "mixed", "memory", "limited")}}))
+    # Renewed by what comes in: a delay of one run.
+    delay = dataclasses.replace(program.state["memory"], renewed_by="x")
+    program = with_tensor(program, "x", quantization=program.tensors["memory"].quantization)
+    joined = dataclasses.replace(program.nodes[0].op, input_zero_points=(7, -1))
+    verify(rebuilt(replace_op(program, "join", joined), state={"memory": delay}))
 
 
 def test_raw_codes_need_more_than_corrected_ones():

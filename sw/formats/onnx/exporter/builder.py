@@ -89,12 +89,13 @@ class GraphBuilder:
         """dict of name to array, in the order of their making."""
         return dict(self._arrays)
 
-    def declare_input(self, name, dtype, shape):
-        self.inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], ["N", *shape]))
+    def declare_input(self, name, dtype, shape, batch="N"):
+        self.inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype],
+                                                         [batch, *shape]))
 
-    def declare_output(self, name, dtype, shape):
-        self.outputs.append(
-            helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], ["N", *shape]))
+    def declare_output(self, name, dtype, shape, batch="N"):
+        self.outputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype],
+                                                          [batch, *shape]))
 
     def model(self, doc, metadata):
         """The checked onnx.ModelProto; metadata: dict of strings, stored in metadata_props."""

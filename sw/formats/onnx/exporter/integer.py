@@ -145,25 +145,39 @@ def _(op: ops.RangeNorm, graph, node, shapes, output):
     arith.clamp(y, op.low, op.high).store(output)
 
 
+def _batch(program, tensor):
+    """The first dimension of a tensor: a number, or "N"."""
+    return program.batch or "N" if tensor.batched else 1
+
+
 def export_integer(program, *, trace=False):
     """The integer program as an onnx.ModelProto, checked by onnx.checker.
 
-    program: a `golden.program.Program`. The model's input and outputs are int8 codes in NCHW (or
-    NF) order with the names of the program's tensors; with trace=True every intermediate tensor is
-    an output too. The scales, zero points and the program's sha256 are in the metadata.
+    program: a `golden.program.Program`. The model's inputs and outputs are codes, channels first,
+    with the names of the program's tensors; tensors that are not batched have 1 in place of the
+    batch. State is read as further inputs and renewed by further outputs, which whoever runs the
+    model passes on; its first values are in the metadata. With trace=True every intermediate tensor
+    is an output too. The scales, zero points and the program's sha256 are in the metadata.
     Raises LockstepError naming the node for an operator ONNX has no form for.
     """
     graph = GraphBuilder(program.name, program.tensors)
-    for name in program.inputs:
-        graph.declare_input(name, "int8", program.tensors[name].shape)
+
+    def declare(where, name):
+        tensor = program.tensors[name]
+        where(name, tensor.quantization.dtype, tensor.shape, _batch(program, tensor))
+
+    for name in program.sources:
+        declare(graph.declare_input, name)
     produced = []
     for node in program.nodes:
         graph.scope = node.name
         shapes = [program.tensors[name].shape for name in node.inputs]
         _export(node.op, graph, node, shapes, node.outputs[0])
         produced.extend(node.outputs)
-    for name in produced if trace else program.outputs:
-        graph.declare_output(name, "int8", program.tensors[name].shape)
+    renewing = [state.renewed_by for state in program.state.values()]
+    for name in produced if trace else dict.fromkeys((*program.outputs, *renewing)):
+        if name in produced:
+            declare(graph.declare_output, name)
     doc = ("Integer program: int8 codes in, int8 codes out, the same bits as the golden model. "
            "real = scale * (code - zero_point).")
     return graph.model(doc, program_metadata(program, "integer", graph.initializers))

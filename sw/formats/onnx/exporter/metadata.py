@@ -10,7 +10,7 @@ import json
 import numpy as np
 
 from golden.errors import LockstepError
-from golden.program import storage
+from golden.program import Program, storage
 
 PREFIX = "lockstep."
 FORMS = ("integer", "qdq")
@@ -67,7 +67,7 @@ def program_of(metadata, initializers):
         document = json.loads(metadata[f"{PREFIX}program"])
         arrays = {name: _array(entry, initializers)
                   for name, entry in document["arrays"].items()}
-        program = storage.from_body(document["program"], arrays)
+        program = Program(**storage.fields(document["program"], arrays))
     except KeyError as error:
         raise LockstepError(f"The program in the metadata lacks {error}") from error
     except (*storage.INVALID, RecursionError, OverflowError) as error:

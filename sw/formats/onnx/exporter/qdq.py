@@ -195,9 +195,15 @@ def export_qdq(program):
 
     The input is the real NCHW input, float32; the output is the dequantized output. The scales of
     the weights follow from the program's own factors: S_w = M * S_out / S_in.
-    Approximate: see the module's text. Raises LockstepError for an operator without a QDQ form, and
-    for scales that are not float32 numbers.
+    Approximate: see the module's text. Raises LockstepError for an operator without a QDQ form, for
+    state and for tensors other than int8, and for scales that are not float32 numbers.
     """
+    if program.state:
+        raise LockstepError(f"Program {program.name}: state ({', '.join(program.state)}) has no "
+                            f"QDQ form")
+    for tensor in program.tensors.values():
+        if tensor.quantization.dtype != "int8" or not tensor.batched:
+            raise LockstepError(f"Tensor {tensor.name} must be int8 with a batch for the QDQ form")
     graph = GraphBuilder(f"{program.name}_qdq")
     real = {}
     for name in program.inputs:

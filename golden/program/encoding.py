@@ -1,0 +1,70 @@
+"""Operators and arrays as JSON values, and the hashes of both.
+
+An object becomes the name of its class with its fields, an array a name with the hash of its
+contents; the arrays are collected beside them. Nothing is pickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+
+from golden import ops
+from golden.arith import Rounding
+from golden.ops import range_norm
+
+__all__ = ["CLASSES", "array_hash", "canonical", "decode", "digest", "encode"]
+
+CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, ops.Rescale,
+                                            range_norm.RangeNormConfig)}
+
+
+def canonical(value) -> str:
+    """The one JSON text of a value; ValueError for what JSON cannot hold."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True,
+                      allow_nan=False)
+
+
+def digest(data: str | bytes) -> str:
+    """sha256, hexadecimal."""
+    return hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
+
+
+def array_hash(array: np.ndarray) -> str:
+    """Hash of the dtype, the shape and the little-endian contents."""
+    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return digest(f"{array.dtype.str} {array.shape}".encode() + array.tobytes())
+
+
+def encode(value, arrays: dict):
+    """A field of an operator, or one itself, as a JSON value; its arrays go to `arrays`."""
+    if dataclasses.is_dataclass(value):
+        fields = {item.name: encode(getattr(value, item.name), arrays)
+                  for item in dataclasses.fields(value)}
+        return {"class": type(value).__name__, "fields": fields}
+    if isinstance(value, np.ndarray):
+        name = f"a{len(arrays):05d}"
+        arrays[name] = value
+        return {"array": name, "sha256": array_hash(value)}
+    if isinstance(value, Rounding):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [encode(item, arrays) for item in value]
+    return value
+
+
+def decode(value, arrays: dict):
+    """What `encode` was given. KeyError, TypeError or ValueError for anything else."""
+    if isinstance(value, list):
+        return tuple(decode(item, arrays) for item in value)
+    if isinstance(value, dict) and "array" in value:
+        array = arrays[value["array"]]
+        if array_hash(array) != value["sha256"]:
+            raise ValueError(f"array {value['array']} has sha256 {array_hash(array)}, "
+                             f"not {value['sha256']}")
+        return array
+    if isinstance(value, dict):
+        fields = {name: decode(item, arrays) for name, item in value["fields"].items()}
+        return CLASSES[value["class"]](**fields)
+    return value
