@@ -100,6 +100,9 @@ def _on(array, like):
 class Torch(Primitives):
     """The primitives on tensors; constants go to the device of the tensor beside them."""
 
+    def batch(self, x):
+        return x.shape[0]
+
     def integers(self, x):
         return x.long()
 

@@ -116,6 +116,11 @@ class Conv2d(Windowed, _Products):
         return p.convolution(x, self.weights, self.bias, self.input_zero_point, stride=self.stride,
                              padding=self.padding, dilation=self.dilation, groups=self.groups)
 
+    def compute_real(self, r, x):
+        """The same layer."""
+        return r.convolution(x, self.weights, self.bias, self.rescale, stride=self.stride,
+                             padding=self.padding, dilation=self.dilation, groups=self.groups)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Linear(_Products):
@@ -151,3 +156,7 @@ class Linear(_Products):
     def sums(self, p, x):
         """x: (N, I) to (N, O)."""
         return p.linear(x, self.weights, self.bias, self.input_zero_point)
+
+    def compute_real(self, r, x):
+        """The same layer."""
+        return r.linear(x, self.weights, self.bias, self.rescale)

@@ -62,6 +62,10 @@ class Add(Elementwise, Accumulating):
         """Two tensors of one shape to the sum of their terms."""
         return self._term(0, p.integers(first)) + self._term(1, p.integers(second))
 
+    def compute_real(self, r, first, second):
+        """The sum."""
+        return r.add(first, second)
+
     def accumulator_bounds(self, ranges=(INT8, INT8)):
         """Bounds of both terms and of their sum, int64 (3,) each; terms are monotone in q."""
         lows, highs = ([self._term(index, int(ranges[index][side])) for index in (0, 1)]
@@ -113,6 +117,8 @@ class Concat(Operator):
         """Tensors to the joined one."""
         return p.concat(inputs, self.axis)
 
+    compute_real = compute
+
 
 def orders_agree(shape):
     """Are the elements of (C, ...) the same in C, H, W and in H, W, C order?"""
@@ -156,6 +162,8 @@ class Reshape(Operator):
         rank = len(self.shape) + 1
         return p.transpose(x, [0, rank - 1, *range(1, rank - 1)])
 
+    compute_real = compute
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clamp(Elementwise):
@@ -179,6 +187,10 @@ class Clamp(Elementwise):
     def compute(self, p, x):
         """Any shape."""
         return p.clip(x, self.low, self.high)
+
+    def compute_real(self, r, x):
+        """The value itself: the exporter clamps to the output's range."""
+        return x
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,3 +224,7 @@ class Rescaling(Elementwise, Accumulating):
     def sums(self, p, x):
         """x: (N, C, ...), its zero point subtracted."""
         return p.integers(x) - self.input_zero_point
+
+    def compute_real(self, r, x):
+        """The value itself, as far as the factor only changes the scale."""
+        return r.gained(x, self.rescale)

@@ -57,6 +57,10 @@ class Mul(Accumulating):
                          for q, zero_point in zip((first, second), self.input_zero_points))
         return first * second
 
+    def compute_real(self, r, first, second):
+        """The product."""
+        return r.gained(r.mul(first, second), self.rescale)
+
     def accumulators(self, input_ranges):
         """The products at the corners of both ranges."""
         first, second = ([code - zero_point for code in codes]

@@ -111,6 +111,13 @@ class RangeNorm(Elementwise):
             return self.batch.compute(p, q)
         return range_norm.apply(p, q, self.multiplier, self.bias, self.shift, self.low, self.high)
 
+    def compute_real(self, r, x):
+        """Slope and offset per channel."""
+        if self.batch:
+            return super().compute_real(r, x)
+        return r.affine(x, *(np.ldexp(values.astype(np.float64), -self.shift)
+                             for values in (self.multiplier, self.bias)))
+
 
 def _constants(channel, slope, centre, code):
     """(multiplier, bias, shift) of y = (q - centre) * slope + code."""

@@ -57,6 +57,8 @@ class MaxPool(Windowed):
         """x: (N, C, H, W) to (N, C, OH, OW)."""
         return p.window_max(x, self.kernel, self.stride, self.padding)
 
+    compute_real = compute
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AveragePool(Windowed, _Sums):
@@ -85,6 +87,11 @@ class AveragePool(Windowed, _Sums):
     def sums(self, p, x):
         """x: (N, C, H, W) to (N, C, OH, OW)."""
         return p.window_sum(x, self.input_zero_point, self.kernel, self.stride, self.padding)
+
+    def compute_real(self, r, x):
+        """1 / count, which the factor carries, is the average itself."""
+        average = r.average_pool(x, self.kernel, self.stride, self.padding, counts_padding=True)
+        return r.gained(average, self.rescale, self.kernel[0] * self.kernel[1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,6 +163,10 @@ class CodeAveragePool(Windowed):
                              for values in self.factors(x.shape[-2:]))
         return p.codes(arith.requantize(self.sums(p, x), multiplier, shift, 0, self.low, self.high))
 
+    def compute_real(self, r, x):
+        """The average of the real pixels."""
+        return r.average_pool(x, self.kernel, self.stride, self.padding, counts_padding=False)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GlobalAveragePool(_Sums):
@@ -197,6 +208,10 @@ class GlobalAveragePool(_Sums):
     def sums(self, p, x):
         """x: (N, C, H, W) to (N, C, 1, 1)."""
         return p.sum(p.integers(x) - self.input_zero_point, (2, 3))
+
+    def compute_real(self, r, x):
+        """1 / count, which the factor carries, is the average itself."""
+        return r.gained(r.global_average(x), self.rescale, self.window[0] * self.window[1])
 
 
 def _window_fields(op):

@@ -34,6 +34,10 @@ class Primitives:
     def _refuse(self, primitive):
         raise Unsupported(f"{type(self).__name__} has no {primitive}")
 
+    def batch(self, x):
+        """The length of axis 0, where it is known."""
+        self._refuse("batch of known length")
+
     def integers(self, x):
         """x as int64."""
         self._refuse("integers")
@@ -147,6 +151,10 @@ class Numpy(Primitives):
     Products run as a floating-point matrix product only where the bound on every partial sum
     proves it exact (float32 below 2**24, float64 below 2**53).
     """
+
+    def batch(self, x):
+        """As it is."""
+        return len(x)
 
     def integers(self, x):
         """A copy."""

@@ -227,7 +227,7 @@ class RangeNormConfig:
 
     def compute(self, p, q):
         """The same by the primitives `p`."""
-        n_codes = math.prod(q.shape[0:1] + q.shape[2:])
+        n_codes = p.batch(q) * math.prod(q.shape[2:])
         if q.ndim < 2 or q.shape[1] != self.n_channels or n_codes != self.count:
             raise ValueError(f"RangeNorm must get {self.n_channels} channels of {self.count} "
                              f"values, not shape {tuple(q.shape)}")

@@ -7,6 +7,8 @@ exact. Clamping is written with Where, since ONNX Runtime's Clip, Min and Max of
 some values beyond 32 bits on x86 (microsoft/onnxruntime pull requests 25280 and 32475).
 """
 
+import itertools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -37,6 +39,7 @@ class GraphBuilder:
         self.scope = name
         self.nodes, self.inputs, self.outputs = [], [], []
         self._constants, self._arrays, self._count = {}, {}, {}
+        self._writers = {}      # index of the node by the value that it named itself
 
     def _fresh(self, hint):
         key = f"{self.scope}/{hint}"
@@ -58,7 +61,9 @@ class GraphBuilder:
     def node(self, op_type, *inputs, output=None, **attributes):
         """Append one operator with one output and return the output's name."""
         name = self._fresh(op_type)
-        output = output or f"{name}:0"
+        if output is None:
+            output = f"{name}:0"
+            self._writers[output] = len(self.nodes)
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=name,
                                            **attributes))
         return output
@@ -70,19 +75,15 @@ class GraphBuilder:
         return self.node("Clip", value, self.constant(low, dtype, "low"),
                          self.constant(high, dtype, "high"), output=output)
 
-    def reshape(self, value, shape, op, output=None):
-        """A `golden.ops.Reshape` of a value of ``shape`` (without the batch)."""
-        sizes = op.shape
-        if op.channels_last:
-            axes = [0, *range(2, len(shape) + 1), 1]
-            value = self.node("Transpose", value, perm=axes)
-            sizes = (*sizes[1:], sizes[0])
-        sizes = self.constant([0, *sizes], "int64", "shape")  # 0 keeps the batch dimension
-        if not op.channels_last:
-            return self.node("Reshape", value, sizes, output=output)
-        value = self.node("Reshape", value, sizes)
-        rank = len(op.shape) + 1
-        return self.node("Transpose", value, output=output, perm=[0, rank - 1, *range(1, rank - 1)])
+    def rename(self, value, output):
+        """Give a value that a node made the name `output`; of any other `output` is a copy."""
+        index = self._writers.pop(value, None)
+        if index is None:
+            self.node("Identity", value, output=output)
+            return
+        self.nodes[index].output[0] = output
+        for node in self.nodes[index + 1:]:
+            node.input[:] = [output if name == value else name for name in node.input]
 
     @property
     def initializers(self):
@@ -122,21 +123,29 @@ class Value:
         graph: GraphBuilder.
         name: the tensor's name.
         low, high: inclusive bounds of its values, Python ints.
+        shape: with the batch axis, whose length is a text.
     """
 
     dtype = "torch.int64"  # `golden.arith.as_int64` lets values of this dtype pass
 
-    def __init__(self, graph, name, low, high):
+    def __init__(self, graph, name, low, high, shape=()):
         if low < INT64_LOW or high > INT64_HIGH:
             raise LockstepError(f"{graph.scope}: values {low}..{high} do not fit int64")
         self.graph, self.name, self.low, self.high = graph, name, low, high
+        self.shape = shape
+
+    @property
+    def ndim(self):
+        """The number of axes."""
+        return len(self.shape)
 
     def _apply(self, op_type, other, low, high):
-        if not isinstance(other, Value):
-            other = self.graph.constant(other, "int64", op_type.lower())
+        if isinstance(other, Value):
+            name, shape = other.name, other.shape
         else:
-            other = other.name
-        return Value(self.graph, self.graph.node(op_type, self.name, other), low, high)
+            name, shape = self.graph.constant(other, "int64", op_type.lower()), np.shape(other)
+        return Value(self.graph, self.graph.node(op_type, self.name, name), low, high,
+                     _broadcast(self.shape, shape))
 
     def __add__(self, other):
         low, high = _bounds(other)
@@ -167,7 +176,8 @@ class Value:
             return self
         if least == 63:
             below = self.graph.node("Less", self.name, self.graph.constant(0, "int64", "zero"))
-            negative = Value(self.graph, self.graph.cast(below, "int64"), 0, 1)
+            negative = Value(self.graph, self.graph.cast(below, "int64"), 0, 1,
+                             self.shape)
             return negative * -1
         corners = [a >> b for a in (self.low, self.high) for b in (least, most)]
         divisor = _power_of_two(bits)
@@ -184,7 +194,7 @@ class Value:
             name = self._where("Less", name, low)
         if self.high > high:
             name = self._where("Greater", name, high)
-        return Value(self.graph, name, max(low, self.low), min(high, self.high))
+        return Value(self.graph, name, max(low, self.low), min(high, self.high), self.shape)
 
     def _where(self, comparison, name, bound):
         """`bound` where `name` compares so with it, else `name`."""
@@ -195,13 +205,21 @@ class Value:
         """The sum over `axes` (kept, of length 1) of `count` elements."""
         name = self.graph.node("ReduceSum", self.name, self.graph.constant(axes, "int64", "axes"),
                                keepdims=1)
-        return Value(self.graph, name, self.low * count, self.high * count)
+        shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shape))
+        return Value(self.graph, name, self.low * count, self.high * count, shape)
 
-    def store(self, output):
-        """Cast to the int8 tensor `output`; the values must lie in int8."""
+    def store(self):
+        """The name of the values as int8, in which they must lie."""
         if self.low < INT8_MIN or self.high > INT8_MAX:
-            raise LockstepError(f"{output}: values {self.low}..{self.high} do not fit int8")
-        return self.graph.cast(self.name, "int8", output=output)
+            raise LockstepError(f"{self.graph.scope}: values {self.low}..{self.high} do not fit "
+                                f"int8")
+        return self.graph.cast(self.name, "int8")
+
+
+def _broadcast(first, second):
+    """The shape of both together; a length may be a text."""
+    pairs = itertools.zip_longest(reversed(first), reversed(second), fillvalue=1)
+    return tuple(b if a == 1 else a for a, b in pairs)[::-1]
 
 
 def _bounds(operand):

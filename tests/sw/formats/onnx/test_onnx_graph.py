@@ -85,5 +85,5 @@ def test_values_beyond_int64_are_refused():
 
 
 def test_store_refuses_values_beyond_int8():
-    with pytest.raises(LockstepError, match="y: values -129..0 do not fit int8"):
-        Value(GraphBuilder("probe"), "x", -129, 0).store("y")
+    with pytest.raises(LockstepError, match="probe: values -129..0 do not fit int8"):
+        Value(GraphBuilder("probe"), "x", -129, 0).store()

@@ -1,0 +1,125 @@
+"""The primitives of `golden.ops.primitives` as nodes of an ONNX graph.
+
+An operator's own `compute` runs on these and writes its nodes, so what it does is restated nowhere.
+int8 operands are kept signed on both sides of a product: ONNX Runtime's unsigned-by-signed kernels
+may saturate 16-bit sums on processors with AVX2 and without VNNI, signed-by-signed ones do not, and
+int8 activations with uint8 weights give wrong sums without a word.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from golden import arith
+from golden.ops import windows
+from golden.ops.primitives import Primitives
+from sw.formats.onnx.exporter.builder import GraphBuilder, Value, along_channels
+
+__all__ = ["BATCH", "Integers", "Movements", "Symbol"]
+
+BATCH = "N"     # the length of axis 0
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A tensor of the graph. shape: its batch axis, BATCH, included."""
+
+    name: str
+    shape: tuple
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+
+class Movements(Primitives):
+    """What chooses and moves elements: the same nodes for codes and for real values."""
+
+    def __init__(self, graph: GraphBuilder):
+        self.graph = graph
+
+    def _pooled(self, x, kernel, stride, padding):
+        return (*x.shape[:2], *windows.output_size(x.shape[2:], kernel, stride, padding))
+
+    def window_max(self, x, kernel, stride, padding):
+        name = self.graph.node("MaxPool", x.name, kernel_shape=list(kernel), strides=list(stride),
+                               pads=list(padding))
+        return Symbol(name, self._pooled(x, kernel, stride, padding))
+
+    def concat(self, inputs, axis):
+        name = self.graph.node("Concat", *(x.name for x in inputs), axis=axis)
+        shape = list(inputs[0].shape)
+        shape[axis] = sum(x.shape[axis] for x in inputs)
+        return Symbol(name, tuple(shape))
+
+    def reshape(self, x, shape):
+        sizes = self.graph.constant([0, *shape], "int64", "shape")  # 0 keeps the batch dimension
+        return Symbol(self.graph.node("Reshape", x.name, sizes), (x.shape[0], *shape))
+
+    def transpose(self, x, axes):
+        name = self.graph.node("Transpose", x.name, perm=list(axes))
+        return Symbol(name, tuple(x.shape[axis] for axis in axes))
+
+
+class Integers(Movements):
+    """Codes are `Symbol`s of int8, integers are `Value`s."""
+
+    def integers(self, x):
+        return Value(self.graph, self.graph.cast(x.name, "int64"), arith.INT8_MIN, arith.INT8_MAX,
+                     x.shape)
+
+    def codes(self, value):
+        return Symbol(value.store(), value.shape)
+
+    def constant(self, values, like):
+        return np.asarray(values, np.int64)
+
+    def per_channel(self, values, like, axis=1):
+        if axis != 1:
+            self._refuse(f"channels on axis {axis}")
+        return along_channels(values, like.ndim)
+
+    def _sums(self, name, shape):
+        """int32 sums as a Value."""
+        return Value(self.graph, self.graph.cast(name, "int64"), arith.INT32_MIN, arith.INT32_MAX,
+                     shape)
+
+    def _convolution(self, x, weights, zero_point, *, stride, padding, dilation, groups):
+        """The sums of w * (x - zero_point); the padding supplies the zero point."""
+        kernel = weights.shape[2:]
+        name = self.graph.node(
+            "ConvInteger", x.name, self.graph.constant(weights, "int8", "weights"),
+            self.graph.constant(zero_point, "int8", "x_zero_point"),
+            self.graph.constant(0, "int8", "w_zero_point"), kernel_shape=[int(n) for n in kernel],
+            strides=list(stride), pads=list(padding), dilations=list(dilation), group=groups)
+        size = windows.output_size(x.shape[2:], kernel, stride, padding, dilation)
+        return self._sums(name, (x.shape[0], len(weights), *size))
+
+    def convolution(self, x, weights, bias, zero_point, **geometry):
+        return self._convolution(x, weights, zero_point, **geometry) + along_channels(bias, 4)
+
+    def linear(self, x, weights, bias, zero_point):
+        name = self.graph.node("MatMulInteger", x.name,
+                               self.graph.constant(np.ascontiguousarray(weights.T), "int8",
+                                                   "weights"),
+                               self.graph.constant(zero_point, "int8", "x_zero_point"),
+                               self.graph.constant(0, "int8", "w_zero_point"))
+        return self._sums(name, (x.shape[0], len(weights))) + along_channels(bias, 2)
+
+    def window_sum(self, x, zero_point, kernel, stride, padding):
+        channels = x.shape[1]
+        return self._convolution(x, np.ones((channels, 1, *kernel), np.int8), zero_point,
+                                 stride=stride, padding=padding, dilation=(1, 1), groups=channels)
+
+    def sum(self, value, axes):
+        return value.sum(axes, math.prod(value.shape[axis] for axis in axes))
+
+    def clip(self, x, low, high):
+        return Symbol(self.graph.clip(x.name, low, high, "int8"), x.shape)
+
+    def lookup(self, x, table):
+        index = self.integers(x) - arith.INT8_MIN
+        table = self.graph.constant(table, "int8", "table")
+        return Symbol(self.graph.node("Gather", table, index.name, axis=0), x.shape)
