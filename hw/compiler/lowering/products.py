@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hw.compiler.lowering.cover import Cover, usual_cover
-from hw.compiler.lowering.task import Job, Task, Window2d, parameter_block, rescale_fields
+from hw.compiler.lowering.task import NodeContext, Task, Window2d, parameter_block, rescale_fields
 from hw.isa import Feed, Opcode
 
 __all__ = ["Product", "product_tasks", "tile_cycles"]
@@ -44,20 +44,20 @@ def tile_cycles(target, steps, n_channels) -> int:
     return total
 
 
-def product_tasks(job: Job, product: Product) -> list[Task]:
+def product_tasks(context: NodeContext, product: Product) -> list[Task]:
     """One instruction, or where groups make that cheaper one per range of input channels.
 
-    Of the outputs only those of ``job.outputs``; the parameters are those of all.
+    Of the outputs only those of ``context.outputs``; the parameters are those of all.
     """
     choices = [_dense_run(product)]
     if product.groups > 1 and product.cover is None:
-        choices.append(_group_runs(job, product))
-    runs = min(choices, key=lambda runs: sum(_cost(job, product, run) for run in runs))
-    target, first = job.target, product.out_channel % job.target.columns
+        choices.append(_group_runs(context, product))
+    runs = min(choices, key=lambda runs: sum(_cost(context, product, run) for run in runs))
+    target, first = context.target, product.out_channel % context.target.columns
     parameters = parameter_block(product.bias, product.rescale, len(product.weights),
                                  target.columns, first)
-    low, high = job.outputs or (0, len(product.weights))
-    return [_task(job, product, (max(low, run[0]), min(high, run[1]), *run[2:]), parameters)
+    low, high = context.outputs or (0, len(product.weights))
+    return [_task(context, product, (max(low, run[0]), min(high, run[1]), *run[2:]), parameters)
             for run in runs if run[0] < high and run[1] > low]
 
 
@@ -67,11 +67,11 @@ def _dense_run(product):
     return [(0, len(product.weights), 0, per_group * product.groups)]
 
 
-def _group_runs(job, product):
+def _group_runs(context, product):
     """The same by words of outputs; neighbours with the same inputs go together."""
     n_outputs, per_group = product.weights.shape[:2]
     per = n_outputs // product.groups
-    columns = job.target.columns
+    columns = context.target.columns
     ends = np.arange(n_outputs + product.out_channel)
     ends = [end for end in ends[ends % columns == 0] - product.out_channel if end > 0]
     runs = []
@@ -84,32 +84,33 @@ def _group_runs(job, product):
     return runs
 
 
-def _cost(job, product, run):
+def _cost(context, product, run):
     first, end, low, high = run
-    cover = product.cover or usual_cover(job.target, job.x, product.window, (low, high))
-    shift = (product.out_channel + first) % job.target.columns
-    tiles = -(-product.window.n_pixels // job.target.rows)
-    return tiles * tile_cycles(job.target, cover.steps, shift + end - first) + INSTRUCTION_CYCLES
+    cover = product.cover or usual_cover(context.target, context.x, product.window, (low, high))
+    target = context.target
+    shift = (product.out_channel + first) % target.columns
+    tiles = -(-product.window.n_pixels // target.rows)
+    return tiles * tile_cycles(target, cover.steps, shift + end - first) + INSTRUCTION_CYCLES
 
 
-def _task(job, product, run, parameters):
-    target = job.target
+def _task(context, product, run, parameters):
+    target = context.target
     first, end, low, high = run
     columns = target.columns
-    cover = product.cover or usual_cover(target, job.x, product.window, (low, high))
+    cover = product.cover or usual_cover(target, context.x, product.window, (low, high))
     word, shift = divmod(product.out_channel + first, columns)
     first_word = product.out_channel // columns
     n_words = -(-(shift + end - first) // columns)
     weights = _weight_words(product, run, cover, shift, n_words, columns)
     if target.packed and (weights == -128).any():
-        job.refuse(f"weights of -128 do not run on target {target.name}")
+        context.refuse(f"weights of -128 do not run on target {target.name}")
     window = product.window
     fields = {
         "slots": cover.slots, "inner_count": n_words,
         "outer_count": -(-window.n_pixels // target.rows), "period_count": cover.period_count,
         "n_pixels": window.n_pixels, "first_channel": shift, "n_channels": shift + end - first,
-        "out_base": word, "out_step": job.y.n_chunks, "out_x_count": _ENDLESS,
-        "out_line_step": job.y.n_chunks,
+        "out_base": word, "out_step": context.y.n_chunks, "out_x_count": _ENDLESS,
+        "out_line_step": context.y.n_chunks,
         "parameter_base": (word - first_word) * (columns // target.lanes),
         **rescale_fields(product.rescale),
         **{f"a_{name}": value for name, value in cover.walker.items()},
@@ -117,8 +118,7 @@ def _task(job, product, run, parameters):
         "b_feed": Feed.DIRECT, "b_x_step": 1, "b_y_step": 1, "b_x_count": _ENDLESS,
         "b_group": cover.period_count, "b_k0_count": 1, "b_k1_count": 1,
     }
-    return Task(node=job.node, opcode=Opcode.MATMUL, inputs=job.inputs, output=job.output,
-                fields=fields, weights=weights, parameters=parameters)
+    return context.task(Opcode.MATMUL, fields, weights, parameters)
 
 
 def _weight_words(product, run, cover, shift, n_words, columns):

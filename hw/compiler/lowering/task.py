@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from golden.arith import Rounding
+from hw.compiler.memory.placement import Placement
 from hw.compiler.refusals import CannotRun
 from hw.isa import FORMAT_OF, Format, Opcode
 from hw.targets import Target
 
-__all__ = ["Job", "Task", "Window2d", "parameter_block", "rescale_fields"]
+__all__ = ["NodeContext", "Task", "Window2d", "parameter_block", "rescale_fields"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +35,37 @@ class Window2d:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class NodeContext:
     """What every instruction of a node has in common.
 
-    x, y: Placements, of which only the layout counts here; inputs, output: names of the tensors.
-    outputs: (first, end) of the output channels to compute, where these are not all. alone: no
-    other engine shall take a part.
+    inputs, y: Placements, of which only the layout counts here; input_names, output: names of
+    the tensors. outputs: (first, end) of the output channels to compute, where these are not all.
+    tiled: it is a part of a node, and no other engine shall take a part of that.
     """
 
     target: Target
     node: str
-    inputs: tuple[str, ...]
+    input_names: tuple[str, ...]
     output: str
-    x: object
-    y: object
+    inputs: tuple[Placement, ...]
+    y: Placement
     outputs: tuple[int, int] | None = None
-    alone: bool = False
+    tiled: bool = False
+
+    @property
+    def x(self) -> Placement:
+        """The first input."""
+        return self.inputs[0]
+
+    def of_input(self, index: int) -> NodeContext:
+        """The same with one of the inputs alone."""
+        return replace(self, input_names=self.input_names[index:index + 1],
+                       inputs=self.inputs[index:index + 1])
+
+    def task(self, opcode: Opcode, fields: dict, weights=None, parameters=None) -> Task:
+        """One of its instructions; weights, parameters: as of Task."""
+        return Task(node=self.node, opcode=opcode, inputs=self.input_names, output=self.output,
+                    fields=fields, weights=weights, parameters=parameters)
 
     def refuse(self, why: str):
         """Raise CannotRun naming the node."""

@@ -9,7 +9,7 @@ import numpy as np
 from golden.arith import INT8_MIN
 from hw.compiler.lowering.cover import usual_cover
 from hw.compiler.lowering.products import INSTRUCTION_CYCLES, Product, product_tasks, tile_cycles
-from hw.compiler.lowering.task import Job, Task, Window2d, parameter_block, rescale_fields
+from hw.compiler.lowering.task import NodeContext, Task, Window2d, parameter_block, rescale_fields
 from hw.isa import Opcode
 
 __all__ = ["add_task", "depthwise_tasks", "linear_tasks", "max_pool_task", "sum_tasks",
@@ -19,21 +19,21 @@ _DEPTHWISE_KERNEL = 3
 _SMALL, _KERNEL = 15, 255  # largest stride, padding, dilation; largest side of a window
 
 
-def window_fields(job: Job, window: Window2d) -> dict | None:
+def window_fields(context: NodeContext, window: Window2d) -> dict | None:
     """Fields of an operation with a window; None where its numbers are too large for them."""
     small = (*window.stride, *window.padding[:2], *window.dilation)
     if max(small) > _SMALL or max(window.kernel) > _KERNEL:
         return None
-    _, height, width = job.x.stored
+    _, height, width = context.x.stored
     return {
-        "n_chunks": job.x.n_chunks, "width": width, "height": height,
+        "n_chunks": context.x.n_chunks, "width": width, "height": height,
         "out_height": window.output[0], "out_width": window.output[1],
         "kernel_height": window.kernel[0], "kernel_width": window.kernel[1],
         "stride_y": window.stride[0], "stride_x": window.stride[1],
         "top": window.padding[0], "left": window.padding[1],
         "dilation_y": window.dilation[0], "dilation_x": window.dilation[1],
-        "line_step": width * job.x.n_chunks, "out_step": job.y.n_chunks,
-        "n_channels": job.x.stored[0],
+        "line_step": width * context.x.n_chunks, "out_step": context.y.n_chunks,
+        "n_channels": context.x.stored[0],
     }
 
 
@@ -46,78 +46,73 @@ def _by_words(values, columns):
         -1, columns)
 
 
-def depthwise_tasks(job: Job, product: Product) -> list[Task]:
+def depthwise_tasks(context: NodeContext, product: Product) -> list[Task]:
     """Every output channel sees the input channel of its own number."""
-    window, columns = product.window, job.target.columns
-    fields = window_fields(job, window)
+    window, columns = product.window, context.target.columns
+    fields = window_fields(context, window)
     if fields is None:
-        return product_tasks(job, product)
+        return product_tasks(context, product)
     span = (window.output[1] - 1) * window.stride[1] + _DEPTHWISE_KERNEL
     fits = window.kernel == (_DEPTHWISE_KERNEL,) * 2 and window.dilation == (1, 1)
     faster = _DEPTHWISE_KERNEL * span <= window.n_taps * window.output[1]
     fields |= {"pad": product.pad, **rescale_fields(product.rescale)}
     taps = product.weights.reshape(len(product.weights), -1)
-    return [Task(
-        node=job.node, inputs=job.inputs, output=job.output, fields=fields,
-        opcode=Opcode.DEPTHWISE if fits and faster else Opcode.WINDOW,
-        weights=_by_words(taps, columns),
-        parameters=parameter_block(product.bias, product.rescale, len(taps), columns))]
+    return [context.task(
+        Opcode.DEPTHWISE if fits and faster else Opcode.WINDOW, fields, _by_words(taps, columns),
+        parameter_block(product.bias, product.rescale, len(taps), columns))]
 
 
-def sum_tasks(job: Job, window: Window2d, bias, rescale, pad, out_word=0) -> list[Task]:
+def sum_tasks(context: NodeContext, window: Window2d, bias, rescale, pad, out_word=0) -> list[Task]:
     """Sums over the window, channel by channel; ``out_word``: where the first channels go."""
-    n_channels, columns = job.x.stored[0], job.target.columns
-    fields = window_fields(job, window)
+    n_channels, columns = context.x.stored[0], context.target.columns
+    fields = window_fields(context, window)
     if fields is None:
         ones = np.ones((n_channels, 1, *window.kernel), np.int8)
-        return product_tasks(job, Product(
+        return product_tasks(context, Product(
             weights=ones, window=window, bias=np.broadcast_to(bias, (n_channels,)),
             rescale=rescale, pad=pad, groups=n_channels, out_channel=out_word * columns))
     fields |= {"pad": pad, "same_weights": 1, "out_base": out_word, **rescale_fields(rescale)}
-    return [Task(
-        node=job.node, opcode=Opcode.WINDOW, inputs=job.inputs, output=job.output, fields=fields,
-        weights=np.ones((1, columns), np.int8),
-        parameters=parameter_block(bias, rescale, n_channels, columns))]
+    return [context.task(Opcode.WINDOW, fields, np.ones((1, columns), np.int8),
+                         parameter_block(bias, rescale, n_channels, columns))]
 
 
-def max_pool_task(job: Job, window: Window2d) -> Task:
+def max_pool_task(context: NodeContext, window: Window2d) -> Task:
     """The largest codes; padding never wins."""
-    fields = window_fields(job, window)
+    fields = window_fields(context, window)
     if fields is None:
-        job.refuse(f"maximum pooling has strides and padding of at most {_SMALL} and windows of "
-                   f"at most {_KERNEL} on the accelerator")
-    return Task(node=job.node, opcode=Opcode.MAXPOOL, inputs=job.inputs, output=job.output,
-                fields=fields | {"pad": INT8_MIN})
+        context.refuse(f"maximum pooling has strides and padding of at most {_SMALL} and windows "
+                       f"of at most {_KERNEL} on the accelerator")
+    return context.task(Opcode.MAXPOOL, fields | {"pad": INT8_MIN})
 
 
-def add_task(job: Job, op) -> Task:
+def add_task(context: NodeContext, op) -> Task:
     """Pixel by pixel; both inputs and the output are laid out alike."""
     (m0, s0), (m1, s1) = op.input_rescales
+    x, y = context.x, context.y
     fields = {
-        "n_chunks": job.x.n_chunks, "out_width": job.x.n_pixels, "out_step": job.y.n_chunks,
-        "n_channels": job.x.stored[0], "multiplier_0": m0, "multiplier_1": m1,
+        "n_chunks": x.n_chunks, "out_width": x.n_pixels, "out_step": y.n_chunks,
+        "n_channels": x.stored[0], "multiplier_0": m0, "multiplier_1": m1,
         "multiplier_2": int(op.rescale.multiplier[0]), "shift_0": s0, "shift_1": s1,
         "shift_2": int(op.rescale.shift[0]), "zero_point_0": op.input_zero_points[0],
         "zero_point_1": op.input_zero_points[1], "left_shift": op.left_shift,
         **rescale_fields(op.rescale),
     }
-    return Task(node=job.node, opcode=Opcode.ADD, inputs=job.inputs, output=job.output,
-                fields=fields)
+    return context.task(Opcode.ADD, fields)
 
 
-def linear_tasks(job: Job, product: Product) -> list[Task]:
+def linear_tasks(context: NodeContext, product: Product) -> list[Task]:
     """A window of one position: the first outputs on the vector engine, the rest on the array.
 
     The two run side by side, so that the words of weights of both are used per cycle.
     """
-    target, columns = job.target, job.target.columns
+    target, columns = context.target, context.target.columns
     n_outputs = len(product.weights)
     n_words = -(-n_outputs // columns)
-    channels, height, width = job.x.stored
-    pixel = job.x.n_chunks * columns
+    channels, height, width = context.x.stored
+    pixel = context.x.n_chunks * columns
     n_inputs = (height * width - 1) * pixel + channels
     n_inputs += n_inputs % 2
-    steps = usual_cover(target, job.x, product.window).steps
+    steps = usual_cover(target, context.x, product.window).steps
 
     def cycles(vector_words):
         rest = n_outputs - vector_words * columns
@@ -130,9 +125,9 @@ def linear_tasks(job: Job, product: Product) -> list[Task]:
     tasks = []
     if vector_words:
         first = _outputs(product, 0, min(n_outputs, vector_words * columns))
-        tasks.append(_linear_task(job, first, n_inputs, pixel))
+        tasks.append(_linear_task(context, first, n_inputs, pixel))
     if vector_words < n_words:
-        tasks += product_tasks(job, _outputs(product, vector_words * columns, n_outputs))
+        tasks += product_tasks(context, _outputs(product, vector_words * columns, n_outputs))
     return tasks
 
 
@@ -146,8 +141,8 @@ def _outputs(product, first, end):
                    rescale=rescale, out_channel=product.out_channel + first)
 
 
-def _linear_task(job, product, n_inputs, pixel):
-    columns = job.target.columns
+def _linear_task(context, product, n_inputs, pixel):
+    columns = context.target.columns
     n_outputs, channels = product.weights.shape[:2]
     by_pixel = np.zeros((n_outputs, product.window.n_taps, pixel), np.int8)
     by_pixel[:, :, :channels] = product.weights.reshape(n_outputs, channels, -1).transpose(0, 2, 1)
@@ -156,6 +151,5 @@ def _linear_task(job, product, n_inputs, pixel):
     fields = {
         "n_chunks": -(-n_outputs // columns), "n_inputs": n_inputs, "out_step": 1,
         "n_channels": n_outputs, **rescale_fields(product.rescale)}
-    return Task(node=job.node, opcode=Opcode.LINEAR, inputs=job.inputs, output=job.output,
-                fields=fields, weights=_by_words(flat, columns),
-                parameters=parameter_block(product.bias, product.rescale, n_outputs, columns))
+    return context.task(Opcode.LINEAR, fields, _by_words(flat, columns),
+                        parameter_block(product.bias, product.rescale, n_outputs, columns))

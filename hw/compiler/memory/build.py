@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 
-from golden.ops import Reshape
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
 from hw.compiler.memory.image import Block, Image, Step
 from hw.compiler.refusals import DoesNotFit
@@ -80,7 +79,7 @@ def owners(program):
     owner = {name: name for name in program.inputs}
     for node in program.nodes:
         for name in node.outputs:
-            owner[name] = owner[node.inputs[0]] if isinstance(node.op, Reshape) else name
+            owner[name] = owner[node.inputs[0]] if node.op.in_place else name
     return owner
 
 
@@ -227,7 +226,7 @@ def step_of(program, node, first, n, image) -> Step:
     suffix = f"#{image}" if image else ""
     return Step(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,
                 n_instructions=n, output=node.outputs[0] + suffix,
-                macs=int(node.op.macs(*shapes)) if hasattr(node.op, "macs") else 0)
+                macs=int(node.op.macs(*shapes)))
 
 
 def _blocks(weights, where):

@@ -6,13 +6,12 @@ from collections import deque
 
 import numpy as np
 
-from golden.ops import Reshape
 from hw.compiler.lowering.nibbles import pack_nibbles
 from hw.compiler.memory.build import owners
 from hw.compiler.memory.placement import Placement
 from hw.compiler.tiling.external import ExternalMemory
 from hw.compiler.tiling.memory import Pool
-from hw.compiler.tiling.plan import channel_groups, row_stripes, stripe_inputs, stripe_tasks
+from hw.compiler.tiling.plan import channel_groups, row_stripes, stripe_of, stripe_tasks
 from hw.compiler.tiling.state import Job, NodeState, TensorState
 from hw.compiler.tiling.stream import Stream
 from hw.isa import ENGINE_OF, Engine, LocalMemory, Opcode
@@ -42,10 +41,10 @@ class Work:
         self.tensors = {(name, image): self._tensor(name, budget)
                         for image in range(batch) for name in layout if self.root[name] == name}
         self.nodes = [self._node(image, node, budget) for image in range(batch)
-                      for node in order if not isinstance(node.op, Reshape)]
+                      for node in order if not node.op.in_place]
         for image in range(batch):
             for node in order:
-                if isinstance(node.op, Reshape):
+                if node.op.in_place:
                     self.last_instruction[image, node] = -1
         for owner in self.nodes:
             for name in owner.node.inputs:
@@ -67,9 +66,10 @@ class Work:
             return self.tensors[self.root[name], image].address is None
 
         stripes = row_stripes(node, self.target, self.layout, budget, stays)
-        stripes = [stripe_inputs(node, self.layout, *rows) for rows in stripes]
-        largest = max(stripes, key=lambda stripe: stripe.padding)  # it decides on the engine
-        tasks = stripe_tasks(node, self.target, self.layout, largest, None)
+        stripes = [stripe_of(node, self.layout, *rows) for rows in stripes]
+        # The first one that reads anything has the most padding: it decides on the engine.
+        first = next((stripe for stripe in stripes if any(stripe.inputs[0])), stripes[0])
+        tasks = stripe_tasks(node, self.target, self.layout, first, None)
         groups = channel_groups(tasks, self.target.columns, budget, len(stripes))
         return NodeState(image, node, stripes, groups,
                      any(ENGINE_OF[task.opcode] == Engine.ARRAY for task in tasks),

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from golden import ops
 from hw.compiler.lowering.lower import lower
 from hw.compiler.lowering.products import INSTRUCTION_CYCLES
 from hw.compiler.lowering.task import Task
 from hw.compiler.memory.placement import Placement
 from hw.isa import Opcode
 
-__all__ = ["Budget", "Stripe", "channel_groups", "row_stripes", "stripe_inputs", "stripe_tasks"]
-
-_WINDOWED = (ops.Conv2d, ops.MaxPool, ops.AveragePool, ops.CodeAveragePool)
-_BY_ROWS = (ops.Add, ops.Clamp, ops.Rescaling, ops.Concat)
+__all__ = ["Budget", "Stripe", "channel_groups", "row_stripes", "stripe_of", "stripe_tasks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,31 +31,21 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Stripe:
-    """Rows first to end of an output, and of each input; ``padding``: rows missing above.
-
-    Where all windows lie in the padding the input's rows are (0, 0): none, and all is padding.
-    """
+    """Rows first to end of an output, and of each input; (0, 0) where only padding is read."""
 
     rows: tuple[int, int]
     inputs: tuple[tuple[int, int], ...]
-    padding: int = 0
 
 
-def stripe_inputs(node, layouts, first, end) -> Stripe:
+def _shapes(node, layouts):
+    return [layouts[name].stored for name in node.inputs]
+
+
+def stripe_of(node, layouts, first, end) -> Stripe:
     """What rows ``first`` to ``end`` of a node's output need."""
-    op = node.op
-    heights = [layouts[name].stored[1] for name in node.inputs]
-    if isinstance(op, _WINDOWED):
-        kernel, dilation = op.kernel[0], getattr(op, "dilation", (1, 1))[0]
-        above = first * op.stride[0] - op.padding[0]
-        below = (end - 1) * op.stride[0] - op.padding[0] + (kernel - 1) * dilation + 1
-        low, high = max(0, above), min(heights[0], below)
-        if low >= high:
-            return Stripe(rows=(first, end), inputs=((0, 0),))
-        return Stripe(rows=(first, end), inputs=((low, high),), padding=low - above)
-    if isinstance(op, _BY_ROWS):
-        return Stripe(rows=(first, end), inputs=((first, end),) * len(heights))
-    return Stripe(rows=(first, end), inputs=tuple((0, height) for height in heights))
+    shapes = _shapes(node, layouts)
+    rows = node.op.input_rows(first, end, *shapes)
+    return Stripe(rows=(first, end), inputs=rows or tuple((0, shape[1]) for shape in shapes))
 
 
 def _rows_of(place: Placement, first, end) -> Placement:
@@ -74,29 +60,24 @@ def stripe_tasks(node, target, layouts, stripe, outputs) -> list[Task]:
     places = {name: _rows_of(layouts[name], *rows)
               for name, rows in zip(node.inputs, stripe.inputs)}
     output = node.outputs[0]
-    whole = layouts[output]
-    places[output] = _rows_of(whole, *stripe.rows)
-    op = node.op
-    if isinstance(op, _WINDOWED):
-        top, left, bottom, right = op.padding
-        n_rows, (low, high) = stripe.rows[1] - stripe.rows[0], stripe.inputs[0]
-        span = (op.kernel[0] - 1) * getattr(op, "dilation", (1, 1))[0] + 1
-        bottom = (n_rows - 1) * op.stride[0] + span - (high - low) - stripe.padding
-        op = replace(op, padding=(stripe.padding, left, max(0, bottom), right))
-    return lower(replace(node, op=op), target, places, outputs=outputs, alone=True)
+    places[output] = _rows_of(layouts[output], *stripe.rows)
+    op, shapes = node.op, _shapes(node, layouts)
+    if op.input_rows(*stripe.rows, *shapes) is not None:
+        op = op.for_rows(*stripe.rows, *shapes)
+    return lower(replace(node, op=op), target, places, outputs=outputs, tiled=True)
 
 
 def row_stripes(node, target, layouts, budget, stays) -> list[tuple[int, int]]:
     """Rows of the stripes of a node. stays(name): that tensor needs no room of its own."""
     y = layouts[node.outputs[0]]
     height, width = y.stored[1:]
-    if not isinstance(node.op, _WINDOWED + _BY_ROWS):
+    if node.op.input_rows(0, height, *_shapes(node, layouts)) is None:
         return [(0, height)]
 
     def fits(rows):
         needs = [] if stays(node.outputs[0]) else [rows * width * y.n_chunks]
         middle = max(0, min(height - rows, height // 2))
-        stripe = stripe_inputs(node, layouts, middle, middle + rows)
+        stripe = stripe_of(node, layouts, middle, middle + rows)
         for name, (low, high) in zip(node.inputs, stripe.inputs):
             if not stays(name):
                 x = layouts[name]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden.ops import Rescale
-from hw.compiler.lowering.task import Job, Task, Window2d
+from golden.ops import CodeAveragePool, Rescale
+from hw.compiler.lowering.dispatch import lower_operator
+from hw.compiler.lowering.task import NodeContext, Task, Window2d
 from hw.compiler.lowering.vectors import sum_tasks, window_fields
 
-__all__ = ["average_tasks"]
+__all__ = []
 
 
 def _bands(counts):
@@ -32,9 +33,9 @@ def _pieces(rows, columns):
             yield row_band, (0, len(columns)) if whole else (first, end), first
 
 
-def average_tasks(job: Job, op) -> list[Task]:
-    """Tasks of a golden.ops.CodeAveragePool."""
-    size = job.x.stored[1:]
+@lower_operator.register(CodeAveragePool)
+def _code_average_pool(op, context: NodeContext) -> list[Task]:
+    size = context.x.stored[1:]
     multiplier, shift = op.factors(size)
 
     def rescale(row, column):
@@ -45,22 +46,22 @@ def average_tasks(job: Job, op) -> list[Task]:
     window = Window2d(kernel=op.kernel, stride=op.stride, padding=op.padding,
                       output=multiplier.shape)
     if len(pieces) == 1:
-        return sum_tasks(job, window, 0, rescale(0, 0), 0)
-    if window_fields(job, window) is None:
-        job.refuse("average pooling that is padded has strides and padding of at most 15 and "
+        return sum_tasks(context, window, 0, rescale(0, 0), 0)
+    if window_fields(context, window) is None:
+        context.refuse("average pooling that is padded has strides and padding of at most 15 and "
                    "windows of at most 255 on the accelerator")
     tasks = []
     for (row, row_end), (column, column_end), counted in pieces:
-        task, = sum_tasks(job, window, 0, rescale(row, counted), 0)
+        task, = sum_tasks(context, window, 0, rescale(row, counted), 0)
         top, y = _start(row, op.stride[0], op.padding[0])
         left, x = _start(column, op.stride[1], op.padding[1])
         width = column_end - column
         task.fields.update({
             "top": top, "left": left, "height": size[0] - y, "width": size[1] - x,
-            "x_base": (y * size[1] + x) * job.x.n_chunks,
+            "x_base": (y * size[1] + x) * context.x.n_chunks,
             "out_height": row_end - row, "out_width": width,
-            "out_base": (row * window.output[1] + column) * job.y.n_chunks,
-            "out_step": job.y.n_chunks * (window.output[1] if width == 1 else 1)})
+            "out_base": (row * window.output[1] + column) * context.y.n_chunks,
+            "out_step": context.y.n_chunks * (window.output[1] if width == 1 else 1)})
         tasks.append(task)
     return tasks
 

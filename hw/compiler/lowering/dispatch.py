@@ -1,0 +1,32 @@
+"""Which function lowers an operator: registered beside it, in a file of `operators`.
+
+    @lower_operator.register(ops.MaxPool)
+    def _max_pool(op, context):
+        return [Task(...)]
+
+An operator without one is refused by name.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from hw.compiler.lowering.task import NodeContext, Task
+from hw.compiler.memory.placement import Dense, Placement
+
+__all__ = ["input_layout", "lower_operator"]
+
+
+@singledispatch
+def lower_operator(op, context: NodeContext) -> list[Task]:
+    """The tasks of an operator; CannotRun where the accelerator does not have it."""
+    context.refuse(f"operator {op.label} does not run on the accelerator")
+
+
+@singledispatch
+def input_layout(op, target, place: Placement, by_rows: bool) -> Dense | None:
+    """How the program's input, of which the operator is the only reader, is better laid out.
+
+    by_rows: rows must follow each other in memory. None: pixel by pixel as any tensor.
+    """
+    return None
