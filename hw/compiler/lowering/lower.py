@@ -7,6 +7,7 @@ from math import prod
 
 import hw.compiler.lowering.operators  # noqa: F401  (registers every lowering)
 from golden.ops.elementwise import orders_agree
+from golden.ops.operator import Elementwise
 from hw.compiler.lowering.dispatch import input_layout, lower_operator
 from hw.compiler.lowering.task import NodeContext, Task
 from hw.compiler.memory.placement import Placement
@@ -40,8 +41,13 @@ def layouts(program, target, by_rows=False) -> dict[str, Placement]:
             places[name] = replace(places[name], dense=dense)
     for node in program.nodes:
         for name in node.outputs:
-            places[name] = (_where_it_lies(node, places[node.inputs[0]]) if node.op.in_place
-                            else usual(name))
+            first = places[node.inputs[0]]
+            if node.op.in_place:
+                places[name] = _where_it_lies(node, first)
+            elif isinstance(node.op, Elementwise):  # in the order of its input's elements
+                places[name] = replace(first, dense=None)
+            else:
+                places[name] = usual(name)
     return places
 
 

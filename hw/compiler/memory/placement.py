@@ -59,6 +59,17 @@ class Placement:
             return -(-self.dense.n_bytes // self.word_bytes)
         return self.n_pixels * self.n_chunks
 
+    @property
+    def keeps_channels(self) -> bool:
+        """Are the tensor's channels (axis 0 of ``shape``) the channels that are laid out?"""
+        return self.stored[0] == self.shape[0] and (
+            not self.channels_last or self.stored == self.shape)
+
+    def is_laid_out_as(self, other: Placement) -> bool:
+        """Do equal elements of two tensors of one shape lie at equal places?"""
+        return self.stored == other.stored and (
+            self.channels_last == other.channels_last or self.stored == self.shape)
+
     def at(self, bank: int, base: int) -> Placement:
         """The same tensor elsewhere."""
         return replace(self, bank=bank, base=base)

@@ -26,7 +26,7 @@ class Work:
 
     Members
     -------
-    external : ExternalMemory. last_instruction : by (image, node).
+    external : ExternalMemory.
     """
 
     def __init__(self, program, target, order, batch, budget, layout):
@@ -42,10 +42,6 @@ class Work:
                         for image in range(batch) for name in layout if self.root[name] == name}
         self.nodes = [self._node(image, node, budget) for image in range(batch)
                       for node in order if not node.op.in_place]
-        for image in range(batch):
-            for node in order:
-                if node.op.in_place:
-                    self.last_instruction[image, node] = -1
         for owner in self.nodes:
             for name in owner.node.inputs:
                 self._of(owner, name).readers += 1
@@ -74,6 +70,17 @@ class Work:
         return NodeState(image, node, stripes, groups,
                      any(ENGINE_OF[task.opcode] == Engine.ARRAY for task in tasks),
                      keeps_weights=groups == [None])
+
+    def last_instructions(self) -> dict:
+        """The last instruction by (image, node); -1 where what lies in place is the input."""
+        last = dict(self.last_instruction)
+        written = {(image, node.outputs[0]): index for (image, node), index in last.items()}
+        for image in sorted({image for _, image in self.tensors}):
+            for node in self.program.nodes:
+                if node.op.in_place:
+                    index = written.get((image, self.root[node.outputs[0]]), -1)
+                    last[image, node] = index
+        return last
 
     def placements(self) -> dict[str, Placement]:
         """Where every tensor is; of those on the chip where it was."""

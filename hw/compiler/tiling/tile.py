@@ -69,18 +69,18 @@ def _tile(program, target, order, batch, budget):
     return Image(
         program=program.name, program_sha256=program.sha256, target=target,
         instructions=words[:n_records * N_WORDS], parameters=np.zeros((1, 3), "<u4"), blocks=(),
-        placements=one.placements(), steps=_steps(program, one.last_instruction),
+        placements=one.placements(), steps=_steps(program, one.last_instructions()),
         input=program.inputs[0], output=program.outputs[0], batch=batch, external=external,
         metadata=metadata)
 
 
-def _steps(program, last_instruction):
+def _steps(program, last_instructions):
     """Nodes by their last instruction; a step begins where the one before ends.
 
     Nodes are computed side by side, so a step also holds instructions of later ones.
     """
     steps, first = [], 0
-    for (image, node), last in sorted(last_instruction.items(), key=lambda entry: entry[1]):
+    for (image, node), last in sorted(last_instructions.items(), key=lambda entry: entry[1]):
         steps.append(step_of(program, node, first, last + 1 - first, image))
         first = last + 1
     return tuple(steps)

@@ -5,41 +5,15 @@ import numpy as np
 from golden.program.interpreter import run
 from hw.compiler import compile_program
 from hw.compiler.tiling.tile import unrolled
-from hw.isa import N_WORDS
-from hw.machine import Machine
 from hw.machine.hazards import check
-
-
-def machine_of(image):
-    """A Machine whose memories hold the image."""
-    size = 0 if image.external is None else len(image.external)
-    machine = Machine(image.target, external_bytes=size)
-    if size:
-        machine.external[:] = image.external
-        machine.region_limit = size
-    machine.load_program(image.instructions.reshape(-1, N_WORDS))
-    machine.parameters[:len(image.parameters)] = image.parameters
-    for block in image.blocks:
-        machine.banks[block.bank][block.base:block.base + len(block.words)] = block.words
-    return machine
-
-
-def _words(machine, place):
-    if place.external:
-        flat = machine.external[place.base:place.base + place.n_words * place.word_bytes]
-        return flat.view(np.int8).reshape(-1, place.word_bytes)
-    return machine.banks[place.bank][place.base:place.base + place.n_words]
+from sim.model import run_batch
 
 
 def run_image(image, codes):
     """codes: int8 (batch, *shape), as many as the image computes. Returns the output tensors."""
-    machine = machine_of(image)
-    for index, x in enumerate(codes):
-        place = image.place(image.input, index)
-        _words(machine, place)[...] = place.pack(x[None])[0]
-    machine.run(max_instructions=10_000)
-    places = [image.place(image.output, index) for index in range(len(codes))]
-    return np.concatenate([place.unpack(_words(machine, place)[None]) for place in places])
+    parts = run_batch(image, codes)
+    names = [f"{image.output}#{index}" if index else image.output for index in range(len(codes))]
+    return np.concatenate([parts[name] for name in names])
 
 
 def compile_checked(program, target, batch=1):

@@ -27,7 +27,7 @@ def _clamp(op, context: NodeContext) -> list[Task]:
 
 @lower_operator.register(ops.Rescaling)
 def _rescaling(op, context: NodeContext) -> list[Task]:
-    if op.rescale.n_channels > 1 and context.x.stored[0] != context.x.shape[0]:
+    if op.rescale.n_channels > 1 and not context.x.keeps_channels:
         context.refuse("a per-channel rescaling behind a reshape does not run on the accelerator")
     return sum_tasks(context, Window2d(output=context.x.stored[1:]), -op.input_zero_point,
                      op.rescale, 0)
@@ -36,7 +36,7 @@ def _rescaling(op, context: NodeContext) -> list[Task]:
 @lower_operator.register(ops.Add)
 def _add(op, context: NodeContext) -> list[Task]:
     first, second = context.inputs
-    if not first.stored == second.stored == context.y.stored:
+    if not first.is_laid_out_as(second):
         context.refuse("an addition behind a reshape does not run on the accelerator")
     return [add_task(context, op)]
 
@@ -45,7 +45,7 @@ def _add(op, context: NodeContext) -> list[Task]:
 def _concat(op, context: NodeContext) -> list[Task]:
     tasks, offset = [], 0
     for index, x in enumerate(context.inputs):
-        if op.axis != 1 or x.stored[0] != x.shape[0]:
+        if op.axis != 1 or not x.keeps_channels:
             context.refuse("the accelerator joins tensors along the channels only, and none "
                            "behind a reshape")
         tasks += _copy(context.of_input(index), offset)
