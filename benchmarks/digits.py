@@ -1,6 +1,7 @@
 """digits: accuracy of float RangeBN, of the 8-bit simulation and of the integer program over
 several seeds, and how far the program's codes are from the simulation's, tensor by tensor."""
 
+import argparse
 import sys
 import time
 
@@ -38,7 +39,7 @@ def _one_seed(data, seed: int, epochs: int, bar) -> dict:
             "integer": 100 * float(right.mean()), **codes}
 
 
-def measure(n_seeds: int, epochs: int, command: str) -> list[dict]:
+def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
     """Train float and 8-bit for every seed; returns the rows."""
     import numpy as np
     import torch
@@ -48,7 +49,7 @@ def measure(n_seeds: int, epochs: int, command: str) -> list[dict]:
 
     torch.set_num_threads(1)
     data = load_dataset("digits")
-    start = time.perf_counter()
+    start, n_seeds, epochs = time.perf_counter(), arguments.seeds, arguments.epochs
     with tqdm(total=2 * n_seeds * epochs, unit="epoch", file=sys.stderr) as bar:
         seeds = [_one_seed(data, seed, epochs, bar) for seed in range(n_seeds)]
     context = (f"resnet_digits, {epochs} epochs, seeds 0..{n_seeds - 1}, "

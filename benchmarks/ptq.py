@@ -14,8 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.accuracy import chosen, source_hash
+from benchmarks.ptq_table import page
 from cli import command as cli
 from golden.errors import LockstepError
+
+__all__ = ["measure", "page"]
 
 IMAGES = 512        # of the training set, to calibrate on
 PART = 64           # images at a time that a network or program runs on: they stay in the cache

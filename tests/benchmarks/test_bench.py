@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import accuracy, train_speed
+from benchmarks.suites import command_of
 from flows import bench
 from golden.errors import LockstepError
 from sw.layers import fused
@@ -25,6 +26,31 @@ def test_digits_rows(tmp_path, capsys):
 def test_unknown_suite():
     with pytest.raises(LockstepError, match="Unknown suite 'digit'; known: digits"):
         bench.main(["digit"])
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["digits", "--target", "sim-4x4"], "unrecognized arguments: --target sim-4x4"),
+    (["tflite", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
+    (["accelerator", "--threads", "1"], "unrecognized arguments: --threads 1"),
+    ([], "the following arguments are required: SUITE")])
+def test_an_option_of_another_suite_is_refused(arguments, message):
+    with pytest.raises(LockstepError, match=message):
+        bench.main(arguments)
+
+
+def test_the_help_of_a_suite_shows_its_own_options_only(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["digits", "--help"])
+    shown = capsys.readouterr().out
+    assert "--epochs" in shown and "--target" not in shown and "--checkpoint" not in shown
+
+
+def test_a_command_names_what_is_not_the_default():
+    arguments = bench.parse(["ptq", "--threads", "1", "--seeds", "2", "--checkpoint", "a=b",
+                             "--device", "cpu"])
+    assert command_of("ptq", arguments) == (
+        "python flows/bench.py ptq --seeds 2 --threads 1 --checkpoint a=b")
+    assert command_of("digits", bench.parse(["digits"])) == "python flows/bench.py digits"
 
 
 class _Cifar:
