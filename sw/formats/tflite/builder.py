@@ -71,6 +71,7 @@ class Builder(Parts):
 
     def __init__(self, names):
         super().__init__(names)
+        self.folded_pads = {}       # PADs that become part of a layer, by their output's number
         self._names, self._owners = {}, {}
 
     def name(self, info):

@@ -6,23 +6,21 @@ from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.verify import verify
 from sw.formats.files import sha256_of
-from sw.formats.tflite import pointwise, pools, products, schema
+from sw.formats.tflite import layout, pointwise, pools, products, schema, windows
 from sw.formats.tflite.builder import Builder
+from sw.formats.tflite.graph import Graph, OperatorInfo, TensorInfo
+from sw.formats.tflite.registry import KINDS, on_host
 
-CONVERTERS = {
-    "FULLY_CONNECTED": products.fully_connected, "ADD": pointwise.add,
-    "AVERAGE_POOL_2D": pools.average_pool_2d, "MAX_POOL_2D": pools.max_pool_2d,
-    "MEAN": pools.mean, "RESHAPE": pointwise.reshape, "CONCATENATION": pointwise.concatenation,
-    "SQUEEZE": pointwise.reshape, "PAD": pointwise.pad, "RELU": pointwise.relu,
-    "RELU6": pointwise.relu, "QUANTIZE": pointwise.quantize,
-}
-PADDED = {"CONV_2D": products.conv_2d, "DEPTHWISE_CONV_2D": products.depthwise_conv_2d}
-HOST = ("SOFTMAX", "QUANTIZE", "DEQUANTIZE")
-SUPPORTED = sorted({*CONVERTERS, *PADDED, *HOST})
+__all__ = ["import_tflite"]
+
+REGISTERING = layout, pointwise, pools, products    # their operators, by being imported
 LAYOUT = "NHWC"
 
+on_host("SOFTMAX", options="SoftmaxOptions", fields=("Beta",))
+on_host("DEQUANTIZE")
 
-def import_tflite(path):
+
+def import_tflite(path: str | Path) -> Program:
     """The Program of a .tflite file.
 
     Its tensors have the file's names, and codes equal to those of LiteRT's reference kernels.
@@ -40,23 +38,22 @@ def import_tflite(path):
     return program
 
 
-def _program(path, graph):
+def _program(path: Path, graph: Graph) -> Program:
     source, result, before, after = _ends(graph)
     operators = _needed(graph, source, result)
     for operator in operators:
-        if operator.kind not in SUPPORTED:
+        if operator.kind not in KINDS:
             raise LockstepError(f"{operator.title} is not supported; supported are "
-                                f"{', '.join(SUPPORTED)}")
+                                f"{', '.join(sorted(KINDS))}")
     builder = Builder(graph.names)
     builder.declare_info(source)
     readers = _readers(operators, result)
-    pads = {}
     for operator in operators:
         if operator.kind == "PAD" and _is_folded(operator, readers):
-            pads[operator.output.index] = operator
+            builder.folded_pads[operator.output.index] = operator
             continue
         try:
-            _convert(builder, operator, pads)
+            _convert(builder, operator)
         except LockstepError:
             raise
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
@@ -68,24 +65,17 @@ def _program(path, graph):
                    input_layout=LAYOUT, metadata=metadata)
 
 
-def _convert(builder, operator, pads):
+def _convert(builder: Builder, operator: OperatorInfo) -> None:
     if len(operator.outputs) != 1:
         operator.refuse(f"must have 1 output, not {len(operator.outputs)}")
-    if operator.kind in CONVERTERS:
-        return CONVERTERS[operator.kind](builder, operator)
-    if operator.kind in PADDED:
-        pad = pads.get(operator.inputs[0].index) if operator.inputs[0] else None
-        if pad is None:
-            x, padding = operator.activation(0, rank=4), None
-        else:
-            x, padding = pad.activation(0, rank=4), pointwise.spatial(pointwise.paddings(pad))
-            builder.notes.append(f"PAD (tensor {pad.name!r}) is part of {operator.kind} "
-                                 f"(tensor {operator.name!r})")
-        return PADDED[operator.kind](builder, operator, x, padding)
-    raise LockstepError(f"{operator.title} runs on the host and so only at the ends of the graph")
+    convert = KINDS[operator.kind].convert
+    if convert is None:
+        raise LockstepError(f"{operator.title} runs on the host and so only at the ends of the "
+                            f"graph")
+    convert(builder, operator)
 
 
-def _ends(graph):
+def _ends(graph: Graph) -> tuple[TensorInfo, TensorInfo, list, list]:
     """(input, output) TensorInfos of the program, and what the host does before and after."""
     for what, infos in (("input", graph.inputs), ("output", graph.outputs)):
         if len(infos) != 1 or infos[0] is None:
@@ -110,15 +100,16 @@ def _ends(graph):
     return source, result, before, after
 
 
-def _is_last(operator):
+def _is_last(operator: OperatorInfo | None) -> bool:
     """Is it the host's, as the last operator?"""
     if operator is None or not operator.inputs or operator.inputs[0] is None:
         return False
-    return (operator.kind in ("SOFTMAX", "DEQUANTIZE")
-            or operator.kind == "QUANTIZE" and operator.output.dtype != "int8")
+    kind = KINDS.get(operator.kind)
+    return kind is not None and (kind.convert is None or operator.kind == "QUANTIZE"
+                                 and operator.output.dtype != "int8")
 
 
-def _host_step(operator):
+def _host_step(operator: OperatorInfo) -> dict:
     step = {"operator": operator.kind, "tensor": operator.name, "dtype": operator.output.dtype}
     if len(operator.output.scales):
         step |= {"scale": operator.output.scale, "zero_point": operator.output.zero_point}
@@ -127,24 +118,25 @@ def _host_step(operator):
     return step
 
 
-def _needed(graph, source, result):
+def _needed(graph: Graph, source: TensorInfo, result: TensorInfo) -> list[OperatorInfo]:
     """The operators between the program's input and output, in the file's order.
 
-    The shape operand of a RESHAPE counts for nothing, so what computes it is left out.
+    What computes an operand that counts for nothing is left out.
     """
     wanted, needed = {result.index}, []
     for operator in reversed(graph.operators):
         if not wanted & {info.index for info in operator.outputs if info}:
             continue
         needed.insert(0, operator)
-        operands = operator.inputs[:1] if operator.kind == "RESHAPE" else operator.inputs
-        wanted |= {info.index for info in operands if info and info.data is None}
+        kind = KINDS.get(operator.kind)
+        wanted |= {info.index for info in operator.inputs[:kind and kind.n_operands]
+                   if info and info.data is None}
         if source.index in {info.index for info in operator.outputs if info}:
             needed.pop(0)
     return needed
 
 
-def _readers(operators, result):
+def _readers(operators: list[OperatorInfo], result: TensorInfo) -> dict:
     """The operators that read a tensor, by its number; the program's output has one more."""
     readers = {result.index: [None]}
     for operator in operators:
@@ -154,10 +146,10 @@ def _readers(operators, result):
     return readers
 
 
-def _is_folded(operator, readers):
+def _is_folded(operator: OperatorInfo, readers: dict) -> bool:
     """Is the PAD that of the one convolution behind it?"""
     followers = readers.get(operator.output.index, [])
-    if len(followers) != 1 or followers[0] is None or followers[0].kind not in PADDED:
+    if len(followers) != 1 or not followers[0] or not KINDS[followers[0].kind].takes_padding:
         return False
-    return (followers[0].options["Padding"] == products.VALID
-            and not pointwise.paddings(operator)[3].any())
+    return (followers[0].options["Padding"] == windows.VALID
+            and not windows.paddings(operator)[3].any())

@@ -7,20 +7,25 @@ import numpy as np
 
 from golden import ops
 from golden.arith import INT8_MAX, INT8_MIN, Rounding
-from sw.formats.tflite.builder import activation_bounds, program_shape, tflite_factor
-from sw.formats.tflite.graph import check_activation
-from sw.formats.tflite.products import padding_of, strides
+from sw.formats.tflite.builder import Builder, activation_bounds, program_shape, tflite_factor
+from sw.formats.tflite.graph import OperatorInfo, TensorInfo, check_activation
+from sw.formats.tflite.registry import converts, factor
+from sw.formats.tflite.windows import WINDOW, padding_of, strides
 
+__all__ = ["average_pool_2d", "max_pool_2d", "mean"]
+
+POOL = {"options": "Pool2DOptions", "fields": (*WINDOW, "FilterHeight", "FilterWidth")}
 MOST_SHIFT = 31     # of MultiplyByQuantizedMultiplier, to the right
 
 
-def _window(operator, x):
+def _window(operator: OperatorInfo, x: TensorInfo) -> dict:
     kernel = operator.options["FilterHeight"], operator.options["FilterWidth"]
     return {"kernel": kernel, "stride": strides(operator),
             "padding": padding_of(operator, x.shape[1:3], kernel, strides(operator))}
 
 
-def average_pool_2d(builder, operator):
+@converts("AVERAGE_POOL_2D", **POOL)
+def average_pool_2d(builder: Builder, operator: OperatorInfo) -> None:
     """Codes are averaged as they are; the divisor counts real pixels."""
     x = operator.activation(0, rank=4)
     builder.same_quantization(operator, x)
@@ -29,7 +34,8 @@ def average_pool_2d(builder, operator):
     builder.emit(operator, op, [builder.name(x)])
 
 
-def max_pool_2d(builder, operator):
+@converts("MAX_POOL_2D", **POOL)
+def max_pool_2d(builder: Builder, operator: OperatorInfo) -> None:
     """The activation, if there is one, is a Clamp behind it."""
     x = operator.activation(0, rank=4)
     builder.same_quantization(operator, x)
@@ -41,7 +47,8 @@ def max_pool_2d(builder, operator):
     builder.emit(operator, op, [source])
 
 
-def mean(builder, operator):
+@converts("MEAN", precision=np.float64)
+def mean(builder: Builder, operator: OperatorInfo) -> None:
     """The kernel folds 1 / count into the multiplier of S_in / S_out, cutting it off."""
     x = operator.activation(0, rank=4)
     axes = operator.constant(1, "axes", ("int32",)).reshape(-1)
@@ -50,7 +57,8 @@ def mean(builder, operator):
                         f"not over axes {axes.tolist()}")
     check_activation(operator.output)
     window, count = x.shape[1:3], x.shape[1] * x.shape[2]
-    multiplier, shift = tflite_factor(x.scale / operator.output.scale)
+    multiplier, shift = tflite_factor(factor(operator, x.scale,
+                                             over=operator.output.scale))
     exponent = min(count.bit_length() - 1, 32, MOST_SHIFT + 31 - shift)
     rescale = ops.Rescale(
         multiplier=np.array([(multiplier << exponent) // count]),

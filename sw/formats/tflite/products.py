@@ -10,40 +10,17 @@ import tflite
 
 from golden import ops
 from golden.float_product import float_product
-from sw.formats.tflite.builder import activation_bounds, gemmlowp_rescale, program_shape
-from sw.formats.tflite.graph import check_activation
+from sw.formats.tflite.builder import Builder, activation_bounds, gemmlowp_rescale, program_shape
+from sw.formats.tflite.graph import OperatorInfo, TensorInfo, check_activation
+from sw.formats.tflite.registry import converts, factor
+from sw.formats.tflite.windows import WINDOW, padded_input, padding_of, strides
 
-VALID, SAME = tflite.Padding.VALID, tflite.Padding.SAME
+__all__ = ["conv_2d", "depthwise_conv_2d", "fully_connected"]
 
+CONVOLUTION = {"fields": (*WINDOW, "DilationHFactor", "DilationWFactor"),
+               "precision": np.float64, "takes_padding": True}
 
-def same_padding(size, kernel, stride, dilation=(1, 1)):
-    """(top, left, bottom, right) of SAME: the larger half below and on the right.
-
-    size: (H, W) of the input. Source: padding.h, ComputePaddingWithOffset.
-    """
-    before, after = [], []
-    for length, k, s, d in zip(size, kernel, stride, dilation):
-        total = max(0, (-(-length // s) - 1) * s + (k - 1) * d + 1 - length)
-        before.append(total // 2)
-        after.append(total - total // 2)
-    return (*before, *after)
-
-
-def padding_of(operator, size, kernel, stride, dilation=(1, 1)):
-    """(top, left, bottom, right) as the operator's options say."""
-    if operator.options["Padding"] == VALID:
-        return (0, 0, 0, 0)
-    if operator.options["Padding"] == SAME:
-        return same_padding(size, kernel, stride, dilation)
-    operator.refuse(f"padding must be SAME or VALID, not number {operator.options['Padding']}")
-
-
-def strides(operator):
-    """(rows, columns)"""
-    return operator.options["StrideH"], operator.options["StrideW"]
-
-
-def _weights(operator, ndim, axis):
+def _weights(operator: OperatorInfo, ndim: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """int8 weights and the float64 scale of each output channel or the single one."""
     weights = operator.constant(1, "weights", ("int8",), ndim)
     info = operator.inputs[1]
@@ -59,7 +36,7 @@ def _weights(operator, ndim, axis):
     return weights, info.scales.astype(np.float64)
 
 
-def _bias(operator, n_outputs):
+def _bias(operator: OperatorInfo, n_outputs: int) -> np.ndarray:
     if len(operator.inputs) < 3 or operator.inputs[2] is None:
         return np.zeros(n_outputs, np.int32)
     bias = operator.constant(2, "bias", ("int32",)).reshape(-1)
@@ -68,12 +45,13 @@ def _bias(operator, n_outputs):
     return bias
 
 
-def _conv_op(operator, x, weights, scales, groups, padding):
-    """The Conv2d of weights (O, I / groups, kh, kw); padding None: that of the options."""
+def _conv_op(operator: OperatorInfo, x: TensorInfo, weights: np.ndarray, scales: np.ndarray,
+             groups: int, padding: tuple | None) -> ops.Conv2d:
+    """weights: (O, I / groups, kh, kw); padding: None for that of the options."""
     kernel, dilation = weights.shape[2:], (operator.options["DilationHFactor"],
                                            operator.options["DilationWFactor"])
     check_activation(operator.output)
-    factors = x.scale * scales / operator.output.scale
+    factors = factor(operator, x.scale, scales, over=operator.output.scale)
     if padding is None:
         padding = padding_of(operator, x.shape[1:3], kernel, strides(operator), dilation)
     return ops.Conv2d(
@@ -82,8 +60,10 @@ def _conv_op(operator, x, weights, scales, groups, padding):
         rescale=gemmlowp_rescale(factors, operator.output, activation_bounds(operator)))
 
 
-def conv_2d(builder, operator, x, padding=None):
-    """x: TensorInfo that the convolution reads; padding: in place of that of the options."""
+@converts("CONV_2D", options="Conv2DOptions", **CONVOLUTION)
+def conv_2d(builder: Builder, operator: OperatorInfo) -> None:
+    """In groups where the weights have fewer channels than the input."""
+    x, padding = padded_input(builder, operator)
     weights, scales = _weights(operator, 4, 0)
     channels, per_group = x.shape[3], weights.shape[3]
     if channels % per_group:
@@ -94,8 +74,10 @@ def conv_2d(builder, operator, x, padding=None):
     builder.emit(operator, op, [builder.name(x)])
 
 
-def depthwise_conv_2d(builder, operator, x, padding=None):
+@converts("DEPTHWISE_CONV_2D", options="DepthwiseConv2DOptions", **CONVOLUTION)
+def depthwise_conv_2d(builder: Builder, operator: OperatorInfo) -> None:
     """Output channel o sees input channel o // (O / I)."""
+    x, padding = padded_input(builder, operator)
     weights, scales = _weights(operator, 4, 3)
     channels = x.shape[3]
     if weights.shape[0] != 1 or weights.shape[3] % channels:
@@ -105,7 +87,9 @@ def depthwise_conv_2d(builder, operator, x, padding=None):
     builder.emit(operator, op, [builder.name(x)])
 
 
-def fully_connected(builder, operator):
+@converts("FULLY_CONNECTED", options="FullyConnectedOptions", precision=np.float64,
+          fields=("FusedActivationFunction", "KeepNumDims", "WeightsFormat"))
+def fully_connected(builder: Builder, operator: OperatorInfo) -> None:
     """A Linear on the flattened input; pixel by pixel where the dimensions are kept."""
     x = operator.activation(0)
     if operator.options["WeightsFormat"] != tflite.FullyConnectedOptionsWeightsFormat.DEFAULT:
@@ -121,7 +105,8 @@ def fully_connected(builder, operator):
     fields = {"bias": _bias(operator, n_outputs), "input_zero_point": x.zero_point}
     zeros = ops.Rescale(multiplier=[0], shift=[31], zero_point=0)
     probe = ops.Linear(weights=weights, rescale=zeros, **fields)
-    fields["rescale"] = _float_rescale(builder, operator, x.scale * scales, probe)
+    factors = factor(operator, x.scale, scales, over=operator.output.scale)
+    fields["rescale"] = _float_rescale(builder, operator, factors, probe)
     source = builder.name(x)
     if by_pixel:
         op = ops.Conv2d(weights=weights.reshape(n_outputs, n_inputs, 1, 1), **fields)
@@ -137,15 +122,16 @@ def fully_connected(builder, operator):
     builder.emit(operator, builder.reshape(source, shape), [source])
 
 
-def _float_rescale(builder, operator, input_scales, op):
+def _float_rescale(builder: Builder, operator: OperatorInfo, factors: np.ndarray,
+                   op: ops.Linear) -> ops.Rescale:
     """The Rescale that rounds as the product with a double does; op bounds the accumulators."""
     low, high = activation_bounds(operator)
     output = operator.output
     smallest, largest = (values.tolist() for values in op.accumulator_bounds())
-    if len(input_scales) == 1:
+    if len(factors) == 1:
         smallest, largest = [min(smallest)], [max(largest)]
-    results = [float_product(factor, low - output.zero_point, high - output.zero_point, *bounds)
-               for factor, *bounds in zip(input_scales / output.scale, smallest, largest)]
+    results = [float_product(value, low - output.zero_point, high - output.zero_point, *bounds)
+               for value, *bounds in zip(factors.tolist(), smallest, largest)]
     multiplier, shift, wrong = zip(*results)
     if any(wrong):
         builder.notes.append(

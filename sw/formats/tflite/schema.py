@@ -15,6 +15,7 @@ import tflite
 
 from golden.errors import LockstepError
 from sw.formats.tflite.graph import Graph, OperatorInfo, TensorInfo
+from sw.formats.tflite.registry import KINDS
 
 IDENTIFIER = b"TFL3"
 MOST_ENTRIES = 1 << 16      # operators, and tensors, of a file
@@ -26,19 +27,6 @@ TYPE_NAMES = {value: name.lower() for name, value in vars(tflite.TensorType).ite
               if not name.startswith("_")}
 OPERATOR_NAMES = {value: name for name, value in vars(tflite.BuiltinOperator).items()
                   if not name.startswith("_")}
-WINDOW = ("Padding", "StrideH", "StrideW", "FusedActivationFunction")
-DILATION = ("DilationHFactor", "DilationWFactor")
-OPTIONS = {     # the options table of each operator that has one, and the fields that count
-    "CONV_2D": ("Conv2DOptions", (*WINDOW, *DILATION)),
-    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (*WINDOW, *DILATION)),
-    "FULLY_CONNECTED": ("FullyConnectedOptions",
-                        ("FusedActivationFunction", "KeepNumDims", "WeightsFormat")),
-    "ADD": ("AddOptions", ("FusedActivationFunction",)),
-    "AVERAGE_POOL_2D": ("Pool2DOptions", (*WINDOW, "FilterHeight", "FilterWidth")),
-    "MAX_POOL_2D": ("Pool2DOptions", (*WINDOW, "FilterHeight", "FilterWidth")),
-    "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
-    "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
-}
 
 
 def read(path):
@@ -143,9 +131,9 @@ def _kind(reader, code):
 
 def _options(kind, entry):
     """The fields of an operator's options, those of the schema's defaults where it has none."""
-    if kind not in OPTIONS:
+    if kind not in KINDS or KINDS[kind].options is None:
         return {}
-    name, fields = OPTIONS[kind]
+    name, fields = KINDS[kind].options, KINDS[kind].fields
     table = entry.BuiltinOptions()
     if table is None or entry.BuiltinOptionsType() != getattr(tflite.BuiltinOptions, name):
         raise LockstepError(f"Operator {kind} lacks its {name}")

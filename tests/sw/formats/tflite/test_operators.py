@@ -9,7 +9,7 @@ from golden import ops
 from golden.arith import Rounding, multiplier_and_shift
 from golden.program.interpreter import run
 from sw.formats.tflite import builder
-from sw.formats.tflite.products import same_padding
+from sw.formats.tflite.windows import same_padding
 from tests.sw.formats.tflite.networks import Network, assert_as_litert, imported, random_codes
 
 ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
@@ -227,7 +227,7 @@ def half_up(rescale):
 
 FAULTS = {  # what is replaced, and by what
     "one rounding": ("products.gemmlowp_rescale", half_up(builder.gemmlowp_rescale)),
-    "larger half above": ("products.same_padding", lambda *args: (
+    "larger half above": ("windows.same_padding", lambda *args: (
         lambda top, left, bottom, right: (bottom, right, top, left))(*same_padding(*args))),
     "nearest multiplier": ("products.float_product", lambda factor, *_: (
         *multiplier_and_shift(factor), 0)),
