@@ -1,5 +1,6 @@
 """Walks the graph: what runs on the host at both ends, and the int8 program between them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from golden.errors import LockstepError
@@ -9,6 +10,7 @@ from sw.formats.files import sha256_of
 from sw.formats.tflite import layout, pointwise, pools, products, schema, windows
 from sw.formats.tflite.builder import Builder
 from sw.formats.tflite.graph import Graph, OperatorInfo, TensorInfo
+from sw.formats.tflite.overflow import overflow_notes
 from sw.formats.tflite.registry import KINDS, on_host
 
 __all__ = ["import_tflite"]
@@ -32,10 +34,10 @@ def import_tflite(path: str | Path) -> Program:
     graph = schema.read(path)
     try:
         program = _program(Path(path), graph)
-        verify(program)
+        notes = program.metadata["notes"] + overflow_notes(program, verify(program))
     except (LockstepError, TypeError, ValueError) as error:
         raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
-    return program
+    return replace(program, metadata={**program.metadata, "notes": notes})
 
 
 def _program(path: Path, graph: Graph) -> Program:

@@ -31,13 +31,15 @@ def add(builder: Builder, operator: OperatorInfo) -> None:
         operator.refuse(f"inputs must have equal shapes, not {list(first.shape)} and "
                         f"{list(second.shape)}")
     twice = 2 * max(first.scale, second.scale)
+    total = factor(operator, twice, over=(1 << LEFT_SHIFT) * operator.output.scale)
+    if total >= 1:
+        operator.refuse(f"the output's scale must be above {twice / (1 << LEFT_SHIFT):.3g} for "
+                        f"these inputs, or the reference kernel stops")
     op = ops.Add(
         input_zero_points=(first.zero_point, second.zero_point), left_shift=LEFT_SHIFT,
         input_rescales=tuple(tflite_factor(factor(operator, x.scale, over=twice))
                               for x in (first, second)),
-        rescale=gemmlowp_rescale(
-            factor(operator, twice, over=(1 << LEFT_SHIFT) * operator.output.scale),
-            operator.output, activation_bounds(operator)))
+        rescale=gemmlowp_rescale(total, operator.output, activation_bounds(operator)))
     builder.emit(operator, op, [builder.name(first), builder.name(second)])
 
 

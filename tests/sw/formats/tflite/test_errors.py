@@ -137,6 +137,19 @@ def test_an_addition_that_broadcasts(tmp_path):
     refused(net.finish(net.add(net.input, small)), tmp_path, "inputs must have equal shapes")
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 1.01 * 2.0**-20])
+def test_an_addition_on_which_the_reference_kernel_stops(scale, tmp_path):
+    net = Network((1, 4))
+    net.input = net.tensor((1, 4), 0.5, 3)
+    y = net.tensor((1, 4), scale, 3, name="sum")
+    net.operator("ADD", [net.input, net.input], [y])
+    if scale > 2.0**-20:
+        assert imported(net.finish(y), tmp_path).metadata["notes"] == []
+        return
+    refused(net.finish(y), tmp_path, r"Operator ADD .tensor 'sum'.: the output's scale must be "
+            r"above 9.54e-07 for these inputs, or the reference kernel stops")
+
+
 def test_tensors_beyond_all_measure(tmp_path):
     net = Network((1, 6, 6, 3))
     y = net.activation((1, 1 << 20, 1 << 20, 3), like=net.input)
