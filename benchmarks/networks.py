@@ -8,7 +8,8 @@ import numpy as np
 
 from golden import ops
 from golden.arith import multiplier_and_shift
-from golden.program import Node, Program, Quantization, Tensor
+from golden.program import Quantization
+from golden.program.builder import ProgramBuilder
 
 __all__ = ["autoencoder", "ds_cnn", "mobilenet_v1_025", "resnet18", "resnet8"]
 
@@ -16,29 +17,28 @@ _DEVIATION = 40.0  # codes; the standard deviation aimed at for every tensor
 _WEIGHT_DEVIATION = 73.0  # of uniform weights in -127..127
 
 
-class _Builder:
+def _quantization_of(scale, zero_point):
+    """The Quantization of numbers of any kind."""
+    return Quantization(scale=float(scale), zero_point=int(zero_point))
+
+
+class _Maker:
     """Builds a Program layer by layer; every method takes and returns tensor names."""
 
     def __init__(self, name, input_shape):
         self.name = name
         self.rng = np.random.default_rng(0)
-        self.nodes, self.tensors = [], {}
-        self.input = self._tensor("input", input_shape, 1 / 32, 3)
-
-    def _tensor(self, name, shape, scale, zero_point):
-        self.tensors[name] = Tensor(
-            name=name, shape=tuple(int(size) for size in shape),
-            quantization=Quantization(scale=float(scale), zero_point=int(zero_point)))
-        return name
+        self.builder = ProgramBuilder()
+        self.nodes, self.tensors = self.builder.nodes, self.builder.tensors
+        self.input = self.builder.input("input", input_shape, _quantization_of(1 / 32, 3))
 
     def _append(self, kind, op, inputs, scale, zero_point):
         name = f"{kind}{len(self.nodes)}"
-        shape = op.output_shape(*(self.tensors[source].shape for source in inputs))
-        self.nodes.append(Node(name=name, op=op, inputs=tuple(inputs), outputs=(f"{name}_out",)))
-        return self._tensor(f"{name}_out", shape, scale, zero_point)
+        return self.builder.node(name, op, inputs, _quantization_of(scale, zero_point),
+                                 outputs=[f"{name}_out"])
 
     def _quantization(self, name):
-        quantization = self.tensors[name].quantization
+        quantization = self.builder.quantization(name)
         return quantization.scale, quantization.zero_point
 
     def _zero_point(self, relu):
@@ -115,13 +115,12 @@ class _Builder:
         return self.add(x, y)
 
     def program(self, output):
-        return Program(name=self.name, nodes=tuple(self.nodes), tensors=self.tensors,
-                       inputs=(self.input,), outputs=(output,))
+        return self.builder.build(self.name, output)
 
 
 def resnet8():
     """ResNet-8 of MLPerf Tiny's image classification: 32x32x3, 12.5 M MACs."""
-    make = _Builder("resnet8", (3, 32, 32))
+    make = _Maker("resnet8", (3, 32, 32))
     x = make.conv(make.input, 16, 3, padding=1)
     for channels, stride in ((16, 1), (32, 2), (64, 2)):
         x = make.block(x, channels, stride)
@@ -130,7 +129,7 @@ def resnet8():
 
 def ds_cnn():
     """DS-CNN of keyword spotting: 49x10x1, 64 channels, 2.66 M MACs."""
-    make = _Builder("ds_cnn", (1, 49, 10))
+    make = _Maker("ds_cnn", (1, 49, 10))
     x = make.conv(make.input, 64, (10, 4), stride=2, padding=(5, 1))
     for _ in range(4):
         x = make.conv(make.depthwise(x), 64, 1)
@@ -139,7 +138,7 @@ def ds_cnn():
 
 def mobilenet_v1_025():
     """MobileNet v1 0.25 of visual wake words: 96x96x3, 7.5 M MACs."""
-    make = _Builder("mobilenet_v1_025", (3, 96, 96))
+    make = _Maker("mobilenet_v1_025", (3, 96, 96))
     x = make.conv(make.input, 8, 3, stride=2, padding=1)
     for channels, stride in ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2),
                              *[(128, 1)] * 5, (256, 2), (256, 1)):
@@ -149,7 +148,7 @@ def mobilenet_v1_025():
 
 def autoencoder():
     """The autoencoder of anomaly detection, 0.26 M MACs."""
-    make = _Builder("autoencoder", (640,))
+    make = _Maker("autoencoder", (640,))
     x = make.input
     for width in (128, 128, 128, 128, 8, 128, 128, 128, 128):
         x = make.linear(x, width, relu=True)
@@ -158,7 +157,7 @@ def autoencoder():
 
 def resnet18():
     """ResNet-18 for 224x224x3, 1.8 G MACs."""
-    make = _Builder("resnet18", (3, 224, 224))
+    make = _Maker("resnet18", (3, 224, 224))
     x = make.max_pool(make.conv(make.input, 64, 7, stride=2, padding=3), 3, 2, 1)
     for channels, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
                              (512, 1)):

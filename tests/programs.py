@@ -9,9 +9,15 @@ import numpy as np
 from golden import ops
 from golden.arith import Rounding, multiplier_and_shift
 from golden.ops.range_norm import RangeNormConfig
-from golden.program import Node, Program, Quantization, Tensor
+from golden.program import Quantization
+from golden.program.builder import ProgramBuilder
 
 CODE_DEVIATION = 40.0  # codes; the standard deviation aimed at for every tensor
+
+
+def quantization(scale, zero_point):
+    """The Quantization of numbers of any kind."""
+    return Quantization(scale=float(scale), zero_point=int(zero_point))
 
 
 class Maker:
@@ -20,26 +26,21 @@ class Maker:
     def __init__(self, name, input_shape, seed, rounding=Rounding.HALF_UP):
         self.name, self.rounding = name, rounding
         self.rng = np.random.default_rng(seed)
-        self.nodes, self.tensors = [], {}
-        self.input = self._tensor("input", input_shape, 1 / 32, self._zero_point())
+        self.builder = ProgramBuilder()
+        self.nodes, self.tensors = self.builder.nodes, self.builder.tensors
+        self.input = self.builder.input("input", input_shape,
+                                        quantization(1 / 32, self._zero_point()))
 
     def _zero_point(self):
         return int(self.rng.integers(-30, 31))
 
-    def _tensor(self, name, shape, scale, zero_point):
-        self.tensors[name] = Tensor(name=name, shape=tuple(int(n) for n in shape),
-                                    quantization=Quantization(scale=float(scale),
-                                                              zero_point=int(zero_point)))
-        return name
-
     def _append(self, kind, op, inputs, scale, zero_point):
         name = f"{kind}{len(self.nodes)}"
-        shape = op.output_shape(*(self.tensors[source].shape for source in inputs))
-        self.nodes.append(Node(name=name, op=op, inputs=tuple(inputs), outputs=(f"{name}_out",)))
-        return self._tensor(f"{name}_out", shape, scale, zero_point)
+        return self.builder.node(name, op, inputs, quantization(scale, zero_point),
+                                 outputs=[f"{name}_out"])
 
     def _quantization(self, name):
-        quantization = self.tensors[name].quantization
+        quantization = self.builder.quantization(name)
         return quantization.scale, quantization.zero_point
 
     def _rescale(self, factors, zero_point, relu=False):
@@ -142,9 +143,7 @@ class Maker:
         return self._append("range_norm", ops.RangeNorm(batch=batch), [x], 1 / 32, 5)
 
     def program(self, output, layout="NCHW", **metadata):
-        return Program(name=self.name, nodes=tuple(self.nodes), tensors=self.tensors,
-                       inputs=(self.input,), outputs=(output,), input_layout=layout,
-                       metadata=metadata)
+        return self.builder.build(self.name, output, input_layout=layout, metadata=metadata)
 
 
 def residual_net(seed=0, rounding=Rounding.HALF_UP):

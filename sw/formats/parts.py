@@ -1,9 +1,12 @@
-"""The nodes and tensors of a Program while an importer collects them."""
+"""What importers add to the builder of a Program: notes, and a limit of weights."""
 
 import numpy as np
 
 from golden.errors import LockstepError
-from golden.program import Node, Tensor
+from golden.program import Node
+from golden.program.builder import ProgramBuilder
+
+__all__ = ["Parts", "check_weights"]
 
 MOST_WEIGHTS = 1 << 28      # of a model, those that several layers share counted for each
 
@@ -14,52 +17,31 @@ def check_weights(n_weights):
         raise LockstepError(f"The layers of a model have at most {MOST_WEIGHTS} weights in all")
 
 
-class Parts:
-    """The Program so far.
-
-    Arguments
-    ---------
-    names : those of the model's tensors, which no invented name may be.
-
-    Members
-    -------
-    nodes, tensors : of the Program. notes : lines for the user.
-    """
+class Parts(ProgramBuilder):
+    """The Program so far. names: those of the model's tensors; notes: lines for the user."""
 
     def __init__(self, names):
-        self.nodes, self.tensors, self.notes = [], {}, []
-        self._taken, self._counts, self._n_weights = set(names), {}, 0
+        super().__init__(names)
+        self.notes, self._n_weights = [], 0
 
-    def invent(self, wanted):
-        """A name for a tensor that the model lacks: the wanted one, with a number where taken."""
-        name = wanted
-        while name in self._taken:
-            count = self._counts[wanted] = self._counts.get(wanted, 0) + 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
+    def _count(self, op):
+        self._n_weights += np.size(getattr(op, "weights", ()))
+        check_weights(self._n_weights)
+
+    def node(self, name, op, inputs, quantization=None, **fields):
+        """`ProgramBuilder.node`; LockstepError for too many weights in all."""
+        self._count(op)
+        return super().node(name, op, inputs, quantization, **fields)
 
     def declare(self, name, shape, quantization):
         """A tensor; returns its name."""
-        self.tensors[name] = Tensor(name=name, shape=tuple(shape), quantization=quantization)
-        return name
+        return self._tensor(name, shape, quantization, True)
 
     def append(self, op, inputs, output):
         """The node that writes a declared tensor and is called after it."""
-        self._n_weights += np.size(getattr(op, "weights", ()))
-        check_weights(self._n_weights)
+        self._count(op)
         self.nodes.append(Node(name=output, op=op, inputs=tuple(inputs), outputs=(output,)))
 
-    def put(self, name, op, inputs, quantization):
-        """A tensor and the node that writes it; returns its name."""
-        self.declare(name, self.output_shape(op, inputs), quantization)
-        self.append(op, inputs, name)
-        return name
-
     def put_part(self, wanted, op, inputs, quantization):
-        """As `put`, of a tensor that the model lacks, called `wanted` or like it."""
-        return self.put(self.invent(wanted), op, inputs, quantization)
-
-    def output_shape(self, op, inputs):
-        """The shape that an operator makes of tensors; ValueError where they do not fit."""
-        return op.output_shape(*(self.tensors[source].shape for source in inputs))
+        """As `node`, of a tensor that the model lacks, called `wanted` or like it."""
+        return self.node(self.invent(wanted), op, inputs, quantization)

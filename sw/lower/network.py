@@ -24,8 +24,8 @@ from torch import nn
 
 from golden import arith, ops
 from golden.errors import LockstepError
-from golden.program import Node, Program, Quantization, Tensor
-from golden.program.verify import verify
+from golden.program import Program, Quantization
+from golden.program.builder import ProgramBuilder
 from sw.layers.graph import Step, evaluating, trace
 from sw.layers.graph_layers import PaddedMaxPool2d, QActivation, QConcat, QPaddedAvgPool2d
 from sw.layers.range_norm import RangeBatchNorm
@@ -113,27 +113,15 @@ def fold(layer: WeightedLayer, factor: np.ndarray, offset: np.ndarray, source: Q
     return fields | {"rescale": _rescale(factors, target, quantizer, activation)}
 
 
-class _Lowering:
-    """Walks the steps and collects nodes and tensors."""
+class _Lowering(ProgramBuilder):
+    """Walks the steps; a node for each, or two."""
 
     def __init__(self, norm_lowering: str):
+        super().__init__()
         self.norm_lowering = norm_lowering
-        self.nodes: list[Node] = []
-        self.tensors: dict[str, Tensor] = {}
-        self.inputs: list[str] = []
-
-    def add(self, name: str, op, inputs: tuple[str, ...], quantization: Quantization) -> None:
-        shape = op.output_shape(*(self.tensors[source].shape for source in inputs))
-        self.tensors[name] = Tensor(name=name, shape=tuple(shape), quantization=quantization)
-        self.nodes.append(Node(name=name, op=op, inputs=tuple(inputs), outputs=(name,)))
-
-    def input(self, step: Step, shape: tuple[int, ...]) -> None:
-        self.tensors[step.name] = Tensor(name=step.name, shape=shape,
-                                         quantization=_quantization(step.module.output))
-        self.inputs.append(step.name)
 
     def source(self, step: Step, index: int = 0) -> Quantization:
-        return self.tensors[step.inputs[index]].quantization
+        return self.quantization(step.inputs[index])
 
     def _linear_like(self, step: Step, layer, make) -> None:
         """Convolution or linear layer; make(**fields of fold) builds the op."""
@@ -146,14 +134,14 @@ class _Lowering:
             ones = np.ones(len(layer.weight))
             fields = fold(layer, ones, 0 * ones, source, layer.norm.input)
             name = f"{step.name}.conv"
-            self.add(name, make(**fields), step.inputs, between)
+            self.node(name, make(**fields), step.inputs, between)
             norm = range_norm_op(layer.norm, between, target,
                                  **_bounds(layer.activation, target, layer.output.recipe))
-            self.add(step.name, norm, (name,), target)
+            self.node(step.name, norm, (name,), target)
             return
         factor, offset = (value.cpu().numpy() for value in layer.affine())
         fields = fold(layer, factor, offset, source, layer.output, layer.activation)
-        self.add(step.name, make(**fields), step.inputs, target)
+        self.node(step.name, make(**fields), step.inputs, target)
 
     @singledispatchmethod
     def layer(self, module, step: Step) -> None:
@@ -176,7 +164,7 @@ class _Lowering:
         target = _quantization(module.output)
         op = add_op(first, second, target, lambda factor: _rescale(
             factor, target, module.output, module.activation))
-        self.add(step.name, op, (step.inputs[0], step.inputs[-1]), target)
+        self.node(step.name, op, (step.inputs[0], step.inputs[-1]), target)
 
     @layer.register
     def _(self, module: QAvgPool2d, step: Step) -> None:
@@ -186,7 +174,7 @@ class _Lowering:
                              input_zero_point=source.zero_point,
                              rescale=_rescale(source.scale / (count * target.scale), target,
                                               module.output))
-        self.add(step.name, op, step.inputs, target)
+        self.node(step.name, op, step.inputs, target)
 
     @layer.register
     def _(self, module: QGlobalAvgPool2d, step: Step) -> None:
@@ -195,7 +183,7 @@ class _Lowering:
         factor = source.scale / (window[0] * window[1] * target.scale)
         op = ops.GlobalAveragePool(input_zero_point=source.zero_point, window=tuple(window),
                                    rescale=_rescale(factor, target, module.output))
-        self.add(step.name, op, step.inputs, target)
+        self.node(step.name, op, step.inputs, target)
 
     @layer.register
     def _(self, module: nn.MaxPool2d, step: Step) -> None:
@@ -205,12 +193,12 @@ class _Lowering:
 
         op = ops.MaxPool(kernel=pair(module.kernel_size), stride=pair(module.stride),
                          padding=four_sides(pair(module.padding)))
-        self.add(step.name, op, step.inputs, self.source(step))
+        self.node(step.name, op, step.inputs, self.source(step))
 
     @layer.register
     def _(self, module: PaddedMaxPool2d, step: Step) -> None:
         op = ops.MaxPool(kernel=module.kernel_size, stride=module.stride, padding=module.padding)
-        self.add(step.name, op, step.inputs, self.source(step))
+        self.node(step.name, op, step.inputs, self.source(step))
 
     @layer.register
     def _(self, module: QPaddedAvgPool2d, step: Step) -> None:
@@ -220,17 +208,17 @@ class _Lowering:
             count = module.kernel_size[0] * module.kernel_size[1]
             op = ops.AveragePool(**window, input_zero_point=source.zero_point, rescale=_rescale(
                 source.scale / (count * target.scale), target, module.output))
-            return self.add(step.name, op, step.inputs, target)
+            return self.node(step.name, op, step.inputs, target)
         name = f"{step.name}.mean"
-        self.add(name, ops.CodeAveragePool(**window), step.inputs, source)
-        self.add(step.name, shift_op(source, target), (name,), target)
+        self.node(name, ops.CodeAveragePool(**window), step.inputs, source)
+        self.node(step.name, shift_op(source, target), (name,), target)
 
     @layer.register
     def _(self, module: QActivation, step: Step) -> None:
         source, target = self.source(step), _quantization(module.output)
         op = ops.Rescaling(input_zero_point=source.zero_point, rescale=_rescale(
             source.scale / target.scale, target, module.output, module.activation))
-        self.add(step.name, op, step.inputs, target)
+        self.node(step.name, op, step.inputs, target)
 
     @layer.register
     def _(self, module: QConcat, step: Step) -> None:
@@ -239,9 +227,9 @@ class _Lowering:
             source = self.tensors[name].quantization
             if source != target:
                 name = f"{step.name}.{index}"
-                self.add(name, shift_op(source, target), (step.inputs[index],), target)
+                self.node(name, shift_op(source, target), (step.inputs[index],), target)
             names.append(name)
-        self.add(step.name, ops.Concat(axis=1), tuple(names), target)
+        self.node(step.name, ops.Concat(axis=1), tuple(names), target)
 
     @layer.register(nn.Flatten)
     @layer.register(type(None))
@@ -249,7 +237,7 @@ class _Lowering:
         if module is not None and (module.start_dim, module.end_dim) != (1, -1):
             raise LockstepError(f"Layer {step.node.target} (Flatten) must keep the batch alone")
         size = int(np.prod(self.tensors[step.inputs[0]].shape))
-        self.add(step.name, ops.Reshape(shape=(size,)), step.inputs, self.source(step))
+        self.node(step.name, ops.Reshape(shape=(size,)), step.inputs, self.source(step))
 
 
 def lower(model: nn.Module, norm_lowering: str = "fold", *, name: str | None = None,
@@ -279,7 +267,7 @@ def lower(model: nn.Module, norm_lowering: str = "fold", *, name: str | None = N
             if isinstance(step.module, QInput):
                 if step.inputs != ("",):
                     raise LockstepError(f"Layer {step.name} (QInput) must be applied to the input")
-                lowering.input(step, tuple(shape))
+                lowering.input(step.name, shape, _quantization(step.module.output))
                 continue
             if "" in step.inputs:
                 raise LockstepError(f"Layer {step.name} reads the float input; put a QInput first")
@@ -291,9 +279,7 @@ def lower(model: nn.Module, norm_lowering: str = "fold", *, name: str | None = N
                 raise LockstepError(f"Layer {step.name}: {error}") from None
     if not lowering.inputs or output not in lowering.tensors:
         raise LockstepError(f"Model {type(model).__name__} has no QInput or computes nothing")
-    program = Program(
-        name=name or type(model).__name__.lower(), nodes=tuple(lowering.nodes),
-        tensors=lowering.tensors, inputs=tuple(lowering.inputs), outputs=(output,),
-        input_layout="NCHW", metadata={"norm_lowering": norm_lowering})
-    check_widths(verify(program), steps)
+    program = lowering.build(name or type(model).__name__.lower(), output,
+                             metadata={"norm_lowering": norm_lowering})
+    check_widths(lowering.report, steps)
     return program

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from golden.errors import LockstepError
-from golden.program import Program, Quantization
-from golden.program.verify import verify
+from golden.program import Quantization
 from sw.formats.files import sha256_of
 from sw.formats.onnx.importer import qdq, qlinear
 from sw.formats.onnx.importer.exported import exported_program
@@ -46,7 +45,6 @@ def import_onnx(path):
             walk.parts.notes.append(f"The program in the metadata is not that of the graph, which "
                                     f"is taken in its place: {why}")
         program = _program(Path(path), walk)
-        verify(program)
     except (LockstepError, TypeError, ValueError) as error:
         raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
     return program
@@ -99,8 +97,7 @@ def _program(path, walk):
     metadata = {"source": {"format": "onnx", "file": path.name, "sha256": sha256_of(path)},
                 "host_input": _before(walk), "host_output": [_step(node) for node in walk.after],
                 "notes": walk.parts.notes}
-    return Program(name=path.stem, nodes=walk.parts.nodes, tensors=walk.parts.tensors,
-                   inputs=(walk.input.name,), outputs=(result.name,), metadata=metadata)
+    return walk.parts.build(path.stem, result.name, metadata=metadata)
 
 
 def _before(walk):

@@ -97,7 +97,7 @@ class QuantizedWalk(Walk):
         return Real(codes=codes)
 
     def _declare_input(self, name, shape, quantization, offset):
-        self.parts.declare(name, shape, quantization)
+        self.parts.input(name, shape, quantization)
         self.input = Codes(name=name, shape=shape, quantization=quantization, offset=offset)
         return self.input
 
@@ -152,7 +152,7 @@ class QuantizedWalk(Walk):
         if op is None:
             return values[0]
         first = codes[0]
-        name = self.parts.put(node.output, op, [item.name for item in codes], first.quantization)
+        name = self.parts.node(node.output, op, [item.name for item in codes], first.quantization)
         made = Codes(name=name, shape=self.parts.tensors[name].shape, offset=first.offset,
                      quantization=first.quantization)
         self.check_size(node, made.shape)

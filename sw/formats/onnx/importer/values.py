@@ -126,7 +126,7 @@ class Pending:
         if not self.flat:
             return self._emit(parts, name, target)
         own = self._emit(parts, parts.invent(f"{name}/codes"), target)
-        return parts.put(name, ops.Reshape(shape=self.flat), [own], target)
+        return parts.node(name, ops.Reshape(shape=self.flat), [own], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,7 +170,7 @@ class Product(Pending):
         if (self.codes[self.gain < 0] == arith.INT8_MIN).any():
             parts.notes.append(f"Tensor {name!r}: weights of {arith.INT8_MIN} whose channel is "
                                f"negated are taken as {arith.INT8_MIN + 1}")
-        return parts.put(name, self.operator(target), [self.inputs[0].name], target)
+        return parts.node(name, self.operator(target), [self.inputs[0].name], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,7 +180,7 @@ class Sum(Pending):
     def _emit(self, parts, name, target):
         first, second = (codes.quantization for codes in self.inputs)
         op = add_op(first, second, target, lambda factor: self.rescale(factor, target))
-        return parts.put(name, op, [codes.name for codes in self.inputs], target)
+        return parts.node(name, op, [codes.name for codes in self.inputs], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,23 +198,23 @@ class Mean(Pending):
             op = ops.GlobalAveragePool(
                 input_zero_point=quantization.zero_point, window=(rows, columns),
                 rescale=self.rescale(quantization.scale / (rows * columns * target.scale), target))
-            return parts.put(name, op, [source.name], target)
+            return parts.node(name, op, [source.name], target)
         window = {"kernel": self.window.kernel, "stride": self.window.stride,
                   "padding": self.window.padding}
         if self.counts_padding:
             factor = quantization.scale / (self.window.count * target.scale)
             op = ops.AveragePool(input_zero_point=quantization.zero_point, **window,
                                  rescale=self.rescale(factor, target))
-            return parts.put(name, op, [source.name], target)
+            return parts.node(name, op, [source.name], target)
         if quantization == target:
             low, high = self.bounds(target)
             op = ops.CodeAveragePool(**window, low=low, high=high)
-            return parts.put(name, op, [source.name], target)
+            return parts.node(name, op, [source.name], target)
         part = parts.put_part(f"{name}/mean", ops.CodeAveragePool(**window), [source.name],
                               quantization)
         op = ops.Rescaling(input_zero_point=quantization.zero_point,
                            rescale=self.rescale(quantization.scale / target.scale, target))
-        return parts.put(name, op, [part], target)
+        return parts.node(name, op, [part], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -226,10 +226,10 @@ class Shift(Pending):
         quantization = source.quantization
         if quantization == target:
             low, high = self.bounds(target)
-            return parts.put(name, ops.Clamp(low=low, high=high), [source.name], target)
+            return parts.node(name, ops.Clamp(low=low, high=high), [source.name], target)
         op = ops.Rescaling(input_zero_point=quantization.zero_point,
                            rescale=self.rescale(quantization.scale / target.scale, target))
-        return parts.put(name, op, [source.name], target)
+        return parts.node(name, op, [source.name], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -246,6 +246,6 @@ class Join(Pending):
             names.append(part)
         low, high = self.bounds(target)
         if (low, high) == (arith.INT8_MIN, arith.INT8_MAX):
-            return parts.put(name, ops.Concat(axis=1), names, target)
+            return parts.node(name, ops.Concat(axis=1), names, target)
         joined = parts.put_part(f"{name}/joined", ops.Concat(axis=1), names, target)
-        return parts.put(name, ops.Clamp(low=low, high=high), [joined], target)
+        return parts.node(name, ops.Clamp(low=low, high=high), [joined], target)
