@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from golden.arith import INT8_MAX, INT8_MIN
 from golden.errors import LockstepError
 
 OPSET = 21
@@ -123,7 +122,7 @@ class Value:
         graph: GraphBuilder.
         name: the tensor's name.
         low, high: inclusive bounds of its values, Python ints.
-        shape: with the batch axis, whose length is a text.
+        shape: with the batch axis, whose length may be a text.
     """
 
     dtype = "torch.int64"  # `golden.arith.as_int64` lets values of this dtype pass
@@ -208,12 +207,13 @@ class Value:
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shape))
         return Value(self.graph, name, self.low * count, self.high * count, shape)
 
-    def store(self):
-        """The name of the values as int8, in which they must lie."""
-        if self.low < INT8_MIN or self.high > INT8_MAX:
+    def store(self, dtype="int8"):
+        """The name of the values as an integer type, in which they must lie."""
+        limits = np.iinfo(dtype)
+        if self.low < limits.min or self.high > limits.max:
             raise LockstepError(f"{self.graph.scope}: values {self.low}..{self.high} do not fit "
-                                f"int8")
-        return self.graph.cast(self.name, "int8")
+                                f"{dtype}")
+        return self.graph.cast(self.name, dtype)
 
 
 def _broadcast(first, second):

@@ -15,9 +15,8 @@ from sw.formats.onnx.exporter.symbolic import BATCH, Integers, Symbol
 __all__ = ["export_integer", "export_qdq"]
 
 
-def _export(graph, node, tensors):
+def _export(graph, node, inputs):
     """The nodes of one operator, whose results get the names of the Program's tensors."""
-    inputs = [Symbol(name, (BATCH, *tensors[name].shape)) for name in node.inputs]
     try:
         results = node.op.compute(Integers(graph), *inputs)
     except Unsupported as error:
@@ -29,7 +28,7 @@ def _export(graph, node, tensors):
 
 def _batch(program, tensor):
     """The first dimension of a tensor: a number, or "N"."""
-    return program.batch or "N" if tensor.batched else 1
+    return program.batch or BATCH if tensor.batched else 1
 
 
 def export_integer(program, *, trace=False):
@@ -44,6 +43,10 @@ def export_integer(program, *, trace=False):
     """
     graph = GraphBuilder(program.name, program.tensors)
 
+    def symbol(name):
+        tensor = program.tensors[name]
+        return Symbol(name, (_batch(program, tensor), *tensor.shape), tensor.quantization.dtype)
+
     def declare(where, name):
         tensor = program.tensors[name]
         where(name, tensor.quantization.dtype, tensor.shape, _batch(program, tensor))
@@ -53,7 +56,7 @@ def export_integer(program, *, trace=False):
     produced = []
     for node in program.nodes:
         graph.scope = node.name
-        _export(graph, node, program.tensors)
+        _export(graph, node, [symbol(name) for name in node.inputs])
         produced.extend(node.outputs)
     renewing = [state.renewed_by for state in program.state.values()]
     for name in produced if trace else dict.fromkeys((*program.outputs, *renewing)):

@@ -18,15 +18,16 @@ from sw.formats.onnx.exporter.builder import GraphBuilder, Value, along_channels
 
 __all__ = ["BATCH", "Integers", "Movements", "Symbol"]
 
-BATCH = "N"     # the length of axis 0
+BATCH = "N"     # a length of axis 0 that is not known
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """A tensor of the graph. shape: its batch axis, BATCH, included."""
+    """A tensor of the graph. shape: its batch axis included."""
 
     name: str
     shape: tuple
+    dtype: str = "int8"
 
     @property
     def ndim(self) -> int:
@@ -46,32 +47,34 @@ class Movements(Primitives):
     def window_max(self, x, kernel, stride, padding):
         name = self.graph.node("MaxPool", x.name, kernel_shape=list(kernel), strides=list(stride),
                                pads=list(padding))
-        return Symbol(name, self._pooled(x, kernel, stride, padding))
+        return Symbol(name, self._pooled(x, kernel, stride, padding), x.dtype)
 
     def concat(self, inputs, axis):
         name = self.graph.node("Concat", *(x.name for x in inputs), axis=axis)
         shape = list(inputs[0].shape)
         shape[axis] = sum(x.shape[axis] for x in inputs)
-        return Symbol(name, tuple(shape))
+        return Symbol(name, tuple(shape), inputs[0].dtype)
 
     def reshape(self, x, shape):
         sizes = self.graph.constant([0, *shape], "int64", "shape")  # 0 keeps the batch dimension
-        return Symbol(self.graph.node("Reshape", x.name, sizes), (x.shape[0], *shape))
+        name = self.graph.node("Reshape", x.name, sizes)
+        return Symbol(name, (x.shape[0], *shape), x.dtype)
 
     def transpose(self, x, axes):
         name = self.graph.node("Transpose", x.name, perm=list(axes))
-        return Symbol(name, tuple(x.shape[axis] for axis in axes))
+        return Symbol(name, tuple(x.shape[axis] for axis in axes), x.dtype)
 
 
 class Integers(Movements):
-    """Codes are `Symbol`s of int8, integers are `Value`s."""
+    """Codes are `Symbol`s, integers are `Value`s."""
 
     def integers(self, x):
-        return Value(self.graph, self.graph.cast(x.name, "int64"), arith.INT8_MIN, arith.INT8_MAX,
-                     x.shape)
+        limits = np.iinfo(x.dtype)
+        return Value(self.graph, self.graph.cast(x.name, "int64"), int(limits.min),
+                     int(limits.max), x.shape)
 
-    def codes(self, value):
-        return Symbol(value.store(), value.shape)
+    def codes(self, value, dtype="int8"):
+        return Symbol(value.store(dtype), value.shape, dtype)
 
     def constant(self, values, like):
         return np.asarray(values, np.int64)
@@ -114,10 +117,13 @@ class Integers(Movements):
                                  stride=stride, padding=padding, dilation=(1, 1), groups=channels)
 
     def sum(self, value, axes):
-        return value.sum(axes, math.prod(value.shape[axis] for axis in axes))
+        lengths = [value.shape[axis] for axis in axes]
+        if BATCH in lengths:
+            self._refuse("sum over a batch of unknown length")
+        return value.sum(axes, math.prod(lengths))
 
     def clip(self, x, low, high):
-        return Symbol(self.graph.clip(x.name, low, high, "int8"), x.shape)
+        return Symbol(self.graph.clip(x.name, low, high, x.dtype), x.shape, x.dtype)
 
     def lookup(self, x, table):
         index = self.integers(x) - arith.INT8_MIN
