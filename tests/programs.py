@@ -124,6 +124,20 @@ class Maker:
                            rescale=self._rescale(factor, zero_point))
         return self._append("rescaling", op, [x], scale / float(np.mean(factor)), zero_point)
 
+    def mul(self, x, y, relu=False):
+        (s1, z1), (s2, z2) = self._quantization(x), self._quantization(y)
+        zero_point, factor = self._zero_point(), 1 / 160
+        op = ops.Mul(input_zero_points=(z1, z2), rescale=self._rescale(factor, zero_point, relu))
+        return self._append("mul", op, [x, y], s1 * s2 / factor, zero_point)
+
+    def lookup(self, x, function, scale, zero_point):
+        """A table of a function of real values."""
+        codes = np.arange(-128, 128)
+        s, z = self._quantization(x)
+        table = np.floor(function(s * (codes - z)) / scale + 0.5) + zero_point
+        op = ops.Lookup(table=np.clip(table, -128, 127).astype(np.int8))
+        return self._append("lookup", op, [x], scale, zero_point)
+
     def range_norm(self, x, relu=False):
         (scale, zero_point), channels = self._quantization(x), self.tensors[x].shape[0]
         op = ops.RangeNorm.from_running(
@@ -207,6 +221,20 @@ def norm_net(seed=0, rounding=Rounding.HALF_UP):
     x = make.range_norm(make.conv(make.input, 6), relu=True)
     x = make.range_norm(make.conv(x, 5, stride=(2, 2)))
     return make.program(make.linear(make.range_norm(make.flatten(x)), 4), layout="NHWC")
+
+
+def gate_net(seed=0, rounding=Rounding.HALF_UP):
+    """Squeeze-and-excitation between tables: a gate per channel, and one per pixel."""
+    make = Maker("gates", (3, 7, 6), seed, rounding)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+    x = make.conv(make.input, 6)
+    x = make.mul(x, make.lookup(x, sigmoid, 1 / 256, -128))
+    gate = make.conv(make.global_average_pool(x), 3, (1, 1), (0, 0, 0, 0), relu=True)
+    gate = make.conv(gate, 6, (1, 1), (0, 0, 0, 0))
+    x = make.mul(x, make.lookup(gate, lambda v: sigmoid(4 * v), 1 / 256, -128), relu=True)
+    return make.program(make.linear(make.flatten(x), 5))
 
 
 def batch_norm_net(n_images, seed=0):

@@ -99,6 +99,20 @@ class Reals(Movements):
         """The product, broadcast."""
         return self._node("Mul", first, second.name)
 
+    def lookup(self, x, table):
+        """What a table of codes says of the input's codes, as real values."""
+        source, target, graph = self._sources[0].quantization, self._target, self.graph
+        scale = factors(graph, source.scale, f"Scale of tensor {self._sources[0].name}", "scale",
+                        ACTIVATION_STEPS)
+        codes = self._node("QuantizeLinear", x, scale,
+                           graph.constant(source.zero_point, "int8", "zero_point"))
+        index = graph.node("Add", graph.cast(codes.name, "int64"),
+                           graph.constant(-INT8_MIN, "int64", "offset"))
+        scale = target.quantization.scale
+        reals = scale * (table.astype(np.float64) - target.quantization.zero_point)
+        reals = factors(graph, reals, f"Table of tensor {target.name}", "table")
+        return Symbol(graph.node("Gather", reals, index, axis=0), x.shape)
+
     def average_pool(self, x, kernel, stride, padding, counts_padding):
         """The average of each window."""
         return self._node("AveragePool", x, kernel_shape=list(kernel), strides=list(stride),
