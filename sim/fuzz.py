@@ -14,7 +14,9 @@ import numpy as np
 
 from golden.errors import LockstepError
 from hw.isa import (
+    FIELDS_PER_CHANNEL,
     FORMAT_OF,
+    INSTRUCTIONS,
     N_WORDS,
     UNBUILT,
     Counter,
@@ -26,7 +28,6 @@ from hw.isa import (
     decode,
 )
 from hw.machine import Machine, MachineError, hazards
-from hw.machine.accesses import effects
 from hw.targets import N_BANKS, Target
 from sim.commands import Commands, play
 from sim.random_programs import ProgramMaker, RandomProgram, random_parameters
@@ -39,7 +40,6 @@ WATCHDOG = 3200  # more than one instruction takes that writes nothing (random_p
 GRACE = 1500
 EXTERNAL_BYTES = 4096  # the region of a program; as much again lies behind it
 _BUSY, _DONE, _FAILED = 1, 2, 4
-_PARAMETER_ROWS = 4  # words of a channel on the bus
 
 
 def small_memories(target: Target) -> Target:
@@ -96,7 +96,7 @@ class _Session:
         commands.write(Register.WATCHDOG, [WATCHDOG])
 
     def _write_parameters(self):
-        rows = np.zeros((len(self.parameters), _PARAMETER_ROWS), "<u4")
+        rows = np.zeros((len(self.parameters), FIELDS_PER_CHANNEL), "<u4")
         rows[:, :3] = self.parameters
         self.commands.write(Window.PARAMETERS << 28, rows)
 
@@ -237,7 +237,7 @@ def _reach(records, target):
         if fields["opcode"] not in FORMAT_OF or fields["opcode"] in UNBUILT:
             break
         try:
-            writes = effects(fields, target).writes
+            writes = INSTRUCTIONS[fields["opcode"]].footprint(fields, target).writes
         except (LockstepError, ValueError, IndexError):
             continue
         for access in writes:

@@ -14,28 +14,25 @@ import numpy as np
 from golden.arith import SHIFT_MAX
 from golden.errors import LockstepError
 from hw.isa import (
-    ENGINE_OF,
-    FIELDS,
-    FORMAT_OF,
+    INSTRUCTIONS,
     MAX_NIBBLE_SHIFT,
     N_WORDS,
+    SYNC_FIELDS,
     UNBUILT,
     Engine,
     Format,
     LocalMemory,
     Opcode,
     encode,
+    field_of,
     fields_of,
 )
 from hw.machine import hazards
-from hw.machine.addresses import is_refused
 from hw.targets import N_BANKS
 
 __all__ = ["ProgramMaker", "RandomProgram", "random_parameters"]
 
-_MOST_STEPS = 3000  # of the array or of taps, for one instruction
-_SYNC = ("chase", "chase_engine", "chase_number", "chase_first", "chase_step",
-         *(f"wait_{engine.name.lower()}" for engine in Engine))
+_MOST_CYCLES = 3000  # of one instruction
 
 
 def random_parameters(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -72,8 +69,9 @@ class ProgramMaker:
     def __init__(self, target, rng: np.random.Generator, external_bytes: int = 0):
         self.target, self.rng, self.external_bytes = target, rng, external_bytes
         self.n_records = target.instruction_words // N_WORDS
-        self.opcodes = [opcode for opcode in ENGINE_OF if opcode not in UNBUILT
-                        if target.bus_bits or FORMAT_OF[opcode] != Format.TRANSFER]
+        self.opcodes = [record.opcode for record in INSTRUCTIONS.values()
+                        if record.opcode not in UNBUILT
+                        and (target.bus_bits or record.format is not Format.TRANSFER)]
 
     def program(self) -> RandomProgram:
         """Three of four are sound."""
@@ -115,7 +113,7 @@ class ProgramMaker:
     def _spoil(self, fields):
         """Give one field any value at all."""
         field = self._one(*[f for f in fields_of(fields["opcode"]) if f.name not in
-                            ("opcode", *_SYNC)])
+                            ("opcode", *SYNC_FIELDS)])
         before = fields[field.name] if field.name in fields else 0
         fields[field.name] = self._any(field)
         meant = fields.get("low", 0) <= fields.get("high", 0) and all(
@@ -125,8 +123,8 @@ class ProgramMaker:
 
     def _overwrites_itself(self, fields):
         """Whether an instruction that is not refused writes what it reads later."""
-        if is_refused({field.name: 0 for field in fields_of(fields["opcode"])} | fields,
-                      self.target):
+        full = _full(fields)
+        if INSTRUCTIONS[full["opcode"]].is_refused(full, self.target):
             return False
         try:
             hazards.check(self._encode([fields]), self.target)
@@ -136,24 +134,12 @@ class ProgramMaker:
             pass
         return False
 
-    def _is_small(self, f):
+    def _is_small(self, fields):
         """Whether an instruction ends soon; those that are refused do."""
-        full = {field.name: 0 for field in fields_of(f["opcode"])} | f
-        if is_refused(full, self.target):
-            return True
-        format_ = FORMAT_OF[f["opcode"]]
-        if format_ is Format.ARRAY:
-            names = "slots", "period_count", "inner_count", "outer_count"
-        elif format_ is Format.TRANSFER:
-            names = "n_lines", "line_words"
-        elif f["opcode"] == Opcode.LINEAR:
-            names = "n_chunks", "n_inputs"
-        else:
-            names = ("n_chunks", "out_width") + (
-                () if f["opcode"] == Opcode.ADD else ("out_height",)) + (
-                ("kernel_width", "kernel_height")
-                if f["opcode"] in (Opcode.WINDOW, Opcode.MAXPOOL) else ())
-        return np.prod([float(full[name]) for name in names]) <= _MOST_STEPS
+        full = _full(fields)
+        record = INSTRUCTIONS[full["opcode"]]
+        return (record.is_refused(full, self.target)
+                or record.cost(full, self.target).total <= _MOST_CYCLES)
 
     def _in_turn(self, records):
         """Every instruction waits for all before it."""
@@ -161,7 +147,7 @@ class ProgramMaker:
         for fields in records:
             waits = {f"wait_{engine.name.lower()}": count for engine, count in counts.items()}
             ordered.append(fields | waits)
-            counts[ENGINE_OF[fields["opcode"]]] += 1
+            counts[INSTRUCTIONS[fields["opcode"]].engine] += 1
         return ordered
 
     def _overlapping(self, records):
@@ -190,23 +176,30 @@ class ProgramMaker:
                 "chase_step": self._below(8)}
 
     def _instruction(self):
+        """Values for all fields that the record of some instruction uses."""
         opcode = self._one(*self.opcodes)
-        fields = {"opcode": opcode}
-        if FORMAT_OF[opcode] is Format.TRANSFER:
-            return fields | self._transfer(opcode)
-        fields |= {
+        record = INSTRUCTIONS[opcode]
+        draw = {Format.ARRAY: self._matmul, Format.VECTOR: self._vector,
+                Format.TRANSFER: self._transfer}[record.format]
+        values = self._results() | draw(opcode)
+        return {"opcode": opcode} | {
+            name: values[name] if name in values else self._any(field_of(record.format, name))
+            for name in sorted(record.uses)}
+
+    def _results(self):
+        return {
             "gemmlowp": self._below(2), "zero_point": self._between(-128, 127),
             "low": self._between(-128, 0), "high": self._between(0, 127),
             "out_base": self._below(self.target.bank_words[0]), "out_step": self._below(4),
             "parameter_base": self._below(max(1, self.target.parameter_words - 8)),
             "n_channels": self._between(0, 3 * self.target.columns),
             "first_channel": self._one(0, 0, self._below(self.target.columns))}
-        banks = [int(bank) for bank in self.rng.permutation(N_BANKS)]
-        if opcode == Opcode.MATMUL:
-            return fields | self._matmul(banks)
-        return fields | self._vector(opcode, banks)
 
-    def _matmul(self, banks):
+    def _banks(self):
+        return [int(bank) for bank in self.rng.permutation(N_BANKS)]
+
+    def _matmul(self, opcode):
+        banks = self._banks()
         columns = self.target.columns
         inner, outer = self._between(1, 3), self._between(1, 4)
         fields = {
@@ -233,8 +226,8 @@ class ProgramMaker:
                            f"{port}_k{level}_dy": self._between(-2, 2)}
         return fields
 
-    def _vector(self, opcode, banks):
-        depth = min(self.target.bank_words)
+    def _vector(self, opcode):
+        banks, depth = self._banks(), min(self.target.bank_words)
         return {
             "out_bank": banks[0], "x_bank": banks[1], "w_bank": banks[2],
             "y_bank": self._one(*banks[1:]), "pad": self._between(-128, 127),
@@ -247,7 +240,6 @@ class ProgramMaker:
             "left": self._below(3), "top": self._below(3), "line_step": self._below(8),
             "dilation_x": self._between(1, 2), "dilation_y": self._between(1, 2),
             "same_weights": self._below(2), "n_inputs": 2 * self._between(1, 4),
-            **{f"multiplier_{k}": self._any(_field(f"multiplier_{k}")) for k in range(3)},
             **{f"shift_{k}": self._between(20, 50) for k in range(3)},
             "left_shift": self._below(21),
             **{f"zero_point_{k}": self._between(-128, 127) for k in range(2)}}
@@ -276,15 +268,16 @@ class ProgramMaker:
             if kind == 0:
                 continue
             opcode = self._one(*self.opcodes, Opcode.SYNC, Opcode.HALT)
-            fields = self._instruction() if opcode in ENGINE_OF else {"opcode": opcode}
+            fields = self._instruction() if opcode in INSTRUCTIONS else {"opcode": opcode}
             for field in self.rng.permutation(fields_of(fields["opcode"]))[:self._between(1, 6)]:
                 if field.name != "opcode":
                     fields[field.name] = self._any(field)
             if kind == 1:
-                fields = {k: v for k, v in fields.items() if k not in _SYNC}
+                fields = {k: v for k, v in fields.items() if k not in SYNC_FIELDS}
             record[:] = encode(**fields)
         return RandomProgram(records=records, start=self._below(self.n_records), is_sound=False)
 
 
-def _field(name):
-    return next(field for field in FIELDS[Format.VECTOR] if field.name == name)
+def _full(fields):
+    """All fields of an instruction, those not given as 0."""
+    return {field.name: 0 for field in fields_of(fields["opcode"])} | fields

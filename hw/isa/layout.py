@@ -1,14 +1,8 @@
-"""The instruction set: one layout definition for hardware, compiler, C header and documentation.
+"""How instructions, registers and memories are numbered and laid out in bits.
 
 An instruction is a record of ``N_WORDS`` 32-bit words, fetched in order and handed to one of four
-engines, which run side by side:
-
-array    ``MATMUL``: output-stationary product, tiles of rows x columns accumulators
-vector   ``DEPTHWISE`` 3x3, ``WINDOW`` (any depthwise kernel, average pooling), ``LINEAR`` (one
-         pixel), ``ADD`` (residual, two rescales), ``MAXPOOL``, ``MUL`` (element by element),
-         ``LOOKUP`` (a table of 256 codes)
-load     external memory to a scratchpad bank, the parameters or the instructions
-store    a scratchpad bank to external memory
+engines, which run side by side: array, vector, load and store. What an instruction does stands in
+its record (`hw.isa.registry`).
 
 ``SYNC`` holds the fetch until its waits are over; ``HALT`` ends the program once every engine is
 idle. The words up to ``N_COMMON`` mean the same in all of them; what follows depends on the
@@ -28,14 +22,19 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["ENGINE_OF", "FIELDS", "FORMAT_OF", "FORMAT_WORDS", "MAX_NIBBLE_SHIFT", "N_COMMON",
-           "N_WORDS", "UNBUILT", "Counter",
-           "Engine", "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register",
-           "Window", "c_header", "decode", "encode", "fields_of", "markdown_table"]
+__all__ = ["FIELDS_PER_CHANNEL", "COMMON_FIELDS", "DEPTHWISE_KERNEL", "EXTERNAL", "FIELDS",
+           "FORMAT_WORDS", "MAGIC", "MAX_NIBBLE_SHIFT", "N_COMMON", "N_PLANES", "N_WORDS",
+           "SYNC_FIELDS", "TABLE_SIZE", "VERSION", "Counter", "Engine", "ErrorCode", "Feed",
+           "Field", "Format", "LocalMemory", "Opcode", "Register", "Window", "field_of",
+           "local_depths"]
 
 VERSION = 3
 MAGIC = 0x4C4F434B  # "LOCK"
 MAX_NIBBLE_SHIFT = 4  #: a code of 4 bits then has the upper half of a byte
+DEPTHWISE_KERNEL = 3  #: rows and columns of DEPTHWISE's window
+FIELDS_PER_CHANNEL = 4  #: 32-bit words of a channel: bias, multiplier, shift, one that is not used
+N_PLANES = 4  #: byte planes that a ``wide`` product is stored in
+TABLE_SIZE = 256  #: bytes of LOOKUP's table, one for every code
 
 
 class Opcode(enum.IntEnum):
@@ -68,17 +67,6 @@ class Format(enum.IntEnum):
     TRANSFER = 2
 
 
-ENGINE_OF = {
-    Opcode.MATMUL: Engine.ARRAY, Opcode.DEPTHWISE: Engine.VECTOR, Opcode.WINDOW: Engine.VECTOR,
-    Opcode.LINEAR: Engine.VECTOR, Opcode.ADD: Engine.VECTOR, Opcode.MAXPOOL: Engine.VECTOR,
-    Opcode.MUL: Engine.VECTOR, Opcode.LOOKUP: Engine.VECTOR,
-    Opcode.LOAD: Engine.LOAD, Opcode.STORE: Engine.STORE,
-}
-#: Operations that the hardware does not have yet, and refuses with ErrorCode.OPCODE.
-UNBUILT = frozenset({Opcode.MUL, Opcode.LOOKUP})
-FORMAT_OF = {opcode: Format(min(engine, Format.TRANSFER)) for opcode, engine in ENGINE_OF.items()}
-
-
 class Feed(enum.IntEnum):
     """How a port hands a word to the array."""
 
@@ -93,8 +81,17 @@ class LocalMemory(enum.IntEnum):
     BANK_1 = 1
     BANK_2 = 2
     BANK_3 = 3
-    PARAMETERS = 4  #: one channel per 16 bytes: bias, multiplier, shift, unused
+    PARAMETERS = 4  #: FIELDS_PER_CHANNEL words of 32 bits per channel
     INSTRUCTIONS = 5
+
+
+EXTERNAL = len(LocalMemory)  #: stands behind the LocalMemory where external memory is meant, too
+
+
+def local_depths(target) -> list[int]:
+    """Depth of each LocalMemory in its own words, which have 32 bits behind the banks."""
+    return [*target.bank_words, FIELDS_PER_CHANNEL * target.parameter_words * target.lanes,
+            target.instruction_words]
 
 
 class ErrorCode(enum.IntEnum):
@@ -180,10 +177,10 @@ class Field:
 _COMMON = [
     [("opcode", 4, False, "operation"),
      ("gemmlowp", 1, False, "rounding: 0 half up, 1 gemmlowp's two roundings"),
-     ("wide", 1, False, "MATMUL: store raw 32-bit sums as four byte planes"),
+     ("wide", 1, False, "store raw 32-bit sums as four byte planes"),
      ("chase", 1, False, "follow a producer that still runs"),
      ("chase_engine", 2, False, "its engine"),
-     ("slots", 8, False, "MATMUL: cycles per period")],
+     ("slots", 8, False, "cycles per period")],
     [("wait_array", 16, False, "products that must be complete"),
      ("wait_vector", 16, False, "vector instructions that must be complete")],
     [("wait_load", 16, False, "loads that must be complete"),
@@ -198,7 +195,7 @@ _COMMON = [
      ("parameter_base", 16, False, "first word of the per-channel parameters")],
     [("n_channels", 16, False, "output channels end here"),
      ("first_channel", 16, False, "output channels before this one are not written")],
-    [("n_pixels", 24, False, "MATMUL: output pixels")],
+    [("n_pixels", 24, False, "output pixels")],
 ]
 N_COMMON = len(_COMMON)
 
@@ -256,20 +253,20 @@ _VECTOR = [
     [("line_step", 16, False, "words from one input line to the next"),
      ("dilation_x", 4, False, "columns between taps"),
      ("dilation_y", 4, False, "rows between taps"),
-     ("same_weights", 1, False, "WINDOW: one weight word serves every tap")],
-    [("y_base", 16, False, "ADD, MUL: first word of the second input"),
+     ("same_weights", 1, False, "one weight word serves every tap")],
+    [("y_base", 16, False, "first word of the second input"),
      ("y_bank", 2, False, "its bank"),
-     ("broadcast", 1, False, "MUL: the second input is one pixel, for all of the first")],
-    [("n_inputs", 24, False, "LINEAR: inputs, rounded up to an even number")],
-    [("multiplier_0", 31, False, "ADD: of the first input")],
-    [("multiplier_1", 31, False, "ADD: of the second input")],
-    [("multiplier_2", 31, False, "ADD: of the sum; MUL: of the product")],
-    [("shift_0", 6, False, "ADD: of the first input"),
-     ("shift_1", 6, False, "ADD: of the second input"),
-     ("shift_2", 6, False, "ADD: of the sum; MUL: of the product"),
-     ("left_shift", 5, False, "ADD: bits the inputs are shifted left before rescaling")],
-    [("zero_point_0", 8, True, "ADD, MUL: of the first input"),
-     ("zero_point_1", 8, True, "ADD, MUL: of the second input")],
+     ("broadcast", 1, False, "the second input is one pixel, for all of the first")],
+    [("n_inputs", 24, False, "inputs, rounded up to an even number")],
+    [("multiplier_0", 31, False, "of the first input")],
+    [("multiplier_1", 31, False, "of the second input")],
+    [("multiplier_2", 31, False, "of the sum or product")],
+    [("shift_0", 6, False, "of the first input"),
+     ("shift_1", 6, False, "of the second input"),
+     ("shift_2", 6, False, "of the sum or product"),
+     ("left_shift", 5, False, "bits the inputs are shifted left before rescaling")],
+    [("zero_point_0", 8, True, "of the first input"),
+     ("zero_point_1", 8, True, "of the second input")],
 ]
 _TRANSFER = [
     [("external_base", 32, False, "first byte in external memory, a multiple of the word")],
@@ -305,78 +302,11 @@ FIELDS = {
 FORMAT_WORDS = {format_: 1 + max(field.word for field in fields)
                 for format_, fields in FIELDS.items()}
 N_WORDS = max(FORMAT_WORDS.values())
+#: What an instruction waits for and follows; every instruction of an engine has it.
+SYNC_FIELDS = ("chase", "chase_engine", "chase_number", "chase_first", "chase_step",
+               *(f"wait_{engine.name.lower()}" for engine in Engine))
 
 
-def fields_of(opcode: int) -> tuple[Field, ...]:
-    """The fields of an instruction; HALT, SYNC and unknown operations have the common ones."""
-    format_ = FORMAT_OF.get(opcode)
-    return COMMON_FIELDS if format_ is None else FIELDS[format_]
-
-
-def encode(opcode: int, **values: int) -> list[int]:
-    """Return the N_WORDS 32-bit words of an instruction; fields not named are 0.
-
-    Raises ValueError for an unknown field or a value that does not fit, naming the field.
-    """
-    values["opcode"] = opcode
-    fields = fields_of(opcode)
-    unknown = set(values) - {field.name for field in fields}
-    if unknown:
-        raise ValueError(f"Unknown instruction field '{min(unknown)}'")
-    words = [0] * N_WORDS
-    for field in fields:
-        value = int(values.get(field.name, 0))
-        if not field.low <= value <= field.high:
-            raise ValueError(
-                f"Instruction field '{field.name}' must be in {field.low}..{field.high}, "
-                f"not {value}")
-        words[field.word] |= (value & (1 << field.width) - 1) << field.offset
-    return words
-
-
-def decode(words: list[int]) -> dict[str, int]:
-    """Return the fields of an instruction's words, the inverse of ``encode``."""
-    values = {}
-    for field in fields_of(words[0] & 0xF):
-        value = words[field.word] >> field.offset & (1 << field.width) - 1
-        if field.signed and value > field.high:
-            value -= 1 << field.width
-        values[field.name] = value
-    return values
-
-
-def c_header() -> str:
-    """Return the C header of the registers, address windows, opcodes and instruction fields."""
-    lines = ["/* Registers and instructions of the Lockstep accelerator; generated. */",
-             "#ifndef LOCKSTEP_ISA_H", "#define LOCKSTEP_ISA_H", "",
-             f"#define LOCKSTEP_MAGIC 0x{MAGIC:08X}u", f"#define LOCKSTEP_VERSION {VERSION}u",
-             f"#define LOCKSTEP_INSTRUCTION_WORDS {N_WORDS}u", ""]
-    for kind, prefix in ((Register, "REG"), (Window, "WINDOW"), (Opcode, "OP"), (Feed, "FEED"),
-                         (LocalMemory, "LOCAL"), (Counter, "COUNTER"), (ErrorCode, "ERROR")):
-        lines += [f"#define LOCKSTEP_{prefix}_{item.name} 0x{item.value:X}u" for item in kind]
-        lines.append("")
-    groups = [("", COMMON_FIELDS)] + [
-        (f"{format_.name}_", fields[len(COMMON_FIELDS):]) for format_, fields in FIELDS.items()]
-    for prefix, fields in groups:
-        for field in fields:
-            name = f"LOCKSTEP_FIELD_{prefix}{field.name.upper()}"
-            lines.append(f"#define {name}_WORD {field.word}u /* {field.doc} */")
-            lines.append(f"#define {name}_OFFSET {field.offset}u")
-            lines.append(f"#define {name}_WIDTH {field.width}u")
-    return "\n".join([*lines, "", "#endif", ""])
-
-
-def markdown_table() -> str:
-    """Return the tables of instruction fields for the documentation."""
-    tables = []
-    groups = [("All instructions", COMMON_FIELDS)] + [
-        (f"{format_.name.capitalize()} format", fields[len(COMMON_FIELDS):])
-        for format_, fields in FIELDS.items()]
-    for title, fields in groups:
-        rows = [f"{title}:", "", "| word | bits | field | meaning |", "| --- | --- | --- | --- |"]
-        for field in fields:
-            bits = f"{field.offset + field.width - 1}:{field.offset}"
-            sign = " (signed)" if field.signed else ""
-            rows.append(f"| {field.word} | {bits} | `{field.name}` | {field.doc}{sign} |")
-        tables.append("\n".join(rows))
-    return "\n\n".join(tables) + "\n"
+def field_of(format_: Format, name: str) -> Field:
+    """The field of a format that is called ``name``."""
+    return next(field for field in FIELDS[format_] if field.name == name)

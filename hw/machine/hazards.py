@@ -17,9 +17,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden.errors import LockstepError
-from hw.isa import FORMAT_OF, FORMAT_WORDS, N_WORDS, Engine, LocalMemory, Opcode, decode
-from hw.machine.accesses import EXTERNAL, Effects, effects
-from hw.machine.addresses import is_refused, local_depths, transfer_lines
+from hw.isa import (
+    EXTERNAL,
+    FIELDS_PER_CHANNEL,
+    FORMAT_WORDS,
+    INSTRUCTIONS,
+    N_WORDS,
+    Engine,
+    Footprint,
+    LocalMemory,
+    Opcode,
+    decode,
+    local_depths,
+)
 
 __all__ = ["check"]
 
@@ -69,7 +79,7 @@ def check(program_records, target, start=0):
             return
         if f["opcode"] == Opcode.SYNC:
             program.synchronise(index)
-        elif f["opcode"] not in FORMAT_OF or is_refused(f, target):
+        elif f["opcode"] not in INSTRUCTIONS or INSTRUCTIONS[f["opcode"]].is_refused(f, target):
             raise LockstepError(f"Instruction {program.name(index)} is refused by the hardware")
         else:
             program.issue(index)
@@ -84,13 +94,12 @@ class _Program:
         self.records, self.target = records, target
         self.issued = [[] for _ in Engine]
         self.fetched = np.zeros(len(Engine), np.int64)  # what the SYNCs so far have seen
-        transfers = [f for f in records if f["opcode"] in (Opcode.LOAD, Opcode.STORE)]
-        lines = [transfer_lines(f)[0][:, None] // target.word_bytes + np.arange(f["line_words"])
-                 for f in transfers]
-        self.external = np.unique(np.concatenate([line.ravel() for line in lines]) if lines
-                                  else np.zeros(0, np.int64))
-        self.memories = [_Memory(depth) for depth in
-                         [*local_depths(target), len(self.external)]]
+        lines = [INSTRUCTIONS[f["opcode"]].outside(f, target).words.ravel() for f in records
+                 if f["opcode"] in (Opcode.LOAD, Opcode.STORE)]
+        self.external = np.unique(np.concatenate(lines) if lines else np.zeros(0, np.int64))
+        depths = local_depths(target)
+        depths[LocalMemory.PARAMETERS] //= FIELDS_PER_CHANNEL
+        self.memories = [_Memory(depth) for depth in [*depths, len(self.external)]]
 
     def name(self, index):
         """An instruction in messages."""
@@ -102,8 +111,8 @@ class _Program:
         """The fetch of an instruction, against the loads of instructions."""
         opcode = self.records[index]["opcode"]
         n_words = 1 if opcode == Opcode.HALT else _SYNC_WORDS
-        if opcode in FORMAT_OF:
-            n_words = FORMAT_WORDS[FORMAT_OF[opcode]]
+        if opcode in INSTRUCTIONS:
+            n_words = FORMAT_WORDS[INSTRUCTIONS[opcode].format]
         record = (start + index) % (self.target.instruction_words // N_WORDS)
         words = record * N_WORDS + np.arange(n_words)
         memory = self.memories[LocalMemory.INSTRUCTIONS]
@@ -118,7 +127,7 @@ class _Program:
     def issue(self, index):
         """An instruction of an engine."""
         f = self.records[index]
-        done = effects(f, self.target)
+        done = INSTRUCTIONS[f["opcode"]].footprint(f, self.target, needed=True)
         mine = self.issued[done.engine]
         known = np.maximum(self._waited(index), self.fetched)
         if mine:
@@ -187,7 +196,7 @@ class _Program:
         depth = len(self.memories[access.memory].written)
         return units[(0 <= access.words) & (access.words < depth)]
 
-    def _check(self, index, done: Effects, issued: _Issued):
+    def _check(self, index, done: Footprint, issued: _Issued):
         known = issued.known
         for access in done.reads:
             places = self._places(access)
@@ -209,27 +218,21 @@ class _Program:
                     late = memory.read[other, places] > known[row, other]
                     self._refuse(late, index, "writes", access.memory, places,
                                  memory.reader[other, places], "has read")
-        self._check_itself(index, done)
+        self._check_itself(index)
 
-    def _check_itself(self, index, done):
+    def _check_itself(self, index):
         """An instruction must not write what it reads later."""
         f = self.records[index]
-        for write in done.writes:
-            for read in done.reads:
-                if read.memory != write.memory:
-                    continue
-                words, i, j = np.intersect1d(read.words, write.words, return_indices=True)
-                if f["opcode"] == Opcode.ADD:
-                    late = _late_words_of_add(f, words)
-                else:
-                    late = read.last[i] >= write.first[j]
-                self._refuse(late, index, "writes", write.memory, words,
-                             np.full(len(words), index), "has read")
+        late = INSTRUCTIONS[f["opcode"]].overwritten(f, self.target)
+        for memory, words in late.items():
+            self._refuse(np.ones(len(words), bool), index, "writes", memory, words,
+                         np.full(len(words), index), "has read")
 
     def _record(self, index, done, issued):
         for access in done.reads:
             places, memory = self._places(access), self.memories[access.memory]
-            memory.read[done.engine, places] = issued.over(self._units(access, access.last))
+            over = issued.over(self._units(access, access.last))
+            memory.read[done.engine, places] = np.maximum(memory.read[done.engine, places], over)
             memory.reader[done.engine, places] = index
         for access in done.writes:
             places, memory = self._places(access), self.memories[access.memory]
@@ -249,18 +252,3 @@ class _Program:
         raise LockstepError(
             f"Instruction {self.name(index)} {verb} {words.min()}..{words.max()} of {of} perhaps "
             f"before instruction {self.name(other)} {what} it")
-
-
-def _late_words_of_add(f, words):
-    """Which words, read and written, ADD writes at an earlier step than it reads them.
-
-    Each step reads a word of both inputs and writes one.
-    """
-    steps = np.arange(f["out_width"] * f["n_chunks"])
-    pixel, chunk = np.divmod(steps, f["n_chunks"])
-    written = dict(zip((f["out_base"] + pixel * f["out_step"] + chunk).tolist(), steps.tolist()))
-    late = []
-    for word in words.tolist():
-        reads = [word - f[f"{name}_base"] for name in "xy" if f[f"{name}_bank"] == f["out_bank"]]
-        late.append(any(written[word] < step < len(steps) for step in reads))
-    return np.array(late, bool)

@@ -16,11 +16,8 @@ import numpy as np
 
 from golden import arith
 from golden.errors import LockstepError
-from hw.isa import FORMAT_OF, N_WORDS, UNBUILT, ErrorCode, Format, Opcode, decode
-from hw.machine.addresses import is_refused
-from hw.machine.array import run_matmul
-from hw.machine.transfer import run_transfer
-from hw.machine.vector import run_vector
+from hw.isa import INSTRUCTIONS, N_WORDS, ErrorCode, Format, LocalMemory, Opcode, decode
+from hw.isa.instruction import rounding_of
 
 __all__ = ["Machine", "MachineError"]
 
@@ -93,14 +90,13 @@ class Machine:
         opcode = f["opcode"]
         if opcode in (Opcode.HALT, Opcode.SYNC):
             return
-        format_ = FORMAT_OF.get(opcode)
-        if format_ is None or opcode in UNBUILT or (
-                format_ is Format.TRANSFER and not self.target.bus_bits):
+        record = INSTRUCTIONS.get(opcode)
+        if record is None or record.format is Format.TRANSFER and not self.target.bus_bits:
             raise MachineError(ErrorCode.OPCODE, detail=f"operation {opcode}")
-        if is_refused(f, self.target):
-            raise MachineError(ErrorCode.FIELD, detail=Opcode(opcode).name)
-        {Format.ARRAY: run_matmul, Format.VECTOR: run_vector,
-         Format.TRANSFER: run_transfer}[format_](self, f)
+        if record.is_refused(f, self.target):
+            raise MachineError(ErrorCode.FIELD, detail=record.name)
+        record.check(self, f)
+        record.execute(self, f)
 
     def run(self, start=0, max_instructions=1 << 20):
         """Run the program in the instruction memory from record ``start`` to its HALT.
@@ -124,25 +120,20 @@ class Machine:
         raise MachineError(ErrorCode.WATCHDOG, start + max_instructions & 0xFFFF,
                            f"no HALT within {max_instructions} instructions")
 
-    # What the engines' models share
+    # What the records of instructions ask for
 
     def refuse(self, wrong, code, detail):
         """MachineError if anything in ``wrong`` is true."""
         if np.any(wrong):
             raise MachineError(code, detail=detail)
 
-    def check_words(self, bank, words, what):
-        """MachineError for words outside a bank."""
-        depth = len(self.banks[bank])
+    def check_words(self, memory, words, what):
+        """MachineError for words outside a bank, or channels that have no parameters."""
+        is_bank = memory < LocalMemory.PARAMETERS
+        depth = len(self.banks[memory] if is_bank else self.parameters)
         words = np.asarray(words)
         self.refuse((words < 0) | (words >= depth), ErrorCode.ADDRESS,
-                    f"{what} outside the {depth} words of bank {bank}")
-
-    def check_parameters(self, words):
-        """MachineError for words of parameters that are not there."""
-        depth = self.target.parameter_words
-        self.refuse(np.asarray(words) >= depth, ErrorCode.ADDRESS,
-                    f"parameters outside their {depth} words")
+                    f"{what} outside the {depth} words of {LocalMemory(memory).name}")
 
     def rescale(self, f, sums, words):
         """Codes of sums (..., n_chunks, columns), parameter words (n_chunks, groups)."""
@@ -153,9 +144,4 @@ class Machine:
         return arith.requantize(
             sums + bias, rows[..., 1].astype(np.int64) & arith.MULTIPLIER_MAX,
             rows[..., 2].astype(np.int64) & 0x3F, f["zero_point"], f["low"], f["high"],
-            rounding(f))
-
-
-def rounding(f):
-    """The rounding of an instruction."""
-    return arith.Rounding.GEMMLOWP if f["gemmlowp"] else arith.Rounding.HALF_UP
+            rounding_of(f))

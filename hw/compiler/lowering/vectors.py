@@ -10,19 +10,19 @@ from golden.arith import INT8_MIN
 from hw.compiler.lowering.cover import usual_cover
 from hw.compiler.lowering.products import INSTRUCTION_CYCLES, Product, product_tasks, tile_cycles
 from hw.compiler.lowering.task import NodeContext, Task, Window2d, parameter_block, rescale_fields
-from hw.isa import Opcode
+from hw.isa import DEPTHWISE_KERNEL, Format, Opcode, field_of
 
-__all__ = ["add_task", "depthwise_tasks", "linear_tasks", "max_pool_task", "sum_tasks",
-           "window_fields"]
+__all__ = ["LARGEST_KERNEL", "LARGEST_STEP", "add_task", "depthwise_tasks", "linear_tasks",
+           "max_pool_task", "sum_tasks", "window_fields"]
 
-_DEPTHWISE_KERNEL = 3
-_SMALL, _KERNEL = 15, 255  # largest stride, padding, dilation; largest side of a window
+LARGEST_STEP = field_of(Format.VECTOR, "stride_x").high  #: and padding and dilation
+LARGEST_KERNEL = field_of(Format.VECTOR, "kernel_width").high
 
 
 def window_fields(context: NodeContext, window: Window2d) -> dict | None:
     """Fields of an operation with a window; None where its numbers are too large for them."""
     small = (*window.stride, *window.padding[:2], *window.dilation)
-    if max(small) > _SMALL or max(window.kernel) > _KERNEL:
+    if max(small) > LARGEST_STEP or max(window.kernel) > LARGEST_KERNEL:
         return None
     _, height, width = context.x.stored
     return {
@@ -52,9 +52,9 @@ def depthwise_tasks(context: NodeContext, product: Product) -> list[Task]:
     fields = window_fields(context, window)
     if fields is None:
         return product_tasks(context, product)
-    span = (window.output[1] - 1) * window.stride[1] + _DEPTHWISE_KERNEL
-    fits = window.kernel == (_DEPTHWISE_KERNEL,) * 2 and window.dilation == (1, 1)
-    faster = _DEPTHWISE_KERNEL * span <= window.n_taps * window.output[1]
+    span = (window.output[1] - 1) * window.stride[1] + DEPTHWISE_KERNEL
+    fits = window.kernel == (DEPTHWISE_KERNEL,) * 2 and window.dilation == (1, 1)
+    faster = DEPTHWISE_KERNEL * span <= window.n_taps * window.output[1]
     fields |= {"pad": product.pad, **rescale_fields(product.rescale)}
     taps = product.weights.reshape(len(product.weights), -1)
     return [context.task(
@@ -80,8 +80,8 @@ def max_pool_task(context: NodeContext, window: Window2d) -> Task:
     """The largest codes; padding never wins."""
     fields = window_fields(context, window)
     if fields is None:
-        context.refuse(f"maximum pooling has strides and padding of at most {_SMALL} and windows "
-                       f"of at most {_KERNEL} on the accelerator")
+        context.refuse(f"maximum pooling has strides and padding of at most {LARGEST_STEP} and "
+                       f"windows of at most {LARGEST_KERNEL} on the accelerator")
     return context.task(Opcode.MAXPOOL, fields | {"pad": INT8_MIN})
 
 

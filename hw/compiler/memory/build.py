@@ -9,9 +9,18 @@ import numpy as np
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
 from hw.compiler.memory.image import Block, Image, Step
 from hw.compiler.refusals import DoesNotFit
-from hw.compiler.scheduling.estimate import estimate_fields, unit_cost
+from hw.compiler.scheduling.estimate import estimate_fields
 from hw.compiler.scheduling.schedule import Scheduler
-from hw.isa import ENGINE_OF, N_WORDS, Engine, Opcode, decode, encode, fields_of
+from hw.isa import (
+    ENGINE_OF,
+    INSTRUCTIONS,
+    N_WORDS,
+    Engine,
+    Opcode,
+    decode,
+    encode,
+    fields_of,
+)
 from hw.targets import Target
 
 __all__ = ["assemble", "encode_program", "owners", "step_of"]
@@ -103,9 +112,8 @@ def _lifetimes(program, sequence, owner):
 def _conflicts(flat, constants, owner, target):
     """What should not share a bank; flat: [(image, task)]."""
     conflicts = Conflicts()
-    costs = [n * max(cycles, items) for n, cycles, items in (
-        unit_cost({"opcode": task.opcode, "wide": 0, **task.fields}, target)
-        for _, task in flat)]
+    costs = [INSTRUCTIONS[task.opcode].cost({"wide": 0, **task.fields}, target).total
+             for _, task in flat]
     for index, (image, task) in enumerate(flat):
         x, w = (owner[task.inputs[0]], image), constants.weight_key(task)
         if ENGINE_OF[task.opcode] == Engine.ARRAY:
@@ -137,7 +145,8 @@ def _arrange(program, target, sequence, constants, owner, places):
     """{tensor or weight: (bank, base)}; DoesNotFit where there is no room."""
     lives = _lifetimes(program, sequence, owner)
     flat = [(image, task) for image, _, tasks in sequence for task in tasks]
-    even = {constants.weight_key(task) for _, task in flat if task.opcode == Opcode.LINEAR}
+    even = {constants.weight_key(task) for _, task in flat
+            if "w_base" in INSTRUCTIONS[task.opcode].even}
     conflicts = _conflicts(flat, constants, owner, target)
     weights = [Item(name=key, n_words=len(words), first=_ONCE, last=len(flat), even=key in even)
                for key, words in constants.weights.items()]

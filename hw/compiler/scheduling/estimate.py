@@ -9,10 +9,9 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from hw.compiler.scheduling.reach import window_geometry
-from hw.isa import ENGINE_OF, FORMAT_OF, FORMAT_WORDS, N_WORDS, Engine, Opcode, decode
+from hw.isa import FORMAT_WORDS, INSTRUCTIONS, N_WORDS, Engine, Opcode, decode
 
-__all__ = ["Estimate", "InstructionEstimate", "estimate", "estimate_fields", "unit_cost"]
+__all__ = ["Estimate", "InstructionEstimate", "estimate", "estimate_fields"]
 
 _FETCH, _SYNC_WORDS = 11, 3  # cycles of a fetch beside its words
 _BEGIN = {Engine.ARRAY: 9, Engine.VECTOR: 16, Engine.LOAD: 12, Engine.STORE: 12}
@@ -20,7 +19,6 @@ _NEXT_UNIT = {Engine.ARRAY: 0, Engine.VECTOR: 5, Engine.LOAD: 4, Engine.STORE: 4
 _RESULT = {Engine.ARRAY: 58, Engine.VECTOR: 44, Engine.LOAD: 48, Engine.STORE: 30}
 _HALT = 30
 _MOST_UNITS = 512
-_LINE_OVERHEAD = 4
 
 
 @dataclass(kw_only=True)
@@ -48,45 +46,6 @@ class Estimate:
             lines.append(f"{index:>4} {one.opcode.name:<10} {one.begin:>9.0f} {one.end:>9.0f} "
                          f"{one.busy:>9.0f} {one.items:>9.0f}")
         return "\n".join([*lines, f"{self.cycles} cycles"])
-
-
-def unit_cost(f, target) -> tuple[int, float, float]:
-    """(units, cycles of one, lane items of one) of an instruction that nothing holds back."""
-    opcode = f["opcode"]
-    columns, lanes, rows = target.columns, target.lanes, target.rows
-    if opcode == Opcode.MATMUL:
-        steps = f["slots"] * f["period_count"]
-        cycles = items = 0
-        for tile in range(f["inner_count"]):
-            left = f["n_channels"] - tile * columns
-            groups = min(columns // lanes, max(1, -(-left // lanes)))
-            planes = 4 if f["wide"] else 1
-            cycles += max(steps, rows * max(2, groups) * planes)
-            items += rows * groups * planes
-        return f["outer_count"], cycles, items
-    if opcode in (Opcode.LOAD, Opcode.STORE):
-        return f["n_lines"], _line_cycles(f, target), 0
-    groups = sum(max(1, -(-min(columns, f["n_channels"] - first) // lanes))
-                 for first in range(0, f["n_chunks"] * columns, columns))
-    if opcode == Opcode.LINEAR:
-        return 1, f["n_chunks"] * f["n_inputs"] // 2, groups
-    if opcode == Opcode.ADD:
-        return f["out_width"], 3 * groups, 3 * groups
-    width, taps = f["out_width"], f["kernel_width"] * f["kernel_height"]
-    if opcode == Opcode.DEPTHWISE:
-        span = (width - 1) * f["stride_x"] + window_geometry(f)[1].shape[1]
-        return f["out_height"], 3 * span * f["n_chunks"], width * groups
-    return (f["out_height"], width * taps * f["n_chunks"],
-            0 if opcode == Opcode.MAXPOOL else width * groups)
-
-
-def _line_cycles(f, target):
-    beats = 8 * target.word_bytes // target.bus_bits
-    if f["local_memory"] >= 4:
-        beats = target.word_bytes // 4
-    elif f["nibbles"]:
-        beats = 2  # words written
-    return f["line_words"] * beats + _LINE_OVERHEAD
 
 
 @dataclass
@@ -122,21 +81,22 @@ def estimate_fields(program, target) -> Estimate:
 class _Simulation:
     def __init__(self, program, target):
         self.program, self.target = program, target
+        self.records = [INSTRUCTIONS.get(f["opcode"]) for f in program]
+        self.costs = [record and record.cost(f, target)
+                      for record, f in zip(self.records, program)]
         self.engines = {number: _Engine(number) for number in Engine}
         self.results = [InstructionEstimate(opcode=Opcode(f["opcode"])) for f in program]
         self.time = 0.0
         self.events = []  # (time, engine, progress, completes)
         self.fetched = 0
         self.fetch_done = self._fetch_cycles(0)
-        self.unit_costs = [unit_cost(f, target) if f["opcode"] in ENGINE_OF else None
-                           for f in program]
 
     def _fetch_cycles(self, index):
         if index >= len(self.program):
             return float("inf")
-        opcode = self.program[index]["opcode"]
-        words = (FORMAT_WORDS[FORMAT_OF[opcode]] if opcode in FORMAT_OF else
-                 _SYNC_WORDS if opcode == Opcode.SYNC else 0)
+        record = self.records[index]
+        words = (FORMAT_WORDS[record.format] if record else
+                 _SYNC_WORDS if self.program[index]["opcode"] == Opcode.SYNC else 0)
         return self.time + words + _FETCH
 
     def run(self) -> Estimate:
@@ -174,12 +134,12 @@ class _Simulation:
         if self.fetched >= len(self.program) or self.fetch_done > self.time:
             return False
         f = self.program[self.fetched]
-        number = ENGINE_OF.get(f["opcode"])
-        if number is None:
+        record = self.records[self.fetched]
+        if record is None:
             if f["opcode"] != Opcode.SYNC or not self._met(f):
                 return False
         else:
-            engine = self.engines[number]
+            engine = self.engines[record.engine]
             if engine.slot is not None:
                 return False
             engine.slot, engine.slot_from = self.fetched, self.time + 3
@@ -192,13 +152,13 @@ class _Simulation:
                 or not self._met(self.program[engine.slot])):
             return False
         engine.running, engine.slot = engine.slot, None
-        units, cycles, items = self.unit_costs[engine.running]
-        engine.group = -(-units // _MOST_UNITS)
-        engine.units, engine.unit, engine.left = units, 0, None
-        engine.cycles, engine.items = cycles, items
-        engine.begin_from = self.time + _BEGIN[engine.number]
+        cost = self.costs[engine.running]
+        engine.group = -(-cost.units // _MOST_UNITS)
+        engine.units, engine.unit, engine.left = cost.units, 0, None
+        engine.cycles, engine.items = cost.cycles, cost.items
+        engine.begin_from = self.time + _BEGIN[engine.number] + cost.before
         self.results[engine.running].begin = self.time
-        self.results[engine.running].items = units * items
+        self.results[engine.running].items = cost.units * cost.items
         return True
 
     def _begin_unit(self, engine):
@@ -252,29 +212,14 @@ class _Simulation:
 
     def _unit_over(self, engine, now):
         n = min(engine.group, engine.units - engine.unit)
-        f = self.program[engine.running]
-        late = now + self._latency(engine, f)
+        f, record = self.program[engine.running], self.records[engine.running]
+        late = now + _RESULT[engine.number] + self.costs[engine.running].after
         engine.left = None
         engine.unit += n
         engine.begin_from = now
-        heapq.heappush(self.events, (late, engine.number, n * self._unit_progress(f), False))
+        heapq.heappush(self.events, (late, engine.number,
+                                     n * record.unit_progress(f, self.target), False))
         if engine.unit >= engine.units:
             heapq.heappush(self.events, (late, engine.number, 1 << 30, True))
             self.results[engine.running].end = late
             engine.running = None
-
-    def _latency(self, engine, f):
-        latency = _RESULT[engine.number]
-        if engine.number == Engine.ARRAY:  # the last tile's own readout
-            left = f["n_channels"] - (f["inner_count"] - 1) * self.target.columns
-            groups = min(self.target.columns, max(1, left)) / self.target.lanes
-            latency += self.target.rows * max(2, groups)
-        return latency
-
-    def _unit_progress(self, f):
-        opcode = f["opcode"]
-        if opcode == Opcode.MATMUL:
-            return self.target.rows
-        if opcode in (Opcode.LOAD, Opcode.STORE):
-            return f["line_words"]
-        return 1 if opcode in (Opcode.ADD, Opcode.LINEAR) else f["out_width"]

@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hw.compiler.scheduling.reach import EXTERNAL, Reach, reach
-from hw.isa import Engine
+from hw.isa import (
+    EXTERNAL,
+    FIELDS_PER_CHANNEL,
+    INSTRUCTIONS,
+    Engine,
+    Extent,
+    Footprint,
+    LocalMemory,
+    local_depths,
+)
 from hw.targets import Target
 
 __all__ = ["Scheduler", "chase_line"]
@@ -44,14 +52,15 @@ class Scheduler:
     _issued: list = field(default_factory=lambda: [[] for _ in Engine])
     _memories: dict = field(default_factory=dict)
 
-    def _memory(self, region) -> _Memory:
-        """The memory of a region; external memory grows as it is used."""
-        target, number = self.target, region.memory
+    def _memory(self, extent: Extent) -> _Memory:
+        """The memory of an extent; external memory grows as it is used."""
+        number = extent.memory
         if number == EXTERNAL:
-            size = int(region.words[-1]) + 1
+            size = int(extent.words[-1]) + 1
         else:
-            size = [*target.bank_words, target.parameter_words * target.lanes * 4,
-                    target.instruction_words][number]
+            size = local_depths(self.target)[number]
+            if number == LocalMemory.PARAMETERS:
+                size //= FIELDS_PER_CHANNEL
         known = self._memories.get(number)
         if known is None or known.writer.shape[1] < size:
             old = known.writer.shape[1] if known else 0
@@ -65,57 +74,58 @@ class Scheduler:
 
     def add(self, fields: dict) -> dict:
         """The fields of the next instruction with what it must wait for."""
-        reached = reach(fields, self.target)
-        if reached is None:
+        record = INSTRUCTIONS.get(fields["opcode"])
+        if record is None:
             return fields
+        footprint = record.footprint(fields, self.target)
         waits = [0] * len(Engine)
         best = None  # (position in the program, engine, number, units that need it, progress)
-        producers = self._producers(reached)
+        producers = self._producers(footprint)
         for engine, number, units, progress in producers:
             position = self._issued[engine][number][0]
-            if self._can_chase(reached, engine, number, units) and (
+            if self._can_chase(footprint, engine, number, units) and (
                     best is None or position > best[0]):
                 best = (position, engine, number, units, progress)
         for engine, number, *_ in producers:
             if best is None or (engine, number) != best[1:3]:
                 waits[engine] = max(waits[engine], number + 1)
-        self._order_writes(reached, waits)
+        self._order_writes(footprint, waits)
         sync = {}
         if best is not None:
             _, engine, number, units, progress = best
             if waits[engine] <= number:  # otherwise it is complete anyway
-                sync = self._chase(reached, engine, number, units, progress)
+                sync = self._chase(footprint, engine, number, units, progress)
                 if sync is None:
                     waits[engine], sync = number + 1, {}
         for engine in Engine:
             if waits[engine]:
                 sync[f"wait_{engine.name.lower()}"] = waits[engine]
-        self._remember(reached)
+        self._remember(footprint)
         return fields | sync
 
-    def _producers(self, reached: Reach):
+    def _producers(self, footprint: Footprint):
         """[(engine, number, units, progress)] of every instruction that wrote what is read."""
         found = {}
-        for region in reached.reads:
-            memory = self._memory(region)
+        for extent in footprint.reads:
+            memory = self._memory(extent)
             for engine in Engine:
-                writer = memory.writer[engine][region.words]
+                writer = memory.writer[engine][extent.words]
                 for number in np.unique(writer[writer != _NEVER]):
                     mine = writer == number
                     entry = found.setdefault((engine, int(number)), ([], []))
-                    entry[0].append(region.when[mine])
-                    entry[1].append(memory.progress[engine][region.words[mine]])
+                    entry[0].append(_first_units(extent)[mine])
+                    entry[1].append(memory.progress[engine][extent.words[mine]])
         return [(engine, number, np.concatenate(units), np.concatenate(progress))
                 for (engine, number), (units, progress) in found.items()]
 
-    def _can_chase(self, reached, engine, number, units):
+    def _can_chase(self, footprint, engine, number, units):
         reports = self._issued[engine][number][1]
         return self.chases and reports and (units >= 0).all()
 
-    def _chase(self, reached, engine, number, units, progress):
+    def _chase(self, footprint, engine, number, units, progress):
         """The chase fields, or None where waiting for the end is as good."""
         total = self._issued[engine][number][1]
-        need = np.zeros(reached.n_units, np.int64)
+        need = np.zeros(footprint.n_units, np.int64)
         np.maximum.at(need, units, progress)
         need = np.maximum.accumulate(need)
         line = chase_line(need, total)
@@ -125,35 +135,47 @@ class Scheduler:
         return {"chase": 1, "chase_engine": int(engine), "chase_number": number,
                 "chase_first": first, "chase_step": step}
 
-    def _order_writes(self, reached, waits):
+    def _order_writes(self, footprint, waits):
         """Writes after reads and after writes of other engines; an engine's own are in order."""
-        for region in reached.writes:
-            memory = self._memory(region)
+        for extent in footprint.writes:
+            memory = self._memory(extent)
             for engine in Engine:
-                if engine == reached.engine:
+                if engine == footprint.engine:
                     continue
-                others = (memory.writer[engine][region.words], memory.reader[engine][region.words])
+                others = (memory.writer[engine][extent.words], memory.reader[engine][extent.words])
                 latest = max((int(values.max()) for values in others if values.size),
                              default=_NEVER)
                 waits[engine] = max(waits[engine], latest + 1)
 
-    def _remember(self, reached):
-        engine = reached.engine
+    def _remember(self, footprint):
+        engine = footprint.engine
         number = self.counts[engine]
-        for region in reached.reads:
-            self._memory(region).reader[engine][region.words] = number
-        for region in reached.writes:
-            memory = self._memory(region)
-            memory.writer[engine][region.words] = number
-            memory.progress[engine][region.words] = region.when
+        for extent in footprint.reads:
+            self._memory(extent).reader[engine][extent.words] = number
+        for extent in footprint.writes:
+            memory = self._memory(extent)
+            memory.writer[engine][extent.words] = number
+            memory.progress[engine][extent.words] = footprint.progress[extent.last]
         position = sum(self.counts)
-        self._issued[engine].append((position, reached.progress))
+        # What a store has written is waited for whole.
+        total = 0 if engine == Engine.STORE else int(footprint.progress[-1])
+        self._issued[engine].append((position, total))
         self.counts[engine] += 1
 
     def everything(self) -> dict:
         """Wait fields for all that has been issued."""
         return {f"wait_{engine.name.lower()}": self.counts[engine] for engine in Engine
                 if self.counts[engine]}
+
+
+def _first_units(extent):
+    """The first unit that reads each word; _NEVER where no chase is to hold it back.
+
+    Parameters are few and come in one piece: they are waited for like weights that are read early.
+    """
+    if extent.is_early or extent.memory == LocalMemory.PARAMETERS:
+        return np.full(len(extent.words), _NEVER)
+    return extent.first
 
 
 def chase_line(need, total):

@@ -14,11 +14,11 @@ from hw.compiler.tiling.memory import Pool
 from hw.compiler.tiling.plan import channel_groups, row_stripes, stripe_of, stripe_tasks
 from hw.compiler.tiling.state import Job, NodeState, TensorState
 from hw.compiler.tiling.stream import Stream
-from hw.isa import ENGINE_OF, Engine, LocalMemory, Opcode
+from hw.isa import ENGINE_OF, FIELDS_PER_CHANNEL, Engine, LocalMemory, Opcode
 
 __all__ = ["Work"]
 
-_PARAMETER_BYTES = 16
+_PARAMETER_BYTES = 4 * FIELDS_PER_CHANNEL
 
 
 class Work:
@@ -182,7 +182,7 @@ class Work:
         self.stream.add({
             "opcode": Opcode.LOAD, "external_base": address,
             "local_memory": LocalMemory.PARAMETERS,
-            "local_base": buffer.base * self.target.lanes * 4, "n_lines": 1,
+            "local_base": buffer.base * self.target.lanes * FIELDS_PER_CHANNEL, "n_lines": 1,
             "line_words": len(values) * _PARAMETER_BYTES // self.target.word_bytes})
 
     def _load_weights(self, owner, task, taken):

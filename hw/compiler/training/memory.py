@@ -10,12 +10,11 @@ import numpy as np
 from golden.errors import LockstepError
 from hw.compiler.memory.image import Block, to_bus
 from hw.compiler.scheduling.schedule import Scheduler
-from hw.isa import N_WORDS, Opcode, Window, decode, encode
+from hw.isa import N_PLANES, N_WORDS, Opcode, Window, decode, encode
 from hw.targets import Target
 
-__all__ = ["PLANES", "Region", "TrainingProduct", "Workspace", "codes_of", "sums_of"]
+__all__ = ["Region", "TrainingProduct", "Workspace", "codes_of", "sums_of"]
 
-PLANES = 4  # bytes of a raw sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,5 +143,5 @@ def codes_of(words: np.ndarray, shape) -> np.ndarray:
 
 def sums_of(words: np.ndarray) -> np.ndarray:
     """Words of four byte planes, the low one first, to int32 (n_words / 4, word_bytes)."""
-    planes = words.reshape(PLANES, -1, words.shape[-1])
+    planes = words.reshape(N_PLANES, -1, words.shape[-1])
     return np.ascontiguousarray(planes.transpose(1, 2, 0)).view("<i4")[..., 0]

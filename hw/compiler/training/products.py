@@ -29,8 +29,8 @@ from hw.compiler.training.layout import (
     straight,
     weight_words,
 )
-from hw.compiler.training.memory import PLANES, TrainingProduct, Workspace, codes_of, sums_of
-from hw.isa import Feed, Opcode
+from hw.compiler.training.memory import TrainingProduct, Workspace, codes_of, sums_of
+from hw.isa import N_PLANES, Feed, Opcode
 from hw.targets import Target
 
 __all__ = ["Convolution", "forward", "input_gradient", "weight_gradient"]
@@ -86,7 +86,7 @@ def input_gradient(target: Target, c: Convolution, dy, weights, rescale=None) ->
     w_block = work.put(weight_words(weights, c, columns), "weights", avoid=[dy_block.bank],
                        spare=columns * chunks, port="b")
     n_words = len(dy) * c.height * c.width * tiles
-    planes = 1 if rescale else PLANES
+    planes = 1 if rescale else N_PLANES
     region = work.reserve(planes * n_words, "results")
     common = {"opcode": Opcode.MATMUL, "slots": columns, "inner_count": tiles,
               "n_channels": c.in_channels, "out_bank": region.bank, "wide": int(not rescale),
@@ -212,7 +212,7 @@ def weight_gradient(target: Target, c: Convolution, x, dy, *, zero_point: int) -
                         feed=Feed.DIRECT, group=group * len(x), fixed=1, tile_step=1)
 
         def add(n_results, a, b=b):
-            region = work.reserve(PLANES * n_results * chunks, "results")
+            region = work.reserve(N_PLANES * n_results * chunks, "results")
             work.add(
                 opcode=Opcode.MATMUL, wide=1, slots=slots, period_count=group * len(x),
                 outer_count=-(-n_results // rows), inner_count=chunks, n_pixels=n_results,

@@ -11,14 +11,13 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import FORMAT_WORDS, ErrorCode, Feed, Format
+from hw.isa import FORMAT_WORDS, N_PLANES, ErrorCode, Feed, Format
 from hw.rtl.array.walker import STEP_LAYOUT
 from hw.rtl.common.loops import Countdown
 from hw.rtl.control.slot import instruction_fields
 
 __all__ = ["ArraySequencer", "tile_layout"]
 
-_PLANES = 4
 _UNIT_LATENCY = 3  # hw.rtl.control.slot: cycles from start or unit_next until unit_ready is right
 
 
@@ -83,7 +82,7 @@ class ArraySequencer(wiring.Component):
         # A tile's last element comes at least so long after the one before's as that is read.
         groups_max = columns // lanes
         spacings = [0, *range(1, groups_max + 1)]
-        drain_left = Signal(range(rows * groups_max * _PLANES + 1))
+        drain_left = Signal(range(rows * groups_max * N_PLANES + 1))
         drain_top = Signal.like(drain_left)
         drain_over = Signal()  # in the next cycle
         channels_left = Signal(signed(17))
@@ -94,7 +93,7 @@ class ArraySequencer(wiring.Component):
             groups.eq(n_groups),
             drain_top.eq(Mux(f["wide"], *(
                 Array([max(1, rows * spacing) - 1 for spacing in times])[n_groups]
-                for times in ([_PLANES * n for n in spacings], [max(n, 2) for n in spacings])))),
+                for times in ([N_PLANES * n for n in spacings], [max(n, 2) for n in spacings])))),
             drain_left.eq(Mux(tile_end, drain_top, drain_left - drain_left.any())),
         ]
         m.d.comb += drain_over.eq(Mux(tile_end, drain_top < f["slots"],

@@ -5,10 +5,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hw.isa import FIELDS, FORMAT_WORDS, MAX_NIBBLE_SHIFT, ErrorCode, Format
+from hw.isa import FIELDS, FORMAT_WORDS, MAX_NIBBLE_SHIFT, ErrorCode, Format, local_depths
 from hw.targets import N_BANKS
 
-__all__ = ["LINE_LAYOUT", "WORDS_LAYOUT", "LineWalker", "local_depths"]
+__all__ = ["LINE_LAYOUT", "WORDS_LAYOUT", "LineWalker"]
 
 WORDS_LAYOUT = data.ArrayLayout(32, FORMAT_WORDS[Format.TRANSFER])
 
@@ -17,12 +17,6 @@ WORDS_LAYOUT = data.ArrayLayout(32, FORMAT_WORDS[Format.TRANSFER])
 LINE_LAYOUT = data.StructLayout({
     "address": 32, "words": 16, "memory": 3, "local": 16, "nibbles": 1, "nibble_shift": 3,
     "is_last": 1, "parity": 1})
-
-
-def local_depths(target):
-    """Depth of each LocalMemory, in its own words."""
-    channels = target.parameter_words * target.lanes
-    return [*target.bank_words, 4 * channels, target.instruction_words]
 
 
 class LineWalker(wiring.Component):

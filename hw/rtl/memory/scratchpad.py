@@ -7,6 +7,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.isa import FIELDS_PER_CHANNEL
 from hw.rtl.common.pipeline import registered
 
 __all__ = ["FIELDS_PER_CHANNEL", "PARAMETER_LAYOUT", "Bank", "ParameterMemory", "WordMemory",
@@ -14,8 +15,6 @@ __all__ = ["FIELDS_PER_CHANNEL", "PARAMETER_LAYOUT", "Bank", "ParameterMemory", 
 
 #: What the rescaler needs of one output channel.
 PARAMETER_LAYOUT = data.StructLayout({"bias": signed(32), "multiplier": 31, "shift": 6})
-#: 32-bit words that a channel takes in the write port's addresses; the last one is not used.
-FIELDS_PER_CHANNEL = 4
 
 # Synthesis need not make a read give the old value of a word that is being written.
 _FREE_COLLISIONS = {"no_rw_check": 1}

@@ -16,15 +16,15 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import FORMAT_WORDS, Format, Opcode
+from hw.isa import DEPTHWISE_KERNEL, FORMAT_WORDS, Format, Opcode, field_of
 from hw.rtl.common.pipeline import registered
 from hw.rtl.control.slot import instruction_fields
 
-__all__ = ["DEPTHWISE_KERNEL", "GEOMETRY_LAYOUT", "Geometry"]
+__all__ = ["GEOMETRY_LAYOUT", "Geometry"]
 
-DEPTHWISE_KERNEL = 3
-_FACTOR_WIDTH = 4  # strides, dilations, padding
-_KERNEL_WIDTH, _KERNEL_HEIGHT = 8, 23
+_FACTOR_WIDTH = field_of(Format.VECTOR, "stride_x").width  # dilations and padding are as wide
+_KERNEL_WIDTH = field_of(Format.VECTOR, "kernel_width").width
+_KERNEL_HEIGHT = field_of(Format.VECTOR, "n_inputs").width - 1  # pairs of inputs are rows, too
 
 #: Addresses and their steps wrap at 16 bits; columns and rows of the input are counted in words.
 GEOMETRY_LAYOUT = data.StructLayout({

@@ -10,10 +10,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.isa import DEPTHWISE_KERNEL
 from hw.rtl.common.loops import LateLevel
 from hw.rtl.common.pipeline import own_copy
 from hw.rtl.memory.scratchpad import word_layout
-from hw.rtl.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
+from hw.rtl.vector.geometry import GEOMETRY_LAYOUT
 from hw.rtl.vector.steps import DEPTH, tag_layout
 from hw.rtl.vector.weights import N_MULTIPLIERS
 

@@ -12,12 +12,13 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.isa import DEPTHWISE_KERNEL
 from hw.rtl.common.loops import Countdown, LateLevel, Level
 from hw.rtl.common.pipeline import own_copy
 from hw.rtl.common.stream import SmallFIFO
 from hw.rtl.memory.crossbar import Read
 from hw.rtl.memory.scratchpad import word_layout
-from hw.rtl.vector.geometry import DEPTHWISE_KERNEL, GEOMETRY_LAYOUT
+from hw.rtl.vector.geometry import GEOMETRY_LAYOUT
 
 __all__ = ["N_MULTIPLIERS", "WeightStore"]
 

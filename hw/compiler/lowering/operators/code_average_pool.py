@@ -13,7 +13,12 @@ import numpy as np
 from golden.ops import CodeAveragePool, Rescale
 from hw.compiler.lowering.dispatch import lower_operator
 from hw.compiler.lowering.task import NodeContext, Task, Window2d
-from hw.compiler.lowering.vectors import sum_tasks, window_fields
+from hw.compiler.lowering.vectors import (
+    LARGEST_KERNEL,
+    LARGEST_STEP,
+    sum_tasks,
+    window_fields,
+)
 
 __all__ = []
 
@@ -48,8 +53,8 @@ def _code_average_pool(op, context: NodeContext) -> list[Task]:
     if len(pieces) == 1:
         return sum_tasks(context, window, 0, rescale(0, 0), 0)
     if window_fields(context, window) is None:
-        context.refuse("average pooling that is padded has strides and padding of at most 15 and "
-                   "windows of at most 255 on the accelerator")
+        context.refuse("average pooling that is padded has strides and padding of at most "
+                       f"{LARGEST_STEP} and windows of at most {LARGEST_KERNEL} on the accelerator")
     tasks = []
     for (row, row_end), (column, column_end), counted in pieces:
         task, = sum_tasks(context, window, 0, rescale(row, counted), 0)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from amaranth.sim import Simulator
 
-from hw.isa import FORMAT_WORDS, Format, LocalMemory, Opcode, encode
+from hw.isa import FORMAT_WORDS, Format, LocalMemory, Opcode, encode, local_depths
 from hw.rtl.dma import LoadEngine
-from hw.rtl.dma.lines import local_depths
 from tests.hw.rtl.dma.axi_slaves import Memory, ReadSlave, Stands, Traffic, WriteSlave
 
 BASE = 0x1000_0000

@@ -1,0 +1,37 @@
+"""LOOKUP: every code is replaced by the entry of a table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from golden.arith import INT8_MIN
+from hw.isa.instruction import WORD_MASK, Cost, throughout
+from hw.isa.layout import TABLE_SIZE, Opcode
+from hw.isa.vector import Elementwise, read
+
+__all__ = ["Lookup"]
+
+
+class Lookup(Elementwise):
+    """The record of LOOKUP. Byte j of word i of the table is that of code i * columns + j - 128."""
+
+    opcode = Opcode.LOOKUP
+    doc = "entries of a table of 256 bytes: any function of one code"
+    uses = Elementwise.uses | {"w_base", "w_bank"}
+
+    def _table_words(self, f, target):
+        return f["w_base"] + np.arange(TABLE_SIZE // target.columns) & WORD_MASK
+
+    def reads(self, f, target, needed=False):
+        yield self.input_reads(f, "x")
+        yield throughout(f["w_bank"], self._table_words(f, target),
+                         f["out_width"] * f["n_chunks"], is_early=True)
+
+    def codes(self, machine, f):
+        table = read(machine, f["w_bank"], self._table_words(f, machine.target)).reshape(-1)
+        return table[self.input_codes(machine, f, "x") - INT8_MIN]
+
+    def cost(self, f, target) -> Cost:
+        groups = self.n_groups(f, target)
+        return Cost(units=f["out_width"], cycles=groups, items=groups,
+                    before=TABLE_SIZE // target.columns)
