@@ -123,10 +123,18 @@ def test_the_header_compiles(tmp_path):
 def test_the_tables_have_a_row_for_every_field():
     fields = [*COMMON_FIELDS, *(field for format_ in Format
                                 for field in FIELDS[format_][len(COMMON_FIELDS):])]
-    rows = [row.split(" | ") for row in markdown_table().splitlines() if "| `" in row]
+    rows = [row.split(" | ") for row in markdown_table().splitlines() if re.match(r"\| \d", row)]
     assert [row[2] for row in rows] == [f"`{field.name}`" for field in fields]
-    for field, (word, bits, _, meaning) in zip(fields, rows):
+    for field, (word, bits, _, _, meaning) in zip(fields, rows):
         assert word == f"| {field.word}"
         assert bits == f"{field.offset + field.width - 1}:{field.offset}"
         assert field.doc in meaning
         assert ("(signed)" in meaning) == field.signed
+
+
+def test_the_tables_name_the_instructions_that_a_field_is_for():
+    rows = [row.split(" | ") for row in markdown_table().splitlines()]
+    users = {row[2]: row[3] for row in rows if len(row) == 5}
+    assert users["`broadcast`"] == "MUL" and users["`same_weights`"] == "WINDOW"
+    assert users["`opcode`"] == users["`chase`"] == users["`a_base`"] == "all"
+    assert {row[0] for row in rows} >= {f"| `{opcode.name}`" for opcode in ENGINE_OF}
