@@ -243,6 +243,21 @@ def batch_norm_net(n_images, seed=0):
     return make.program(make.batch_range_norm(make.conv(make.input, 6), n_images))
 
 
+def sequence_net(length, size, channels=8):
+    """Convolutions of a sequence (C, L) that is seen as an image (C, *size) by reshapes."""
+    make = Maker("sequence_net", (channels, length), seed=length)
+
+    def seen_as(x, shape):
+        return make._append("view", ops.Reshape(shape=shape, channels_last=True), [x],
+                            *make._quantization(x))
+    x = make.input
+    for _ in range(2):
+        x = make.conv(seen_as(x, (channels, *size)), channels, kernel=(1, 3), padding=(0, 1, 0, 1))
+        x = seen_as(x, (channels, length))
+        x = make.add(x, x)
+    return make.program(x)
+
+
 def small_programs(seed=0):
     """Dict by name: every program above with half-up rounding, and three with gemmlowp's."""
     programs = {make.__name__: make(seed) for make in

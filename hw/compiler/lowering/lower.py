@@ -55,6 +55,9 @@ def _where_it_lies(node, place) -> Placement:
     """The layout behind an operator in place: the same words, in one order of their elements."""
     op, last = node.op, place.channels_last
     shape = op.output_shape(place.shape)
+    if place.keeps_channels and not place.dense and len(shape) < 4 and shape[0] == place.shape[0]:
+        # The same pixels in the same order, so the new shape may be an image as any other.
+        return replace(place, shape=shape, stored=_stored_shape(shape), channels_last=False)
     if not (orders_agree(place.shape) and orders_agree(shape)):
         if place.shape != place.stored and not orders_agree(place.stored) and (
                 last != op.channels_last):

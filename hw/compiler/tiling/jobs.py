@@ -135,8 +135,13 @@ class Work:
 
     def _is_ready(self, job):
         stripe = job.owner.stripes[job.stripe]
-        return all(self._of(job.owner, name).rows >= max(1, end)
+        return all(self._written(job.owner, name) >= max(1, end * self.layout[name].stored[2])
                    for name, (_, end) in zip(job.owner.node.inputs, stripe.inputs))
+
+    def _written(self, owner, name):
+        """Pixels of a tensor that are there; behind a reshape its rows have another length."""
+        tensor = self._of(owner, name)
+        return tensor.rows * tensor.layout.stored[2]
 
     def _output(self, job):
         return self._of(job.owner, job.owner.node.outputs[0])
@@ -207,7 +212,7 @@ class Work:
         tensor = self._of(job.owner, name)
         if tensor.address is None:
             return None
-        first, n_lines, line = self._extent(job, tensor, rows)
+        first, n_lines, line = self._extent(job, self.layout[name], rows)
         order = [bank for bank in self.orders["x"] if bank not in avoid]
         if not n_lines:  # nothing is read, but it has a bank
             return self.banks.take(1, order)
@@ -216,9 +221,9 @@ class Work:
                        n_lines, line)
         return buffer
 
-    def _extent(self, job, tensor, rows):
+    def _extent(self, job, place, rows):
         """(first word, lines, words in a line) of rows of a tensor in external memory."""
-        place, (first, end) = tensor.layout, rows
+        first, end = rows
         if not place.dense:
             line = place.stored[2] * place.n_chunks
             return first * line, end - first, line

@@ -70,6 +70,12 @@ def test_reshapes_keep_their_order_of_elements(channels_last, target):
     assert_as_golden(program, get_target(target), programs.random_codes(program, 2))
 
 
+@pytest.mark.parametrize("size", [(1, 12), (12, 1), (3, 4)])
+def test_a_reshape_that_keeps_the_pixels_gives_an_image(size):
+    program = programs.sequence_net(12, size)
+    assert_as_golden(program, TARGET, programs.random_codes(program, 2))
+
+
 def test_reshapes_in_two_orders_are_refused():
     make = programs.Maker("order", (6, 3, 5), 0)
     flat = make.flatten(make.input, channels_last=True)

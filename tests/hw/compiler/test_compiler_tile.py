@@ -46,6 +46,11 @@ def test_small_programs_are_as_golden(name, target):
     assert_tiled_as_golden(programs.small_programs()[name], target)
 
 
+@pytest.mark.parametrize("length, size", [(12, (1, 12)), (12, (12, 1)), (256, (16, 16))])
+def test_rows_have_another_length_behind_a_reshape(length, size):
+    assert_tiled_as_golden(programs.sequence_net(length, size), TIGHT)
+
+
 def assert_tiled_where_it_fits(program, target, batch=1):
     try:
         assert_tiled_as_golden(program, target, batch)
