@@ -3,6 +3,7 @@
 import numpy as np
 
 from golden.errors import LockstepError
+from golden.program.layout import from_file
 
 
 class Reference:
@@ -32,10 +33,10 @@ class Reference:
         self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
 
-    def results(self, x: np.ndarray, names: dict) -> dict[str, np.ndarray]:
-        """Tensors by the keys of ``names``, channels first as in a Program, (N, ...).
+    def in_file_order(self, x: np.ndarray, names: dict) -> dict[str, np.ndarray]:
+        """Tensors by the keys of ``names``, (N, ...) as the model has them.
 
-        names: the model's name of each; None for the model's output.
+        x: likewise; names: the model's name of each, None for the model's output.
         """
         indices = {key: self._output if name is None else self._indices[name]
                    for key, name in names.items()}
@@ -44,8 +45,12 @@ class Reference:
             self._run(image)
             for key, index in indices.items():
                 kept[key].append(self._interpreter.get_tensor(index)[0])
-        return {key: np.ascontiguousarray(np.moveaxis(np.stack(values), -1, 1))
-                for key, values in kept.items()}
+        return {key: np.stack(values) for key, values in kept.items()}
+
+    def results(self, x: np.ndarray, names: dict) -> dict[str, np.ndarray]:
+        """The same, channels first as in a Program."""
+        return {key: np.ascontiguousarray(from_file(codes, "NHWC"))
+                for key, codes in self.in_file_order(x, names).items()}
 
     def trace(self, x: np.ndarray, names) -> dict[str, np.ndarray]:
         """The tensors of these names; those that the model lacks, inside a converted operator,

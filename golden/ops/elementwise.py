@@ -11,6 +11,8 @@ from golden.ops.rescale import Rescale
 
 __all__ = ["Add", "Clamp", "Concat", "Rescaling", "Reshape", "orders_agree"]
 
+MOST_AXES = 7       # of a joined tensor, without the batch
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Add(Elementwise, Accumulating):
@@ -94,7 +96,7 @@ class Concat(Operator):
     axis: int = 1
 
     def __post_init__(self):
-        self._put("axis", validate.integer("Axis", self.axis, 1, 3))
+        self._put("axis", validate.integer("Axis", self.axis, 1, MOST_AXES))
 
     def output_shape(self, *shapes):
         """Shapes that differ on the axis alone to the joined shape."""

@@ -1,5 +1,7 @@
 """Collects the nodes and tensors of the Program; every node is named after the tensor it writes."""
 
+from math import prod
+
 import numpy as np
 import tflite
 
@@ -100,6 +102,25 @@ class Builder(Parts):
         """A node before the last of an operator, its tensor quantized as ``info``; its name."""
         return self.put_part(f"{self.name(operator.output)}/{part}", op, inputs,
                              Quantization(scale=info.scale, zero_point=info.zero_point))
+
+    def emit_shaped(self, operator, part, op, inputs):
+        """As `emit`, with a Reshape behind the node where the file's shape is another; ``part`` is
+        then the node's name."""
+        shape = program_shape(operator.output.shape)
+        if tuple(self.output_shape(op, inputs)) == shape:
+            return self.emit(operator, op, inputs)
+        source = self.emit_part(operator, part, op, inputs, operator.output)
+        self.emit(operator, self.reshape(source, shape), [source])
+
+    def image_of(self, operator, x):
+        """(name, (height, width)) of an input as an image: itself at rank 4, else one column of
+        its pixels, which are all axes between the batch and the channels."""
+        source = self.name(x)
+        if len(x.shape) == 4:
+            return source, x.shape[1:3]
+        size = (prod(x.shape[1:-1]), 1)
+        op = self.reshape(source, (x.shape[-1], *size))
+        return self.emit_part(operator, "image", op, [source], x), size
 
     def reshape(self, source, shape):
         """A Reshape of the tensor to ``shape``, elements in the order of the file."""

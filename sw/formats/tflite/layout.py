@@ -1,4 +1,4 @@
-"""CONCATENATION, RESHAPE, SQUEEZE and PAD: codes that move and keep their quantization.
+"""CONCATENATION, PAD and what changes a shape: codes that move and keep their quantization.
 
 Sources: kernels/concatenation.cc, kernels/pad.cc.
 """
@@ -33,7 +33,7 @@ def concatenation(builder: Builder, operator: OperatorInfo) -> None:
     builder.emit(operator, op, [builder.name(x) for x in inputs])
 
 
-@converts("RESHAPE", "SQUEEZE", n_operands=1)
+@converts("RESHAPE", "SQUEEZE", "EXPAND_DIMS", n_operands=1)
 def reshape(builder: Builder, operator: OperatorInfo) -> None:
     """The new shape is that of the output tensor, whatever the operand says."""
     x = operator.activation(0)
@@ -52,12 +52,12 @@ def pad(builder: Builder, operator: OperatorInfo) -> None:
 
     Padded channels have weights of 0 and give the zero point.
     """
-    x = operator.activation(0, rank=4)
+    x = operator.activation(0)
     builder.same_quantization(operator, x)
-    values, channels = paddings(operator), x.shape[3]
+    values, channels = paddings(operator), x.shape[-1]
     before, after = values[3].tolist()
     if (before or after) and channels + before + after > MOST_PADDED:
         operator.refuse(f"channels are padded to at most {MOST_PADDED}, "
                         f"not {channels + before + after}")
     op = identity_conv(channels, x.zero_point, spatial(values), (before, after))
-    builder.emit(operator, op, [builder.name(x)])
+    builder.emit_shaped(operator, "padded", op, [builder.image_of(operator, x)[0]])

@@ -1,4 +1,4 @@
-"""AVERAGE_POOL_2D, MAX_POOL_2D and MEAN over height and width.
+"""AVERAGE_POOL_2D, MAX_POOL_2D and MEAN over all pixels.
 
 Sources: reference/integer_ops/pooling.h and reference/reduce.h (QuantizedMeanOrSum).
 """
@@ -7,7 +7,7 @@ import numpy as np
 
 from golden import ops
 from golden.arith import INT8_MAX, INT8_MIN, Rounding
-from sw.formats.tflite.builder import Builder, activation_bounds, program_shape, tflite_factor
+from sw.formats.tflite.builder import Builder, activation_bounds, tflite_factor
 from sw.formats.tflite.graph import OperatorInfo, TensorInfo, check_activation
 from sw.formats.tflite.registry import converts, factor
 from sw.formats.tflite.windows import WINDOW, padding_of, strides
@@ -50,13 +50,15 @@ def max_pool_2d(builder: Builder, operator: OperatorInfo) -> None:
 @converts("MEAN", precision=np.float64)
 def mean(builder: Builder, operator: OperatorInfo) -> None:
     """The kernel folds 1 / count into the multiplier of S_in / S_out, cutting it off."""
-    x = operator.activation(0, rank=4)
-    axes = operator.constant(1, "axes", ("int32",)).reshape(-1)
-    if sorted({int(axis) % 4 for axis in axes}) != [1, 2]:
-        operator.refuse(f"the mean is taken over height and width (axes 1 and 2), "
-                        f"not over axes {axes.tolist()}")
+    x = operator.activation(0)
+    rank, axes = len(x.shape), operator.constant(1, "axes", ("int32",)).reshape(-1)
+    pixels = list(range(1, rank - 1))
+    if not pixels or sorted({int(axis) % rank for axis in axes}) != pixels:
+        operator.refuse(f"the mean is taken over the axes between batch and channels, here "
+                        f"{pixels}, not over axes {axes.tolist()}")
     check_activation(operator.output)
-    window, count = x.shape[1:3], x.shape[1] * x.shape[2]
+    source, window = builder.image_of(operator, x)
+    count = window[0] * window[1]
     multiplier, shift = tflite_factor(factor(operator, x.scale,
                                              over=operator.output.scale))
     exponent = min(count.bit_length() - 1, 32, MOST_SHIFT + 31 - shift)
@@ -65,8 +67,4 @@ def mean(builder: Builder, operator: OperatorInfo) -> None:
         shift=np.array([shift + exponent]), zero_point=operator.output.zero_point,
         rounding=Rounding.GEMMLOWP)
     op = ops.GlobalAveragePool(input_zero_point=x.zero_point, rescale=rescale, window=window)
-    source, shape = builder.name(x), program_shape(operator.output.shape)
-    if len(shape) == 3:
-        return builder.emit(operator, op, [source])
-    source = builder.emit_part(operator, "mean", op, [source], operator.output)
-    builder.emit(operator, builder.reshape(source, shape), [source])
+    builder.emit_shaped(operator, "mean", op, [source])

@@ -10,7 +10,7 @@ import tflite
 
 from golden import ops
 from golden.float_product import float_product
-from sw.formats.tflite.builder import Builder, activation_bounds, gemmlowp_rescale, program_shape
+from sw.formats.tflite.builder import Builder, activation_bounds, gemmlowp_rescale
 from sw.formats.tflite.graph import OperatorInfo, TensorInfo, check_activation
 from sw.formats.tflite.registry import converts, factor
 from sw.formats.tflite.windows import WINDOW, padded_input, padding_of, strides
@@ -98,28 +98,23 @@ def fully_connected(builder: Builder, operator: OperatorInfo) -> None:
     n_outputs, n_inputs = weights.shape
     check_activation(operator.output)
     by_pixel = x.size != n_inputs
-    if by_pixel and (x.shape[-1] != n_inputs or len(x.shape) != 4
-                     or len(operator.output.shape) != 4):
+    if by_pixel and x.shape[-1] != n_inputs:
         operator.refuse(f"an input of shape {list(x.shape)} must have {n_inputs} elements in all, "
-                        f"or {n_inputs} channels and an output of 4 dimensions")
+                        f"or {n_inputs} channels")
     fields = {"bias": _bias(operator, n_outputs), "input_zero_point": x.zero_point}
     zeros = ops.Rescale(multiplier=[0], shift=[31], zero_point=0)
     probe = ops.Linear(weights=weights, rescale=zeros, **fields)
     factors = factor(operator, x.scale, scales, over=operator.output.scale)
     fields["rescale"] = _float_rescale(builder, operator, factors, probe)
-    source = builder.name(x)
     if by_pixel:
+        source, _ = builder.image_of(operator, x)
         op = ops.Conv2d(weights=weights.reshape(n_outputs, n_inputs, 1, 1), **fields)
-        return builder.emit(operator, op, [source])
-    if len(x.shape) != 2:
-        source = builder.emit_part(operator, "flat", builder.reshape(source, (n_inputs,)),
-                                   [source], x)
-    op = ops.Linear(weights=weights, **fields)
-    shape = program_shape(operator.output.shape)
-    if shape == (n_outputs,):
-        return builder.emit(operator, op, [source])
-    source = builder.emit_part(operator, "linear", op, [source], operator.output)
-    builder.emit(operator, builder.reshape(source, shape), [source])
+    else:
+        source, op = builder.name(x), ops.Linear(weights=weights, **fields)
+        if len(x.shape) != 2:
+            source = builder.emit_part(operator, "flat", builder.reshape(source, (n_inputs,)),
+                                       [source], x)
+    builder.emit_shaped(operator, "linear", op, [source])
 
 
 def _float_rescale(builder: Builder, operator: OperatorInfo, factors: np.ndarray,

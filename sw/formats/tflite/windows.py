@@ -42,11 +42,17 @@ def strides(operator: OperatorInfo) -> tuple:
 
 
 def paddings(operator: OperatorInfo) -> np.ndarray:
-    """(before, after) of the batch, height, width and channels: int (4, 2)."""
+    """(before, after) of the batch, height, width and channels: int (4, 2).
+
+    The axes that an input of fewer dimensions lacks are those of `Builder.image_of`.
+    """
+    rank = len(operator.activation(0).shape)
     values = operator.constant(1, "paddings", ("int32", "int64"), 2)
-    if values.shape != (4, 2) or (values < 0).any() or values[0].any():
-        operator.refuse("paddings must be four pairs of counts from 0 on, none for the batch")
-    return values.astype(np.int64)
+    if values.shape != (rank, 2) or (values < 0).any() or values[0].any():
+        operator.refuse(f"paddings must be {rank} pairs of counts from 0 on, none for the batch")
+    if not 2 <= rank <= 4:
+        operator.refuse(f"at most 4 dimensions are padded, not {rank}")
+    return np.insert(values.astype(np.int64), rank - 1, np.zeros((4 - rank, 2), np.int64), axis=0)
 
 
 def spatial(values: np.ndarray) -> tuple:

@@ -16,6 +16,7 @@ OPTIONS = {
     "RESHAPE": None, "CONCATENATION": "ConcatenationOptions", "PAD": "PadOptions", "RELU": None,
     "RELU6": None, "SOFTMAX": "SoftmaxOptions", "QUANTIZE": "QuantizeOptions",
     "DEQUANTIZE": "DequantizeOptions", "SQUEEZE": "SqueezeOptions", "TANH": None,
+    "EXPAND_DIMS": "ExpandDimsOptions",
 }
 
 

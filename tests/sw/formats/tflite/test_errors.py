@@ -128,7 +128,7 @@ def test_a_batch_of_more_than_one_and_a_mean_over_channels(tmp_path):
     refused(net.finish(net.pointwise("RELU", net.input)), tmp_path, "must have a batch of 1")
     net = Network((1, 4, 4, 3))
     refused(net.finish(net.mean(net.input, (3,))), tmp_path,
-            r"over height and width \(axes 1 and 2\), not over axes \[3\]")
+            r"over the axes between batch and channels, here \[1, 2\], not over axes \[3\]")
 
 
 def test_an_addition_that_broadcasts(tmp_path):
