@@ -67,8 +67,8 @@ def _where_it_lies(node, place) -> Placement:
     return replace(place, shape=shape, channels_last=last)
 
 
-def lower(node, target, places, outputs=None, tiled=False) -> list[Task]:
-    """The tasks of a node. places: layouts by tensor; outputs, tiled: as of NodeContext.
+def lower(node, target, places, outputs=None, tiled=False, memo=None) -> list[Task]:
+    """The tasks of a node. places: layouts by tensor; outputs, tiled, memo: as of NodeContext.
 
     Raises CannotRun naming the node for what the accelerator does not have.
     """
@@ -78,7 +78,7 @@ def lower(node, target, places, outputs=None, tiled=False) -> list[Task]:
     context = NodeContext(
         target=target, node=node.name, input_names=tuple(node.inputs), output=node.outputs[0],
         inputs=tuple(places[name] for name in node.inputs), y=places[node.outputs[0]],
-        outputs=outputs, tiled=tiled)
+        outputs=outputs, tiled=tiled, memo={} if memo is None else memo)
     if op.needs_image and context.x.stored != context.x.shape:
         context.refuse(f"{op.label} behind a reshape does not run on the accelerator")
     return lower_operator(op, context)

@@ -101,7 +101,9 @@ def _task(context, product, run, parameters):
     word, shift = divmod(product.out_channel + first, columns)
     first_word = product.out_channel // columns
     n_words = -(-(shift + end - first) // columns)
-    weights = _weight_words(product, run, cover, shift, n_words, columns)
+    key = "weights", product.out_channel, run, cover.index.shape, cover.index.tobytes()
+    weights = context.once(
+        key, lambda: _weight_words(product, run, cover, shift, n_words, columns))
     if target.packed and (weights == -128).any():
         context.refuse(f"weights of -128 do not run on target {target.name}")
     window = product.window

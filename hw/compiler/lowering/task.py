@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class NodeContext:
 
     inputs, y: Placements, of which only the layout counts here; input_names, output: names of
     the tensors. outputs: (first, end) of the output channels to compute, where these are not all.
-    tiled: it is a part of a node, and no other engine shall take a part of that.
+    tiled: it is a part of a node, and no other engine shall take a part of that. memo: what is
+    the same in all parts of a node, by any key.
     """
 
     target: Target
@@ -51,6 +53,7 @@ class NodeContext:
     y: Placement
     outputs: tuple[int, int] | None = None
     tiled: bool = False
+    memo: dict = field(default_factory=dict)
 
     @property
     def x(self) -> Placement:
@@ -66,6 +69,12 @@ class NodeContext:
         """One of its instructions; weights, parameters: as of Task."""
         return Task(node=self.node, opcode=opcode, inputs=self.input_names, output=self.output,
                     fields=fields, weights=weights, parameters=parameters)
+
+    def once(self, key: tuple, make: Callable):
+        """What ``make`` gives, made once for all parts of the node."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
 
     def refuse(self, why: str):
         """Raise CannotRun naming the node."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from hw.targets import N_BANKS, Target
+from hw.compiler.memory.lifetimes import Lifetimes
+from hw.targets import Target
 
 __all__ = ["Conflicts", "Item", "allocate"]
 
@@ -20,13 +21,21 @@ _FORBIDDEN = float("inf")
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """n_words that live from position ``first`` to ``last`` of the program; even: at even words."""
+    """n_words that live from position ``first`` to ``last`` of the program.
+
+    align: the base is a multiple of it.
+    """
 
     name: object
     n_words: int
     first: int
     last: int
-    even: bool = False
+    align: int = 1
+
+    @property
+    def live(self) -> tuple[int, int]:
+        """(first, last)"""
+        return self.first, self.last
 
 
 @dataclass(eq=False)
@@ -52,22 +61,9 @@ class Conflicts:
         return self.costs.get(name, {})
 
 
-def _first_fit(item, placed, depth):
-    """The lowest base in a bank of what is placed, [(base, Item)], or None."""
-    base = 0
-    for other_base, other in placed:  # sorted by base
-        if other.last < item.first or other.first > item.last:
-            continue
-        if base + item.n_words <= other_base:
-            break
-        base = max(base, other_base + other.n_words)
-        base += item.even and base % 2
-    return base if base + item.n_words <= depth else None
-
-
 def _attempt(items, target, conflicts):
     """(cost, {name: (bank, base)}) or None where something does not fit."""
-    banks = [[] for _ in range(N_BANKS)]
+    room = Lifetimes(target.bank_words, "the scratchpad")
     where, total = {}, 0
     for item in items:
         best = None
@@ -76,19 +72,18 @@ def _attempt(items, target, conflicts):
                        if other in where and where[other][0] == bank)
             if cost == _FORBIDDEN:
                 continue
-            base = _first_fit(item, banks[bank], depth)
+            base = room.find(item.n_words, bank, item.live, align=item.align)
             if base is None:
                 continue
             left = depth - base - item.n_words
             if best is None or (cost, left) < best[:2]:
-                best = (cost, left, bank, base)
+                best = (cost, left, bank)
         if best is None:
             return None
-        cost, _, bank, base = best
+        cost, _, bank = best
         total += cost
-        where[item.name] = (bank, base)
-        banks[bank].append((base, item))
-        banks[bank].sort(key=lambda entry: entry[0])
+        buffer = room.take(item.n_words, [bank], align=item.align, live=item.live)
+        where[item.name] = (buffer.bank, buffer.base)
     return total, where
 
 

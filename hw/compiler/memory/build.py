@@ -148,7 +148,8 @@ def _arrange(program, target, sequence, constants, owner, places):
     even = {constants.weight_key(task) for _, task in flat
             if "w_base" in INSTRUCTIONS[task.opcode].even}
     conflicts = _conflicts(flat, constants, owner, target)
-    weights = [Item(name=key, n_words=len(words), first=_ONCE, last=len(flat), even=key in even)
+    weights = [Item(name=key, n_words=len(words), first=_ONCE, last=len(flat),
+                    align=2 if key in even else 1)
                for key, words in constants.weights.items()]
     for slack in _SLACKS:
         tensors = [Item(name=key, n_words=places[key[0]].n_words, first=first, last=last + slack)

@@ -8,11 +8,11 @@ import numpy as np
 
 from hw.compiler.lowering.nibbles import pack_nibbles
 from hw.compiler.memory.build import owners
+from hw.compiler.memory.external import ExternalMemory
 from hw.compiler.memory.placement import Placement
-from hw.compiler.tiling.external import ExternalMemory
-from hw.compiler.tiling.memory import Pool
+from hw.compiler.memory.pool import Pool
 from hw.compiler.tiling.plan import channel_groups, row_stripes, stripe_of, stripe_tasks
-from hw.compiler.tiling.state import Job, NodeState, TensorState
+from hw.compiler.tiling.state import Job, NodeState, StoredWeights, TensorState
 from hw.compiler.tiling.stream import Stream
 from hw.isa import ENGINE_OF, FIELDS_PER_CHANNEL, Engine, LocalMemory, Opcode
 
@@ -130,8 +130,8 @@ class Work:
         return stream
 
     def _turn(self):
-        self.banks.turn += 1
-        self.parameters.turn += 1
+        self.banks.now += 1
+        self.parameters.now += 1
 
     def _is_ready(self, job):
         stripe = job.owner.stripes[job.stripe]
@@ -152,7 +152,8 @@ class Work:
         if job.tasks is None:
             owner = job.owner
             job.tasks = stripe_tasks(owner.node, self.target, self.layout,
-                                     owner.stripes[job.stripe], owner.groups[job.group])
+                                     owner.stripes[job.stripe], owner.groups[job.group],
+                                     owner.memo)
         return job.tasks
 
     def _load(self, job):
@@ -191,21 +192,25 @@ class Work:
             "line_words": len(values) * _PARAMETER_BYTES // self.target.word_bytes})
 
     def _load_weights(self, owner, task, taken):
-        key = self._weights_key(task)
-        if key in owner.weights:
+        stored = self._stored(owner, task.weights)
+        if stored.key in owner.weights:
             return
         others = [bank for bank in self.orders["w"] if bank not in taken]
         if not owner.on_array:  # the same bank is slower, but works
             others += [bank for bank in self.orders["w"] if bank in taken]
-        stored, fields = _stored_weights(task.weights)
-        buffer = owner.weights[key] = self.banks.take(
-            len(stored) << fields["nibbles"], others, align=2)
-        self._transfer(Opcode.LOAD, key[0], buffer, 1, len(stored), **fields)
+        buffer = owner.weights[stored.key] = self.banks.take(
+            stored.n_words << stored.fields["nibbles"], others, align=2)
+        self._transfer(Opcode.LOAD, stored.address, buffer, 1, stored.n_words, **stored.fields)
 
-    def _weights_key(self, task):
-        """Where a task's weights are in external memory, and how."""
-        stored, fields = _stored_weights(task.weights)
-        return self.external.constant(stored), *fields.values()
+    def _stored(self, owner, words) -> StoredWeights:
+        """Weights in external memory, packed once."""
+        if id(words) not in owner.stored:  # the array is kept, so its id stays its own
+            packed = pack_nibbles(words)
+            codes, shift = (words, 0) if packed is None else packed
+            owner.stored[id(words)] = StoredWeights(
+                words=words, address=self.external.constant(codes), n_words=len(codes),
+                fields={"nibbles": int(packed is not None), "nibble_shift": shift})
+        return owner.stored[id(words)]
 
     def _load_rows(self, job, name, rows, avoid):
         """A buffer with rows of a tensor in external memory; None where it is on the chip."""
@@ -267,7 +272,7 @@ class Work:
         for task in self._tasks(job):
             weights = None
             if task.weights is not None:
-                buffer = owner.weights[self._weights_key(task)]
+                buffer = owner.weights[self._stored(owner, task.weights).key]
                 weights = buffer.bank, buffer.base
             parameters = 0
             if task.parameters is not None:
@@ -301,6 +306,7 @@ class Work:
                 self.banks.give_back(buffer)
             owner.weights = {}
         if job.ends_node:
+            owner.memo, owner.stored = {}, {}
             for buffer in owner.parameters.values():
                 self.parameters.give_back(buffer)
             for name in owner.node.inputs:
@@ -321,14 +327,6 @@ class Work:
             self.last_instruction[owner.image, owner.node] = len(self.stream.fields) - 1
             self.banks.give_back(buffer)
         tensor.rows = end
-
-
-def _stored_weights(words) -> tuple[np.ndarray, dict[str, int]]:
-    """What external memory holds of weights, and the fields of the LOAD that brings them."""
-    packed = pack_nibbles(words)
-    if packed is None:
-        return words, {"nibbles": 0, "nibble_shift": 0}
-    return packed[0], {"nibbles": 1, "nibble_shift": packed[1]}
 
 
 def _parameter_words(values) -> np.ndarray:

@@ -55,8 +55,8 @@ def _rows_of(place: Placement, first, end) -> Placement:
     return replace(place, shape=shape, stored=stored)
 
 
-def stripe_tasks(node, target, layouts, stripe, outputs) -> list[Task]:
-    """The tasks of a stripe; Placements inside are of the stripe alone."""
+def stripe_tasks(node, target, layouts, stripe, outputs, memo=None) -> list[Task]:
+    """The tasks of a stripe; Placements inside are of the stripe alone. memo: of the node."""
     places = {name: _rows_of(layouts[name], *rows)
               for name, rows in zip(node.inputs, stripe.inputs)}
     output = node.outputs[0]
@@ -64,7 +64,8 @@ def stripe_tasks(node, target, layouts, stripe, outputs) -> list[Task]:
     op, shapes = node.op, _shapes(node, layouts)
     if op.input_rows(*stripe.rows, *shapes) is not None:
         op = op.for_rows(*stripe.rows, *shapes)
-    return lower(replace(node, op=op), target, places, outputs=outputs, tiled=True)
+    return lower(replace(node, op=op), target, places, outputs=outputs, tiled=True,
+                 memo=memo)
 
 
 def row_stripes(node, target, layouts, budget, stays) -> list[tuple[int, int]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hw.compiler.memory.placement import Placement
-from hw.compiler.tiling.memory import Buffer
+import numpy as np
 
-__all__ = ["Job", "NodeState", "TensorState"]
+from hw.compiler.memory.allocator import Buffer
+from hw.compiler.memory.placement import Placement
+
+__all__ = ["Job", "NodeState", "StoredWeights", "TensorState"]
 
 
 @dataclass(eq=False)
@@ -19,6 +21,21 @@ class TensorState:
     readers: int = 0  # nodes that have not read all of it
     rows: int = 0
     buffer: Buffer | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredWeights:
+    """Weights in external memory: their address, ``n_words`` there, and fields of their LOAD."""
+
+    words: np.ndarray  # as the engine reads them
+    address: int
+    n_words: int
+    fields: dict
+
+    @property
+    def key(self) -> tuple:
+        """Equal for what one buffer on the chip can hold."""
+        return self.address, *self.fields.values()
 
 
 @dataclass(eq=False)
@@ -35,6 +52,8 @@ class NodeState:
     parameters: dict = field(default_factory=dict)
     inputs: dict = field(default_factory=dict)  # buffers of the present stripe, by tensor
     outputs: dict = field(default_factory=dict)  # buffers by stripe
+    memo: dict = field(default_factory=dict)  # of lowering
+    stored: dict = field(default_factory=dict)  # StoredWeights by id of the words
 
 
 @dataclass(eq=False)

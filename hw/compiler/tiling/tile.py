@@ -12,12 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from hw.compiler.lowering.lower import layouts as lay_out
+from hw.compiler.memory.allocator import NoRoom
 from hw.compiler.memory.build import step_of
 from hw.compiler.memory.image import Image
 from hw.compiler.refusals import DoesNotFit
 from hw.compiler.scheduling.estimate import estimate_fields
 from hw.compiler.tiling.jobs import Work
-from hw.compiler.tiling.memory import NoRoom
 from hw.compiler.tiling.plan import Budget
 from hw.compiler.tiling.stream import Stream
 from hw.isa import N_WORDS

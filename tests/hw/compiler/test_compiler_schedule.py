@@ -96,7 +96,7 @@ def test_things_alive_together_do_not_overlap_and_forbidden_pairs_part():
     rng = np.random.default_rng(0)
     for _ in range(30):
         items = [Item(name=k, n_words=int(rng.integers(1, 900)), first=int(f), last=int(f + n),
-                      even=bool(rng.integers(2)))
+                      align=1 + int(rng.integers(2)))
                  for k, (f, n) in enumerate(rng.integers(0, 9, (24, 2)))]
         conflicts = Conflicts()
         for one, other in rng.integers(0, 24, (10, 2)):
@@ -107,7 +107,7 @@ def test_things_alive_together_do_not_overlap_and_forbidden_pairs_part():
         for one in items:
             bank, base = where[one.name]
             assert base + one.n_words <= TARGET.bank_words[bank]
-            assert not (one.even and base % 2)
+            assert base % one.align == 0
             for other in items:
                 if one is other:
                     continue

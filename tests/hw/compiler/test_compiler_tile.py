@@ -12,9 +12,10 @@ from benchmarks import networks as benchmarks
 from golden.program.interpreter import run
 from golden.program.verify import verify
 from hw.compiler import DoesNotFit, Image, compile_program
+from hw.compiler.memory.allocator import NoRoom
+from hw.compiler.memory.pool import Pool
 from hw.compiler.scheduling.estimate import estimate_fields
 from hw.compiler.scheduling.order import orders
-from hw.compiler.tiling.memory import NoRoom, Pool
 from hw.compiler.tiling.tile import tile, unrolled
 from hw.isa import N_WORDS, Opcode, decode
 from hw.machine.hazards import check
@@ -156,7 +157,7 @@ def test_buffers_do_not_overlap_and_the_longest_free_is_taken():
     with pytest.raises(NoRoom, match="20 words of memory in 100, 60"):
         pool.take(20, [0, 1])
     pool.give_back(first)
-    pool.turn = 9
+    pool.now = 9
     pool.give_back(second)
     fourth = pool.take(50, [0, 1])
     assert fourth.base == first.base

@@ -118,3 +118,17 @@ def test_single_steps_follow_a_program_longer_than_its_memory():
     expected = run(program, x)
     for name, codes in rtl.run(program, x, target=target, image=image).items():
         assert np.array_equal(codes, expected[name]), name
+
+
+def test_a_block_of_weights_is_packed_once(monkeypatch):
+    packed = []
+
+    def count(words):
+        packed.append(words)
+        return pack_nibbles(words)
+    monkeypatch.setattr("hw.compiler.tiling.jobs.pack_nibbles", count)
+    make = programs.Maker("large", (8, 64, 16), 0)
+    program = make.program(make.conv(make.input, 16))
+    image = tile(program, get_target("sim-8x8-axi"), orders(program)[-1])
+    products = [step.n_instructions for step in image.steps]
+    assert sum(products) > 8 and len(packed) == 1
