@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden import validate
-from golden.ops.operator import INT8, Accumulating
+from golden.ops.operator import INT8, Accumulating, Elementwise
 from golden.ops.rescale import Rescale
 
 __all__ = ["Mul"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Mul(Accumulating):
+class Mul(Elementwise, Accumulating):
     """y = rescale((q_1 - z_1) * (q_2 - z_2)), the shape of TFLite's MUL.
 
     The second input has the first one's shape, or (C, 1, 1) beside (C, H, W): one value for all

@@ -4,7 +4,7 @@
     def _max_pool(op, context):
         return [Task(...)]
 
-An operator without one is refused by name.
+An operator without one that is a function of one code is looked up; any other is refused by name.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import singledispatch
 
 from hw.compiler.lowering.task import NodeContext, Task
+from hw.compiler.lowering.vectors import lookup_task
 from hw.compiler.memory.placement import Dense, Placement
 
 __all__ = ["input_layout", "lower_operator"]
@@ -20,6 +21,8 @@ __all__ = ["input_layout", "lower_operator"]
 @singledispatch
 def lower_operator(op, context: NodeContext) -> list[Task]:
     """The tasks of an operator; CannotRun where the accelerator does not have it."""
+    if op.table is not None:
+        return [lookup_task(context, op.table)]
     context.refuse(f"operator {op.label} does not run on the accelerator")
 
 

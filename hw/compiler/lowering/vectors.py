@@ -10,10 +10,12 @@ from golden.arith import INT8_MIN
 from hw.compiler.lowering.cover import usual_cover
 from hw.compiler.lowering.products import INSTRUCTION_CYCLES, Product, product_tasks, tile_cycles
 from hw.compiler.lowering.task import NodeContext, Task, Window2d, parameter_block, rescale_fields
-from hw.isa import DEPTHWISE_KERNEL, Format, Opcode, field_of
+from hw.compiler.scheduling.estimate import estimate_fields
+from hw.isa import DEPTHWISE_KERNEL, Format, Opcode, decode, encode, field_of
 
-__all__ = ["LARGEST_KERNEL", "LARGEST_STEP", "add_task", "depthwise_tasks", "linear_tasks",
-           "max_pool_task", "sum_tasks", "window_fields"]
+__all__ = ["LARGEST_KERNEL", "LARGEST_STEP", "add_task", "cycles_of", "depthwise_tasks",
+           "linear_tasks", "lookup_task", "max_pool_task", "multiply_task", "sum_tasks",
+           "window_fields"]
 
 LARGEST_STEP = field_of(Format.VECTOR, "stride_x").high  #: and padding and dilation
 LARGEST_KERNEL = field_of(Format.VECTOR, "kernel_width").high
@@ -85,19 +87,44 @@ def max_pool_task(context: NodeContext, window: Window2d) -> Task:
     return context.task(Opcode.MAXPOOL, fields | {"pad": INT8_MIN})
 
 
+def _pixel_fields(context: NodeContext) -> dict:
+    """Fields of an operation pixel by pixel; inputs and output are laid out alike."""
+    x = context.x
+    return {"n_chunks": x.n_chunks, "out_width": x.n_pixels, "out_step": context.y.n_chunks,
+            "n_channels": x.stored[0]}
+
+
+def _pair_fields(op) -> dict:
+    """Fields of an operation on two tensors."""
+    return {"zero_point_0": op.input_zero_points[0], "zero_point_1": op.input_zero_points[1],
+            "multiplier_2": int(op.rescale.multiplier[0]), "shift_2": int(op.rescale.shift[0]),
+            **rescale_fields(op.rescale)}
+
+
 def add_task(context: NodeContext, op) -> Task:
-    """Pixel by pixel; both inputs and the output are laid out alike."""
+    """The sum of two tensors."""
     (m0, s0), (m1, s1) = op.input_rescales
-    x, y = context.x, context.y
-    fields = {
-        "n_chunks": x.n_chunks, "out_width": x.n_pixels, "out_step": y.n_chunks,
-        "n_channels": x.stored[0], "multiplier_0": m0, "multiplier_1": m1,
-        "multiplier_2": int(op.rescale.multiplier[0]), "shift_0": s0, "shift_1": s1,
-        "shift_2": int(op.rescale.shift[0]), "zero_point_0": op.input_zero_points[0],
-        "zero_point_1": op.input_zero_points[1], "left_shift": op.left_shift,
-        **rescale_fields(op.rescale),
-    }
-    return context.task(Opcode.ADD, fields)
+    fields = {"multiplier_0": m0, "multiplier_1": m1, "shift_0": s0, "shift_1": s1,
+              "left_shift": op.left_shift}
+    return context.task(Opcode.ADD, _pixel_fields(context) | _pair_fields(op) | fields)
+
+
+def multiply_task(context: NodeContext, op, broadcast: bool) -> Task:
+    """The product of two tensors; broadcast: the second one has a single pixel, for all."""
+    return context.task(Opcode.MUL, _pixel_fields(context) | _pair_fields(op) | {
+        "broadcast": int(broadcast)})
+
+
+def lookup_task(context: NodeContext, table: np.ndarray) -> Task:
+    """The entry of every code; table: int8 (256,), at index code + 128."""
+    words = np.ascontiguousarray(table).reshape(-1, context.target.columns)
+    return context.task(Opcode.LOOKUP, _pixel_fields(context), words)
+
+
+def cycles_of(tasks: list[Task], target) -> int:
+    """What tasks take that run alone."""
+    return sum(estimate_fields([{**decode(encode(task.opcode, **task.fields))},
+                                decode(encode(Opcode.HALT))], target).cycles for task in tasks)
 
 
 def linear_tasks(context: NodeContext, product: Product) -> list[Task]:

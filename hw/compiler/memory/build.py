@@ -120,7 +120,8 @@ def _conflicts(flat, constants, owner, target):
             conflicts.forbid(x, w)
             continue
         if w is not None:
-            share = (0.1 if task.fields.get("same_weights") or task.opcode == Opcode.LINEAR else
+            share = (0 if task.opcode == Opcode.LOOKUP else  # read before the pixels
+                     0.1 if task.fields.get("same_weights") or task.opcode == Opcode.LINEAR else
                      0.2 if task.opcode == Opcode.DEPTHWISE else 1)
             conflicts.add(x, w, share * costs[index])
         for near in range(max(0, index - _NEAR), min(len(flat), index + _NEAR + 1)):
@@ -134,7 +135,8 @@ def _conflicts(flat, constants, owner, target):
                 mine = owner[name], image
                 conflicts.add(mine, b, cycles)
                 conflicts.add(mine, a, cycles * load / 2)
-            if w is not None and not task.fields.get("same_weights"):
+            if w is not None and task.opcode != Opcode.LOOKUP and (
+                    not task.fields.get("same_weights")):
                 share = 1 if task.opcode == Opcode.LINEAR else 0.3
                 conflicts.add(w, b, share * cycles)
                 conflicts.add(w, a, share * load * cycles / 2)

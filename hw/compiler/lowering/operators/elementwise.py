@@ -9,7 +9,13 @@ from golden.ops import Rescale
 from hw.compiler.lowering.dispatch import lower_operator
 from hw.compiler.lowering.products import Product, product_tasks
 from hw.compiler.lowering.task import NodeContext, Task, Window2d
-from hw.compiler.lowering.vectors import add_task, sum_tasks
+from hw.compiler.lowering.vectors import (
+    add_task,
+    cycles_of,
+    lookup_task,
+    multiply_task,
+    sum_tasks,
+)
 
 __all__ = []
 
@@ -19,18 +25,25 @@ def _unit_rescale(low=-128, high=127) -> Rescale:
                    high=high)
 
 
+def _sums_or_lookup(op, context, bias, rescale) -> list[Task]:
+    """Sums of one code each, rescaled; or a table of the same codes, where that is as fast."""
+    sums = sum_tasks(context, Window2d(output=context.x.stored[1:]), bias, rescale, 0)
+    if op.table is None:
+        return sums
+    return min([lookup_task(context, op.table)], sums,
+               key=lambda tasks: cycles_of(tasks, context.target))
+
+
 @lower_operator.register(ops.Clamp)
 def _clamp(op, context: NodeContext) -> list[Task]:
-    return sum_tasks(context, Window2d(output=context.x.stored[1:]), 0,
-                     _unit_rescale(op.low, op.high), 0)
+    return _sums_or_lookup(op, context, 0, _unit_rescale(op.low, op.high))
 
 
 @lower_operator.register(ops.Rescaling)
 def _rescaling(op, context: NodeContext) -> list[Task]:
     if op.rescale.n_channels > 1 and not context.x.keeps_channels:
         context.refuse("a per-channel rescaling behind a reshape does not run on the accelerator")
-    return sum_tasks(context, Window2d(output=context.x.stored[1:]), -op.input_zero_point,
-                     op.rescale, 0)
+    return _sums_or_lookup(op, context, -op.input_zero_point, op.rescale)
 
 
 @lower_operator.register(ops.Add)
@@ -39,6 +52,16 @@ def _add(op, context: NodeContext) -> list[Task]:
     if not first.is_laid_out_as(second):
         context.refuse("an addition behind a reshape does not run on the accelerator")
     return [add_task(context, op)]
+
+
+@lower_operator.register(ops.Mul)
+def _mul(op, context: NodeContext) -> list[Task]:
+    first, second = context.inputs
+    broadcast = second.shape != first.shape
+    if broadcast and not (first.keeps_channels and second.keeps_channels) or (
+            not broadcast and not first.is_laid_out_as(second)):
+        context.refuse("a product of tensors behind a reshape does not run on the accelerator")
+    return [multiply_task(context, op, broadcast)]
 
 
 @lower_operator.register(ops.Concat)
