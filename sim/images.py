@@ -6,6 +6,7 @@ import numpy as np
 
 from hw.compiler.memory.image import Image, from_bus, to_bus
 from hw.isa import N_WORDS, Counter, ErrorCode, Register
+from sim.batches import by_tensor
 from sim.commands import Answers, Commands
 from sim.runner import SimulationError
 
@@ -28,7 +29,7 @@ class ImageRuns:
         self._statuses: list[slice] = []
         self._counters: list[slice] = []  # by run, at full speed
         self._step_counters: list[list[list[slice]]] = []  # by run, step, instruction
-        self._outputs: list[list[slice]] = []  # by run and image, at full speed
+        self._outputs: list[dict[str, slice]] = []  # by run, at full speed
         self._tensors: list[dict[str, slice]] = []  # by run, by single steps
         if image.external is not None:
             self.commands.write_external(0, image.external.view("<u4"))
@@ -50,29 +51,37 @@ class ImageRuns:
         self._statuses.append(self.commands.read(Register.INSTRUCTION_INDEX))
 
     def _make_ready(self, words):
-        """The state in which the program begins: a program may load over what the host wrote."""
+        """The state in which the program begins: a program may load over what the host wrote.
+
+        words: by placement.
+        """
         if self.image.external is not None:
             self._load()
         self.commands.write(Register.PROGRAM_ADDRESS, [0])
-        for k, picture in enumerate(words):
-            place = self.image.place(self.image.input, k)
+        for name, values in words.items():
+            place = self.image.placements[name]
             write = self.commands.write_external if place.external else self.commands.write
-            write(self.image.bus_address(place), picture)
+            write(self.image.bus_address(place), values)
 
-    def add(self, codes: np.ndarray, traced: bool):
-        """One more run; codes: int8 (image.batch, *shape), inputs in the program's layout."""
+    def add(self, codes: dict[str, np.ndarray], traced: bool):
+        """One more run; codes: of every input, (image.batch, *shape), or (1, *shape) of what the
+        images share.
+        """
         image, commands = self.image, self.commands
-        words = to_bus(image.place(image.input).pack(codes)).reshape(len(codes), -1)
+        words = {}
+        for tensor in image.inputs:
+            packed = to_bus(image.place(tensor).pack(codes[tensor])).reshape(
+                len(codes[tensor]), -1)
+            words |= zip(image.copies(tensor), packed, strict=True)
         self._make_ready(words)
         self._start()
         self._counters.append(commands.read(Register.COUNTERS, 2 * len(Counter)))
-        self._outputs.append([self._read(image.place(image.output, k))
-                              for k in range(image.batch)])
+        self._outputs.append({name: self._read(image.placements[name])
+                              for output in image.outputs for name in image.copies(output)})
         tensors, step_counters = {}, []
         if traced:
             self._make_ready(words)
-            for k in range(image.batch):
-                name = f"{image.input}#{k}" if k else image.input
+            for name in words:
                 tensors[name] = self._read(image.placements[name])
             n_records, n_started = image.target.instruction_words // N_WORDS, 0
             for step in image.steps:
@@ -83,7 +92,8 @@ class ImageRuns:
                     n_started += 1
                     self._start(single_step=True)
                     step_counters[-1].append(commands.read(Register.COUNTERS, 2 * len(Counter)))
-                tensors[step.output] = self._read(image.placements[step.output])
+                for name in step.outputs:
+                    tensors[name] = self._read(image.placements[name])
         self._tensors.append(tensors)
         self._step_counters.append(step_counters)
         commands.progress()
@@ -103,26 +113,22 @@ class ImageRuns:
         return str(index)
 
     def tensors(self, answers: Answers, run: int) -> dict[str, np.ndarray]:
-        """Of one run, int8 (image.batch, *shape) by tensor: the output, or where traced all.
+        """Of one run, (image.batch, *shape) by tensor: the outputs, or where traced all.
 
         Raises SimulationError where single steps give another output than full speed.
         """
-        image = self.image
-        output = np.concatenate([self._tensor(answers, image.output, where)
-                                 for where in self._outputs[run]])
-        tensors = {}
-        for name, where in self._tensors[run].items():
-            base = name.partition("#")[0]
-            tensors.setdefault(base, []).append(self._tensor(answers, name, where))
-        tensors = {name: np.concatenate(parts) for name, parts in tensors.items()}
-        stepped = tensors.get(image.output, output)
-        if (stepped != output).any():
-            at = tuple(int(i) for i in np.argwhere(stepped != output)[0])
-            raise SimulationError(
-                f"At full speed the output is not the one of single steps: {image.output} differs "
-                f"in {(stepped != output).sum()} values, first at {at}: {output[at]}, not "
-                f"{stepped[at]}")
-        return {**tensors, image.output: output}
+        outputs, tensors = (by_tensor({name: self._tensor(answers, name, where)
+                                       for name, where in found[run].items()})
+                            for found in (self._outputs, self._tensors))
+        for name, output in outputs.items():
+            stepped = tensors.get(name, output)
+            if (stepped != output).any():
+                at = tuple(int(i) for i in np.argwhere(stepped != output)[0])
+                raise SimulationError(
+                    f"At full speed the output is not the one of single steps: {name} differs in "
+                    f"{(stepped != output).sum()} values, first at {at}: {output[at]}, not "
+                    f"{stepped[at]}")
+        return {**tensors, **outputs}
 
     def _tensor(self, answers, name, where):
         place = self.image.placements[name]

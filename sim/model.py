@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from golden.errors import LockstepError
+from golden.program.sources import source_codes
 from hw.compiler import Image, compile_program
 from hw.isa import N_WORDS, Opcode, decode
 from hw.machine import Machine
 from hw.targets import Target, get_target
+from sim.batches import by_tensor, groups_of, joined
 
 __all__ = ["machine_of", "run", "run_batch"]
 
@@ -47,10 +49,10 @@ def _fetch(machine, index):
     return machine.instructions[base:base + N_WORDS]
 
 
-def run_batch(image: Image, codes: np.ndarray) -> dict[str, np.ndarray]:
-    """Tensors, int8 (1, *shape), by the names of their placements, of one run.
+def run_batch(image: Image, codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors, (1, *shape), by the names of their placements, of one run.
 
-    codes: int8 (image.batch, *shape) in the program's layout.
+    codes: of every input, (image.batch, *shape), or (1, *shape) where the images share it.
     """
     machine, tensors = machine_of(image), {}
 
@@ -58,16 +60,18 @@ def run_batch(image: Image, codes: np.ndarray) -> dict[str, np.ndarray]:
         place = image.placements[name]
         tensors[name] = place.unpack(_words(machine, place)[None].copy())
 
-    for index, x in enumerate(codes):
-        place = image.place(image.input, index)
-        _words(machine, place)[...] = place.pack(x[None])[0]
-        read(f"{image.input}#{index}" if index else image.input)
+    for tensor in image.inputs:
+        for name, x in zip(image.copies(tensor), codes[tensor], strict=True):
+            place = image.placements[name]
+            _words(machine, place)[...] = place.pack(x[None])[0]
+            read(name)
     index = 0
     for step in image.steps:
         for _ in range(step.n_instructions):
             machine.execute(_fetch(machine, index))
             index += 1
-        read(step.output)
+        for name in step.outputs:
+            read(name)
     # Behind the last node's instructions there may be one that brings the next part of the program.
     for more in range(_MOST_MORE):
         words = _fetch(machine, index + more)
@@ -78,23 +82,18 @@ def run_batch(image: Image, codes: np.ndarray) -> dict[str, np.ndarray]:
                         f"{index}")
 
 
-def run(program, x, *, target: Target | str = "sim-8x8",
+def run(program, x, state: dict | None = None, *, target: Target | str = "sim-8x8",
         image: Image | None = None) -> dict[str, np.ndarray]:
-    """Run ``program`` on the model; return tensors by name, int8.
+    """Run ``program`` on the model; return tensors by name.
 
-    x: as golden.program.interpreter.run takes it. image: run this instead of compiling; a batch
-    that does not fill its last run is filled up.
+    x, state: as golden.program.interpreter.run takes them. image: run this instead of compiling;
+    a batch that does not fill its last run is filled up.
 
     Raises LockstepError for a program that the target cannot run, MachineError for an instruction
     that the hardware would refuse.
     """
     target = get_target(target) if isinstance(target, str) else target
     image = image or compile_program(program, target)
-    codes = program.quantize_input(x)
-    n_images, batch = len(codes), image.batch
-    codes = np.concatenate([codes, codes[:1].repeat(-n_images % batch, axis=0)])
-    parts = {name: [] for name in image.placements if "#" not in name}
-    for first in range(0, len(codes), batch):
-        for name, tensor in run_batch(image, codes[first:first + batch]).items():
-            parts[name.partition("#")[0]].append(tensor)
-    return {name: np.concatenate(tensors)[:n_images] for name, tensors in parts.items() if tensors}
+    codes = source_codes(program, x, state)
+    groups, n_images = groups_of(program, image, codes)
+    return joined(program, [by_tensor(run_batch(image, group)) for group in groups], n_images)

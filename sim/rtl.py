@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from golden.errors import LockstepError
+from golden.program.sources import source_codes
 from hw.compiler import Image, compile_program
 from hw.isa import Counter
 from hw.targets import Target, get_target
+from sim.batches import groups_of, joined
 from sim.commands import play
 from sim.design import SIMULATORS, accelerator_verilog, build_accelerator
 from sim.images import ImageRuns
@@ -96,29 +98,32 @@ def _report(image, simulator, runs, answers) -> RtlReport:
     return report
 
 
-def _assemble(image, found, n_images, n_traced) -> dict[str, np.ndarray]:
+def _assemble(program, image, found, n_images, n_traced) -> dict[str, np.ndarray]:
     """Tensors of all images from those of the runs, by number."""
-    tensors = {}
-    for name in (name for name in image.placements if "#" not in name):
-        parts = [found[run][name] for run in sorted(found) if name in found[run]]
-        kept = n_images if name == image.output else n_traced
-        if parts:
-            tensors[name] = np.concatenate(parts)[:kept]
-        elif name == image.output or not n_images:
-            tensors[name] = np.zeros((0, *image.placements[name].shape), np.int8)
+    runs = [found[number] for number in sorted(found)]
+    tensors = joined(program, runs, n_images)
+    for name in image.placements:
+        if "#" in name:
+            continue
+        if name in tensors and name not in image.outputs and program.tensors[name].batched:
+            tensors[name] = tensors[name][:n_traced]
+        elif name not in tensors and (name in image.outputs or not n_images):
+            tensors[name] = np.zeros((0, *image.placements[name].shape),
+                                     program.tensors[name].dtype)
     return tensors
 
 
-def run(program, x, *, target: Target | str = "sim-8x8", jobs: int = 1, image: Image | None = None,
-        trace: bool | int = True, verilog: str | None = None, simulator: str = "verilator",
-        plusargs: dict | None = None, report: list | None = None,
+def run(program, x, state: dict | None = None, *, target: Target | str = "sim-8x8",
+        jobs: int = 1, image: Image | None = None, trace: bool | int = True,
+        verilog: str | None = None, simulator: str = "verilator", plusargs: dict | None = None,
+        report: list | None = None,
         progress: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
-    """Run ``program`` on the simulated accelerator; return tensors by name, int8.
+    """Run ``program`` on the simulated accelerator; return tensors by name.
 
-    x: as golden.program.interpreter.run takes it. image: run this memory image instead of
+    x, state: as golden.program.interpreter.run takes them. image: run this memory image instead of
     compiling. trace: of how many images, from the first on, every tensor is read; True is all of
-    them. The output is always that of all images, at full speed. verilog: a design in place of the
-    generated one. simulator: one of SIMULATORS. plusargs: of the external memory
+    them. The outputs are always those of all images, at full speed. verilog: a design in place of
+    the generated one. simulator: one of SIMULATORS. plusargs: of the external memory
     (sim/axi_memory.sv). report: a list that receives one RtlReport. progress: called with the
     number of images done since the last call. jobs: simulator processes at a time.
 
@@ -130,15 +135,12 @@ def run(program, x, *, target: Target | str = "sim-8x8", jobs: int = 1, image: I
         image = compile_program(program, target)
     elif image.target != target:
         raise LockstepError(f"The image is for target {image.target.name}, not {target.name}")
-    codes = program.quantize_input(x)
-    n_images, batch = len(codes), image.batch
+    groups, n_images = groups_of(program, image, source_codes(program, x, state))
+    batch = image.batch
     n_traced = n_images if trace is True else min(n_images, int(trace))
     begin = time.perf_counter()
     build = build_accelerator(target, verilog, simulator)
     built = time.perf_counter()
-    missing = -n_images % batch
-    groups = np.concatenate([codes, codes[:1].repeat(missing, axis=0)]).reshape(
-        -1, batch, *codes.shape[1:])
 
     def work(share):
         runs = ImageRuns(image)
@@ -160,4 +162,4 @@ def run(program, x, *, target: Target | str = "sim-8x8", jobs: int = 1, image: I
         summary.wall_seconds, summary.build_seconds = wall, built - begin
         report.append(summary)
     found = {k: tensors for _, _, part in results for k, tensors in part.items()}
-    return _assemble(image, found, n_images, n_traced)
+    return _assemble(program, image, found, n_images, n_traced)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from golden.errors import LockstepError
-from golden.program.plain import check_plain
 from golden.program.verify import verify
 from hw.compiler.lowering.lower import layouts, lower
-from hw.compiler.memory.build import assemble
+from hw.compiler.memory.build import assemble, is_whole
 from hw.compiler.memory.image import Block, Image, Placement, Step
 from hw.compiler.refusals import CannotRun, DoesNotFit
 from hw.compiler.scheduling.order import orders
@@ -17,7 +16,8 @@ __all__ = ["Block", "CannotRun", "DoesNotFit", "Image", "Placement", "Step", "co
 
 
 def compile_program(program, target: Target, batch: int = 1) -> Image:
-    """Compile ``program`` for ``target``; ``batch``: images that one run computes.
+    """Compile ``program`` for ``target``; ``batch``: images that one run computes,
+    unless the program has a batch of its own.
 
     What does not fit the chip runs from external memory, where the target has one.
 
@@ -26,12 +26,15 @@ def compile_program(program, target: Target, batch: int = 1) -> Image:
     and LockstepError for a program that is not sound.
     """
     verify(program)
-    check_plain(program, "The accelerator")
+    batch = program.batch or batch
     if batch < 1:
         raise LockstepError(f"Program '{program.name}': the batch must hold at least 1 image, "
                             f"not {batch}")
     places = layouts(program, target)
-    tasks = {node.name: lower(node, target, places) for node in program.nodes}
+    tasks = {}
+    for node in program.nodes:
+        n_images = batch if is_whole(program, node) else 1
+        tasks[node.name] = lower(node, target, places, n_images=n_images)
     best = None
     refusal = None
     for order in orders(program):

@@ -19,7 +19,7 @@ def test_both_simulators_give_the_same_answers_in_the_same_cycles():
     image = compile_program(programs.residual_net(), target)
     runs = ImageRuns(image)
     for codes in programs.random_codes(programs.residual_net(), 2):
-        runs.add(codes[None], traced=True)
+        runs.add({image.inputs[0]: codes[None]}, traced=True)
     first, second = (play(build_accelerator(target, simulator=name), runs.commands)
                      for name in ("verilator", "cxxrtl"))
     runs.check(second)

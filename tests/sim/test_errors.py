@@ -31,7 +31,7 @@ class Disturbed:
                       if self.target.bus_bits else compile_program(self.program, self.target))
         self.codes = programs.random_codes(self.program, 1)
         self.runs = ImageRuns(self.image)
-        self.runs.add(self.codes, traced=False)
+        self.runs.add({self.image.inputs[0]: self.codes}, traced=False)
         self.commands = self.runs.commands
         self.commands.write(Register.PROGRAM_ADDRESS, [0])
 
@@ -51,13 +51,13 @@ class Disturbed:
             self.commands.write(address, words)
         if self.target.bus_bits:
             self.commands.write(Register.REGION_LIMIT, [len(self.image.external)])
-        self.runs.add(self.codes, traced=False)
+        self.runs.add({self.image.inputs[0]: self.codes}, traced=False)
         answers = play(build_accelerator(self.target), self.commands, plusargs=plusargs)
         self.answers = answers
         self.runs.check(answers)
-        expected = interpreter.run(self.program, self.codes)[self.image.output]
+        expected = interpreter.run(self.program, self.codes)[self.image.outputs[0]]
         for run in 0, 1:
-            assert np.array_equal(self.runs.tensors(answers, run)[self.image.output], expected)
+            assert np.array_equal(self.runs.tensors(answers, run)[self.image.outputs[0]], expected)
         return answers
 
     def error(self, ended, **plusargs):
@@ -139,7 +139,7 @@ def test_a_start_while_busy_is_refused_and_the_run_goes_on():
     bench.commands.start()
     bench.commands.start()
     ended = bench.ended()
-    place = bench.image.placements[bench.image.output]
+    place = bench.image.placements[bench.image.outputs[0]]
     output = bench.commands.read(bench.image.bus_address(place), place.n_words)
     good = bench.runs._outputs[0][0]
     assert bench.error(ended)[0] == ErrorCode.START_WHILE_BUSY

@@ -15,7 +15,7 @@ from hw.compiler.lowering.task import NodeContext, Task
 from hw.compiler.lowering.vectors import lookup_task
 from hw.compiler.memory.placement import Dense, Placement
 
-__all__ = ["input_layout", "lower_operator"]
+__all__ = ["input_layout", "lower_operator", "runs_whole"]
 
 
 @singledispatch
@@ -33,3 +33,9 @@ def input_layout(op, target, place: Placement, by_rows: bool) -> Dense | None:
     by_rows: rows must follow each other in memory. None: pixel by pixel as any tensor.
     """
     return None
+
+
+@singledispatch
+def runs_whole(op) -> bool:
+    """Do the tasks of an operator, in a program with a batch of its own, compute all images?"""
+    return False

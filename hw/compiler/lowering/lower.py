@@ -29,11 +29,11 @@ def layouts(program, target, by_rows=False) -> dict[str, Placement]:
     places = {}
 
     def usual(name):
-        shape = tuple(program.tensors[name].shape)
-        return Placement(bank=0, base=0, shape=shape, stored=_stored_shape(shape),
-                         word_bytes=target.word_bytes)
+        tensor = program.tensors[name]
+        return Placement(bank=0, base=0, shape=tensor.shape, stored=_stored_shape(tensor.shape),
+                         word_bytes=target.word_bytes, dtype=tensor.quantization.dtype)
 
-    for name in program.inputs:
+    for name in program.sources:
         places[name] = usual(name)
         readers = [node for node in program.nodes if name in node.inputs]
         if len(readers) == 1 and name not in program.outputs:
@@ -67,8 +67,8 @@ def _where_it_lies(node, place) -> Placement:
     return replace(place, shape=shape, channels_last=last)
 
 
-def lower(node, target, places, outputs=None, tiled=False, memo=None) -> list[Task]:
-    """The tasks of a node. places: layouts by tensor; outputs, tiled, memo: as of NodeContext.
+def lower(node, target, places, **parts) -> list[Task]:
+    """The tasks of a node. places: layouts by tensor; parts: fields of NodeContext.
 
     Raises CannotRun naming the node for what the accelerator does not have.
     """
@@ -76,9 +76,9 @@ def lower(node, target, places, outputs=None, tiled=False, memo=None) -> list[Ta
     if op.in_place:
         return []
     context = NodeContext(
-        target=target, node=node.name, input_names=tuple(node.inputs), output=node.outputs[0],
-        inputs=tuple(places[name] for name in node.inputs), y=places[node.outputs[0]],
-        outputs=outputs, tiled=tiled, memo={} if memo is None else memo)
+        target=target, node=node.name, input_names=tuple(node.inputs),
+        output_names=tuple(node.outputs), inputs=tuple(places[name] for name in node.inputs),
+        results=tuple(places[name] for name in node.outputs), **parts)
     if op.needs_image and context.x.stored != context.x.shape:
         context.refuse(f"{op.label} behind a reshape does not run on the accelerator")
     return lower_operator(op, context)

@@ -47,7 +47,7 @@ def tile_cycles(target, steps, n_channels) -> int:
 def product_tasks(context: NodeContext, product: Product) -> list[Task]:
     """One instruction, or where groups make that cheaper one per range of input channels.
 
-    Of the outputs only those of ``context.outputs``; the parameters are those of all.
+    Of the outputs only those of ``context.channels``; the parameters are those of all.
     """
     choices = [_dense_run(product)]
     if product.groups > 1 and product.cover is None:
@@ -56,7 +56,7 @@ def product_tasks(context: NodeContext, product: Product) -> list[Task]:
     target, first = context.target, product.out_channel % context.target.columns
     parameters = parameter_block(product.bias, product.rescale, len(product.weights),
                                  target.columns, first)
-    low, high = context.outputs or (0, len(product.weights))
+    low, high = context.channels or (0, len(product.weights))
     return [_task(context, product, (max(low, run[0]), min(high, run[1]), *run[2:]), parameters)
             for run in runs if run[0] < high and run[1] > low]
 

@@ -39,8 +39,9 @@ class Window2d:
 class NodeContext:
     """What every instruction of a node has in common.
 
-    inputs, y: Placements, of which only the layout counts here; input_names, output: names of
-    the tensors. outputs: (first, end) of the output channels to compute, where these are not all.
+    inputs, results: Placements, of which only the layout counts here; input_names, output_names:
+    of the tensors. channels: (first, end) of the output channels to compute, where these are not
+    all. n_images: that the tasks compute, one behind the other in every tensor that has a batch.
     tiled: it is a part of a node, and no other engine shall take a part of that. memo: what is
     the same in all parts of a node, by any key.
     """
@@ -48,10 +49,11 @@ class NodeContext:
     target: Target
     node: str
     input_names: tuple[str, ...]
-    output: str
+    output_names: tuple[str, ...]
     inputs: tuple[Placement, ...]
-    y: Placement
-    outputs: tuple[int, int] | None = None
+    results: tuple[Placement, ...]
+    channels: tuple[int, int] | None = None
+    n_images: int = 1
     tiled: bool = False
     memo: dict = field(default_factory=dict)
 
@@ -60,15 +62,22 @@ class NodeContext:
         """The first input."""
         return self.inputs[0]
 
+    @property
+    def y(self) -> Placement:
+        """The first output."""
+        return self.results[0]
+
     def of_input(self, index: int) -> NodeContext:
         """The same with one of the inputs alone."""
         return replace(self, input_names=self.input_names[index:index + 1],
                        inputs=self.inputs[index:index + 1])
 
-    def task(self, opcode: Opcode, fields: dict, weights=None, parameters=None) -> Task:
-        """One of its instructions; weights, parameters: as of Task."""
-        return Task(node=self.node, opcode=opcode, inputs=self.input_names, output=self.output,
-                    fields=fields, weights=weights, parameters=parameters)
+    def task(self, opcode: Opcode, fields: dict, weights=None, parameters=None,
+             output: int = 0) -> Task:
+        """One of its instructions; weights, parameters: as of Task; output: which it writes."""
+        return Task(node=self.node, opcode=opcode, inputs=self.input_names,
+                    output=self.output_names[output], fields=fields, weights=weights,
+                    parameters=parameters)
 
     def once(self, key: tuple, make: Callable):
         """What ``make`` gives, made once for all parts of the node."""
@@ -86,7 +95,8 @@ class Task:
     """An instruction of a node.
 
     fields: all but addresses and banks; where an address is given it is an offset into the
-    operand. inputs: tensors read, of ADD two; output: tensor written. weights: int8 (n, columns);
+    operand. inputs: tensors read, two of ADD, MUL and a MATMUL without weights of its own; output:
+    tensor written. weights: int8 (n, columns);
     parameters: int64 (channels, 3), whole words; both are shared by tasks that hold the same.
     """
 
@@ -106,6 +116,9 @@ class Task:
         f["parameter_base"] = parameter_base + f.get("parameter_base", 0)
         if FORMAT_OF[self.opcode] == Format.ARRAY:
             f["a_bank"], f["a_base"] = x.bank, x.base * x.word_bytes + f["a_base"]
+            if weights is None:  # port b reads a tensor
+                second = places[self.inputs[1]]
+                weights = second.bank, second.base + f.get("b_base", 0)
             f["b_bank"], f["b_base"] = weights
             return f
         f["x_bank"], f["x_base"] = x.bank, x.base + f.get("x_base", 0)

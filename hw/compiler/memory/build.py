@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from hw.compiler.lowering.dispatch import runs_whole
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
 from hw.compiler.memory.image import Block, Image, Step
 from hw.compiler.refusals import DoesNotFit
@@ -23,7 +24,7 @@ from hw.isa import (
 )
 from hw.targets import Target
 
-__all__ = ["assemble", "encode_program", "owners", "step_of"]
+__all__ = ["assemble", "encode_program", "is_whole", "owners", "results", "step_of"]
 
 _SLACKS = (3, 2, 1, 0)  # tasks that a buffer outlives its last reader, so that none waits for it
 _NEAR = 3  # tasks of two engines that may run side by side are at most so far apart
@@ -79,45 +80,103 @@ class _Constants:
 
 
 def _sequence(program, order, tasks, batch):
-    """[(image, node, [task])] in the order in which they run, image after image."""
-    return [(image, node, tasks[node.name]) for image in range(batch) for node in order]
+    """[(image, node, [task])] in the order in which they run, image after image.
+
+    Where the program has a batch of its own node after node: image None is all of them at once.
+    """
+    if program.batch is None:
+        return [(image, node, tasks[node.name]) for image in range(batch) for node in order]
+    return [(image, node, tasks[node.name]) for node in order
+            for image in ([None] if is_whole(program, node) else range(batch))]
+
+
+def is_whole(program, node) -> bool:
+    """Do the tasks of a node compute all images of the program's own batch?"""
+    return program.batch is not None and (
+        runs_whole(node.op) or not program.tensors[node.outputs[0]].batched)
+
+
+class _Slots:
+    """Which tensors of which images lie in one piece, and where in it they are."""
+
+    def __init__(self, program, batch):
+        self.program, self.batch = program, batch
+        self.owner = owners(program)
+
+    def of(self, name, image):
+        """The key of the piece in which a tensor of an image lies."""
+        is_shared = self.program.batch is not None or not self.program.tensors[name].batched
+        return self.owner[name], 0 if is_shared else image
+
+    def copies(self, name):
+        """How many images a piece holds."""
+        gathered = self.program.batch is not None and self.program.tensors[name].batched
+        return self.batch if gathered else 1
+
+    def n_words(self, name, layout):
+        """Words of a piece, with those behind it that are read as well."""
+        return self.copies(name) * layout[name].n_words + layout[name].spare
+
+    def place(self, name, image, layout, where):
+        """The Placement of a tensor of an image; where: {key: (bank, base)}."""
+        bank, base = where[self.of(name, image or 0)]
+        index = image if image and self.copies(name) > 1 else 0
+        return layout[name].at(bank, base + index * layout[name].n_words)
+
+    def placements(self, layout, where):
+        """All of them, by name."""
+        places = {}
+        for image in range(self.batch):
+            for name in layout:
+                if not image or self.program.tensors[name].batched:
+                    places[f"{name}#{image}" if image else name] = self.place(
+                        name, image, layout, where)
+        return places
 
 
 def owners(program):
     """The tensor in whose place each tensor lies."""
-    owner = {name: name for name in program.inputs}
+    owner = {name: name for name in program.sources}
     for node in program.nodes:
         for name in node.outputs:
             owner[name] = owner[node.inputs[0]] if node.op.in_place else name
     return owner
 
 
-def _lifetimes(program, sequence, owner):
+def results(program) -> tuple[str, ...]:
+    """What the host reads after a run: the outputs, and what renews the state."""
+    renewing = (state.renewed_by for state in program.state.values())
+    return tuple(dict.fromkeys((*program.outputs, *renewing)))
+
+
+def _lifetimes(program, sequence, slots):
     """{(tensor, image): [first, last] task}, weights not among them."""
     lives, position = {}, 0
     n_tasks = sum(len(tasks) for _, _, tasks in sequence)
+    for image in range(slots.batch):
+        for name in program.sources:
+            lives[slots.of(name, image)] = [_ONCE, _ONCE]
     for image, _, tasks in sequence:
-        if image not in {k for _, k in lives}:
-            lives[program.inputs[0], image] = [_ONCE, _ONCE]
         for task in tasks:
             for name in task.inputs:
-                lives[owner[name], image][1] = position
-            lives.setdefault((task.output, image), [position, position])[1] = position
+                lives[slots.of(name, image)][1] = position
+            lives.setdefault(slots.of(task.output, image), [position, position])[1] = position
             position += 1
-    for image in {k for _, k in lives}:
-        lives[owner[program.outputs[0]], image][1] = n_tasks
+    for image in range(slots.batch):
+        for name in results(program):
+            lives[slots.of(name, image)][1] = n_tasks
     return lives
 
 
-def _conflicts(flat, constants, owner, target):
+def _conflicts(flat, constants, slots, target):
     """What should not share a bank; flat: [(image, task)]."""
     conflicts = Conflicts()
     costs = [INSTRUCTIONS[task.opcode].cost({"wide": 0, **task.fields}, target).total
              for _, task in flat]
     for index, (image, task) in enumerate(flat):
-        x, w = (owner[task.inputs[0]], image), constants.weight_key(task)
+        x, w = slots.of(task.inputs[0], image), constants.weight_key(task)
         if ENGINE_OF[task.opcode] == Engine.ARRAY:
-            conflicts.forbid(x, w)
+            conflicts.forbid(x, slots.of(task.inputs[1], image) if w is None else w)
             continue
         if w is not None:
             share = (0 if task.opcode == Opcode.LOOKUP else  # read before the pixels
@@ -129,10 +188,10 @@ def _conflicts(flat, constants, owner, target):
             if ENGINE_OF[other.opcode] != Engine.ARRAY:
                 continue
             cycles = min(costs[index], costs[near])
-            a, b = (owner[other.inputs[0]], other_image), constants.weight_key(other)
+            a, b = slots.of(other.inputs[0], other_image), constants.weight_key(other)
             load = min(1, target.rows / other.fields["slots"])
             for name in task.inputs:
-                mine = owner[name], image
+                mine = slots.of(name, image)
                 conflicts.add(mine, b, cycles)
                 conflicts.add(mine, a, cycles * load / 2)
             if w is not None and task.opcode != Opcode.LOOKUP and (
@@ -143,19 +202,19 @@ def _conflicts(flat, constants, owner, target):
     return conflicts
 
 
-def _arrange(program, target, sequence, constants, owner, places):
+def _arrange(program, target, sequence, constants, slots, places):
     """{tensor or weight: (bank, base)}; DoesNotFit where there is no room."""
-    lives = _lifetimes(program, sequence, owner)
+    lives = _lifetimes(program, sequence, slots)
     flat = [(image, task) for image, _, tasks in sequence for task in tasks]
     even = {constants.weight_key(task) for _, task in flat
             if "w_base" in INSTRUCTIONS[task.opcode].even}
-    conflicts = _conflicts(flat, constants, owner, target)
+    conflicts = _conflicts(flat, constants, slots, target)
     weights = [Item(name=key, n_words=len(words), first=_ONCE, last=len(flat),
                     align=2 if key in even else 1)
                for key, words in constants.weights.items()]
     for slack in _SLACKS:
-        tensors = [Item(name=key, n_words=places[key[0]].n_words, first=first, last=last + slack)
-                   for key, (first, last) in lives.items()]
+        tensors = [Item(name=key, n_words=slots.n_words(key[0], places), first=first,
+                        last=last + slack) for key, (first, last) in lives.items()]
         found = allocate(weights + tensors, target, conflicts)
         if found:
             return found[1]
@@ -199,15 +258,12 @@ def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
             constants.add(task)
     n_tasks = sum(len(node_tasks) for _, _, node_tasks in sequence)
     _check_capacity(program, target, constants.n_channels, n_tasks + 1)
-    owner = owners(program)
-    where = _arrange(program, target, sequence, constants, owner, layout)
+    slots = _Slots(program, batch)
+    where = _arrange(program, target, sequence, constants, slots, layout)
 
-    scheduler, fields, steps, placements = Scheduler(target=target), [], [], {}
-    for image in range(batch):
-        for name, place in layout.items():
-            placements[f"{name}#{image}" if image else name] = place.at(*where[owner[name], image])
+    scheduler, fields, steps = Scheduler(target=target), [], []
     for image, node, node_tasks in sequence:
-        here = {name: layout[name].at(*where[owner[name], image])
+        here = {name: slots.place(name, image, layout, where)
                 for name in (*node.inputs, *node.outputs)}
         steps.append(step_of(program, node, len(fields), len(node_tasks), image))
         for task in node_tasks:
@@ -222,8 +278,8 @@ def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
         program=program.name, program_sha256=program.sha256, target=target,
         instructions=encode_program(program.name, fields),
         parameters=(parameters & 0xFFFFFFFF).astype("<u4"),
-        blocks=_blocks(constants.weights, where), placements=placements, steps=tuple(steps),
-        input=program.inputs[0], output=program.outputs[0], batch=batch,
+        blocks=_blocks(constants.weights, where), placements=slots.placements(layout, where),
+        steps=tuple(steps), inputs=program.sources, outputs=results(program), batch=batch,
         metadata={"estimated_cycles": estimate_fields(fields, target).cycles})
 
 
@@ -233,12 +289,16 @@ def _decoded(program, bound):
 
 
 def step_of(program, node, first, n, image) -> Step:
-    """The Step of a node of image ``image``: n instructions from ``first`` on."""
+    """The Step of a node of image ``image``, None for all: n instructions from ``first`` on."""
     shapes = [program.tensors[name].shape for name in node.inputs]
     suffix = f"#{image}" if image else ""
+    macs, outputs = int(node.op.macs(*shapes)), tuple(name + suffix for name in node.outputs)
+    if image is None:
+        macs *= program.batch
+        outputs = tuple(f"{name}#{k}" if k else name for name in node.outputs
+                        for k in range(program.batch if program.tensors[name].batched else 1))
     return Step(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,
-                n_instructions=n, output=node.outputs[0] + suffix,
-                macs=int(node.op.macs(*shapes)))
+                n_instructions=n, outputs=outputs, macs=macs)
 
 
 def _blocks(weights, where):

@@ -23,18 +23,20 @@ __all__ = ["EXTERNAL_WINDOW", "Block", "Image", "Placement", "Step", "from_bus",
 
 #: Top four address bits of the sections that belong into external memory, from byte 0 on.
 EXTERNAL_WINDOW = 0xF
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One node of the program: its instructions, its output tensor, its useful MACs."""
+    """One node of the program: its instructions, its useful MACs, and the placements' names of
+    the tensors that are there once they are over.
+    """
 
     node: str
     op: str
     first_instruction: int
     n_instructions: int
-    output: str
+    outputs: tuple[str, ...]
     macs: int
 
 
@@ -63,9 +65,10 @@ class Image:
 
     instructions: uint32 (n,), whole records; parameters: uint32 (channels, 3) bias, multiplier,
     shift; blocks: what banks hold, weights. placements: by tensor name; those of image k > 0 of a
-    batch are called ``name#k``. A tensor's place is its own only while it is needed. external:
-    uint8, what external memory holds from address 0 on, room for tensors included, or None.
-    steps: by node, in the order in which they run.
+    batch are called ``name#k``. A tensor's place is its own only while it is needed. inputs: what
+    the host writes before a run, the state included; outputs: what it reads afterwards, with what
+    renews the state. external: uint8, what external memory holds from address 0 on, room for
+    tensors included, or None. steps: by node, in the order in which they run.
     """
 
     program: str
@@ -76,8 +79,8 @@ class Image:
     blocks: tuple[Block, ...]
     placements: dict[str, Placement]
     steps: tuple[Step, ...]
-    input: str
-    output: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     batch: int = 1
     external: np.ndarray | None = None
     metadata: dict = field(default_factory=dict)
@@ -105,6 +108,11 @@ class Image:
         """The placement of a tensor of image ``index`` of the batch."""
         return self.placements[f"{tensor}#{index}" if index else tensor]
 
+    def copies(self, tensor: str) -> list[str]:
+        """Names of a tensor's placements: one for each image, or where all share it one."""
+        names = [tensor, *(f"{tensor}#{index}" for index in range(1, self.batch))]
+        return [name for name in names if name in self.placements]
+
     def to_bytes(self) -> bytes:
         """The memory image as one binary file (little endian uint32).
 
@@ -128,7 +136,7 @@ class Image:
         about = {
             "format": _FORMAT, "sha256": hashlib.sha256(binary).hexdigest(),
             "program": self.program, "program_sha256": self.program_sha256,
-            "target": self.target.name, "input": self.input, "output": self.output,
+            "target": self.target.name, "inputs": self.inputs, "outputs": self.outputs,
             "batch": self.batch,
             "placements": {name: asdict(place) for name, place in self.placements.items()},
             "steps": [asdict(step) for step in self.steps], "metadata": self.metadata,
@@ -150,8 +158,7 @@ class Image:
             about = json.loads((directory / "image.json").read_text())
             binary = (directory / "image.bin").read_bytes()
             target = get_target(about["target"])
-            if about["format"] != _FORMAT:
-                raise ValueError(f"its format is {about['format']}, not {_FORMAT}")
+            about = _in_this_format(about)
             sections = _read_sections(binary, target)
             if hashlib.sha256(binary).hexdigest() != about["sha256"]:
                 raise ValueError("image.bin has another sha256 than image.json says")
@@ -159,8 +166,10 @@ class Image:
                 program=about["program"], program_sha256=about["program_sha256"], target=target,
                 placements={name: _placement(place)
                             for name, place in about["placements"].items()},
-                steps=tuple(Step(**step) for step in about["steps"]), input=about["input"],
-                output=about["output"], batch=about["batch"], metadata=about["metadata"],
+                steps=tuple(Step(**step | {"outputs": tuple(step["outputs"])})
+                            for step in about["steps"]),
+                inputs=tuple(about["inputs"]), outputs=tuple(about["outputs"]),
+                batch=about["batch"], metadata=about["metadata"],
                 **_contents(sections, target))
         except OSError as error:
             raise LockstepError(f"Image {directory}: {error.strerror or error}") from error
@@ -184,9 +193,22 @@ class Image:
         return len(self.instructions) // N_WORDS
 
 
+def _in_this_format(about):
+    """image.json of this format, or of the one before, in which there was one of everything."""
+    if about["format"] == _FORMAT - 1:
+        steps = [{**step, "outputs": [step["output"]]} for step in about["steps"]]
+        for step in steps:
+            del step["output"]
+        return about | {"inputs": [about["input"]], "outputs": [about["output"]], "steps": steps}
+    if about["format"] != _FORMAT:
+        raise ValueError(f"its format is {about['format']}, not {_FORMAT}")
+    return about
+
+
 def _placement(about):
     dense = about["dense"] and Dense(**about["dense"])
-    return Placement(**about | {"dense": dense, "shape": tuple(about["shape"]),
+    axes = about.get("axes") and tuple(about["axes"])
+    return Placement(**about | {"dense": dense, "shape": tuple(about["shape"]), "axes": axes,
                                 "stored": tuple(about["stored"])})
 
 

@@ -18,8 +18,7 @@ def _short_branches_first(program):
     producer = {name: node for node in program.nodes for name in node.outputs}
     depth = {}
     for node in program.nodes:
-        macs = (node.op.macs(program.tensors[node.inputs[0]].shape)
-                if hasattr(node.op, "macs") else 0)
+        macs = node.op.macs(*(program.tensors[name].shape for name in node.inputs))
         depth[node.name] = 1 + macs + max((depth[producer[name].name] for name in node.inputs
                                            if name in producer), default=0)
     done, result = set(), []

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from hw.compiler.lowering.nibbles import pack_nibbles
-from hw.compiler.memory.build import owners
+from hw.compiler.memory.build import owners, results
 from hw.compiler.memory.external import ExternalMemory
 from hw.compiler.memory.placement import Placement
 from hw.compiler.memory.pool import Pool
@@ -48,10 +48,10 @@ class Work:
 
     def _tensor(self, name, budget):
         place = self.layout[name]
-        ends = {self.root[n] for n in (*self.program.inputs, *self.program.outputs)}
+        ends = {self.root[n] for n in (*self.program.sources, *results(self.program))}
         if name not in ends and place.n_words <= budget.resident:
             return TensorState(place, None)
-        rows = place.stored[1] if name in self.program.inputs else 0
+        rows = place.stored[1] if name in self.program.sources else 0
         return TensorState(place, self.external.room(place.n_words * place.word_bytes), rows=rows)
 
     def _of(self, owner, name) -> TensorState:

@@ -55,7 +55,7 @@ def _rows_of(place: Placement, first, end) -> Placement:
     return replace(place, shape=shape, stored=stored)
 
 
-def stripe_tasks(node, target, layouts, stripe, outputs, memo=None) -> list[Task]:
+def stripe_tasks(node, target, layouts, stripe, channels, memo=None) -> list[Task]:
     """The tasks of a stripe; Placements inside are of the stripe alone. memo: of the node."""
     places = {name: _rows_of(layouts[name], *rows)
               for name, rows in zip(node.inputs, stripe.inputs)}
@@ -64,8 +64,8 @@ def stripe_tasks(node, target, layouts, stripe, outputs, memo=None) -> list[Task
     op, shapes = node.op, _shapes(node, layouts)
     if op.input_rows(*stripe.rows, *shapes) is not None:
         op = op.for_rows(*stripe.rows, *shapes)
-    return lower(replace(node, op=op), target, places, outputs=outputs, tiled=True,
-                 memo=memo)
+    return lower(replace(node, op=op), target, places, channels=channels,
+                 tiled=True, memo={} if memo is None else memo)
 
 
 def row_stripes(node, target, layouts, budget, stays) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hw.compiler.lowering.lower import layouts as lay_out
 from hw.compiler.memory.allocator import NoRoom
-from hw.compiler.memory.build import step_of
+from hw.compiler.memory.build import results, step_of
 from hw.compiler.memory.image import Image
 from hw.compiler.refusals import DoesNotFit
 from hw.compiler.scheduling.estimate import estimate_fields
@@ -33,6 +33,9 @@ def tile(program, target: Target, order, batch=1) -> Image:
 
     Raises DoesNotFit where even the smallest pieces do not fit.
     """
+    if program.batch is not None or not all(t.batched for t in program.tensors.values()):
+        raise DoesNotFit(f"Program '{program.name}' does not fit target {target.name}: a program "
+                         "whose images share a tensor does not run in pieces")
     refusal = None
     for level in range(_LEVELS):
         try:
@@ -70,7 +73,7 @@ def _tile(program, target, order, batch, budget):
         program=program.name, program_sha256=program.sha256, target=target,
         instructions=words[:n_records * N_WORDS], parameters=np.zeros((1, 3), "<u4"), blocks=(),
         placements=one.placements(), steps=_steps(program, one.last_instructions()),
-        input=program.inputs[0], output=program.outputs[0], batch=batch, external=external,
+        inputs=program.sources, outputs=results(program), batch=batch, external=external,
         metadata=metadata)
 
 

@@ -6,14 +6,14 @@ from golden.program.interpreter import run
 from hw.compiler import compile_program
 from hw.compiler.tiling.tile import unrolled
 from hw.machine.hazards import check
+from sim.batches import by_tensor
 from sim.model import run_batch
 
 
 def run_image(image, codes):
-    """codes: int8 (batch, *shape), as many as the image computes. Returns the output tensors."""
-    parts = run_batch(image, codes)
-    names = [f"{image.output}#{index}" if index else image.output for index in range(len(codes))]
-    return np.concatenate([parts[name] for name in names])
+    """codes: int8 (batch, *shape), as many as the image computes. Returns the output tensor."""
+    (x,), (y,) = image.inputs, image.outputs
+    return by_tensor(run_batch(image, {x: codes}))[y]
 
 
 def compile_checked(program, target, batch=1):

@@ -29,7 +29,7 @@ def test_images_survive_saving(name, tmp_path):
         assert len(contents) == 1, file
     for part in "instructions", "parameters":
         assert np.array_equal(getattr(again, part), getattr(image, part))
-    for part in ("program", "program_sha256", "target", "placements", "steps", "input", "output",
+    for part in ("program", "program_sha256", "target", "placements", "steps", "inputs", "outputs",
                  "batch", "metadata"):
         assert getattr(again, part) == getattr(image, part)
     x = program.quantize_input(programs.random_codes(program, 1))
@@ -49,7 +49,7 @@ def test_sections_lie_in_the_windows_of_their_memories():
              for k, words in enumerate(TARGET.bank_words)}
     for address, values in image.sections():
         assert (address & (1 << 28) - 1) + 4 * len(values) <= ends[address >> 28]
-    place = image.place(image.input)
+    place = image.place(image.inputs[0])
     assert image.bus_address(place) >> 28 == Window.BANK_0 + place.bank
 
 
@@ -90,7 +90,7 @@ def test_a_changed_bit_is_damage(saved, at):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda about: about.pop("target"), "is damaged"),
-    (lambda about: about.update(format=1), "its format is 1, not 2"),
+    (lambda about: about.update(format=1), "its format is 1, not 3"),
     (lambda about: about.update(placements=[1, 2]), "is damaged"),
     (lambda about: about["placements"]["input"].update(colour=3), "is damaged"),
     (lambda about: about.update(target="array-99x1"), "must be one of"),

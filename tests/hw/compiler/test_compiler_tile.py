@@ -105,7 +105,7 @@ def test_compile_goes_to_external_memory_where_it_must(tmp_path):
     target = replace(SMALL, instruction_words=8 * N_WORDS)
     image = compile_program(program, target)
     assert image.place("input").external
-    assert image.place(image.output).external
+    assert image.place(image.outputs[0]).external
     assert len(image.instructions) <= target.instruction_words
     x = program.quantize_input(programs.random_codes(program, 1))
     assert np.array_equal(run_image(image, x), run(program, x)[program.outputs[0]])
