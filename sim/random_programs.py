@@ -88,7 +88,7 @@ class ProgramMaker:
     def _one(self, *things):
         return things[self._below(len(things))]
 
-    def _any(self, field):
+    def any_value(self, field) -> int:
         """Any value of a field; often one of its ends."""
         if self.rng.random() < 0.3:
             return self._one(field.low, field.high, 0, 1)
@@ -98,7 +98,7 @@ class ProgramMaker:
 
     def _sound(self):
         n = self._between(1, min(4, self.n_records - 1))
-        records = [self._instruction() for _ in range(n)]
+        records = [self.instruction() for _ in range(n)]
         spoiled = self.rng.random() < 0.4
         if spoiled:
             self._spoil(records[self._below(n)])
@@ -115,10 +115,10 @@ class ProgramMaker:
         field = self._one(*[f for f in fields_of(fields["opcode"]) if f.name not in
                             ("opcode", *SYNC_FIELDS)])
         before = fields[field.name] if field.name in fields else 0
-        fields[field.name] = self._any(field)
+        fields[field.name] = self.any_value(field)
         meant = fields.get("low", 0) <= fields.get("high", 0) and all(
             fields.get(f"shift_{k}", 0) <= SHIFT_MAX for k in range(3))
-        if not meant or not self._is_small(fields) or self._overwrites_itself(fields):
+        if not meant or not self.is_small(fields) or self._overwrites_itself(fields):
             fields[field.name] = before
 
     def _overwrites_itself(self, fields):
@@ -134,7 +134,7 @@ class ProgramMaker:
             pass
         return False
 
-    def _is_small(self, fields):
+    def is_small(self, fields) -> bool:
         """Whether an instruction ends soon; those that are refused do."""
         full = _full(fields)
         record = INSTRUCTIONS[full["opcode"]]
@@ -175,15 +175,15 @@ class ProgramMaker:
                 "chase_number": fields[name] - 1, "chase_first": self._below(24),
                 "chase_step": self._below(8)}
 
-    def _instruction(self):
-        """Values for all fields that the record of some instruction uses."""
-        opcode = self._one(*self.opcodes)
+    def instruction(self, opcode=None) -> dict:
+        """Values for all fields that the record of an instruction uses, of any one or this one."""
+        opcode = self._one(*self.opcodes) if opcode is None else opcode
         record = INSTRUCTIONS[opcode]
         draw = {Format.ARRAY: self._matmul, Format.VECTOR: self._vector,
                 Format.TRANSFER: self._transfer}[record.format]
         values = self._results() | draw(opcode)
         return {"opcode": opcode} | {
-            name: values[name] if name in values else self._any(field_of(record.format, name))
+            name: values[name] if name in values else self.any_value(field_of(record.format, name))
             for name in sorted(record.uses)}
 
     def _results(self):
@@ -268,10 +268,10 @@ class ProgramMaker:
             if kind == 0:
                 continue
             opcode = self._one(*self.opcodes, Opcode.SYNC, Opcode.HALT)
-            fields = self._instruction() if opcode in INSTRUCTIONS else {"opcode": opcode}
+            fields = self.instruction() if opcode in INSTRUCTIONS else {"opcode": opcode}
             for field in self.rng.permutation(fields_of(fields["opcode"]))[:self._between(1, 6)]:
                 if field.name != "opcode":
-                    fields[field.name] = self._any(field)
+                    fields[field.name] = self.any_value(field)
             if kind == 1:
                 fields = {k: v for k, v in fields.items() if k not in SYNC_FIELDS}
             record[:] = encode(**fields)

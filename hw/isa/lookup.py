@@ -13,11 +13,17 @@ __all__ = ["Lookup"]
 
 
 class Lookup(Elementwise):
-    """The record of LOOKUP. Byte j of word i of the table is that of code i * columns + j - 128."""
+    """The record of LOOKUP. Byte j of word i of the table is that of code i * columns + j - 128.
+
+    Whole words are written, past the rescaler lanes.
+    """
 
     opcode = Opcode.LOOKUP
     doc = "entries of a table of 256 bytes: any function of one code"
-    uses = Elementwise.uses | {"w_base", "w_bank"}
+    uses = Elementwise.uses - {"n_channels", "first_channel"} | {"w_base", "w_bank"}
+
+    def mask(self, f, target):
+        return np.ones((f["n_chunks"], target.columns), bool)
 
     def _table_words(self, f, target):
         return f["w_base"] + np.arange(TABLE_SIZE // target.columns) & WORD_MASK
@@ -32,6 +38,5 @@ class Lookup(Elementwise):
         return table[self.input_codes(machine, f, "x") - INT8_MIN]
 
     def cost(self, f, target) -> Cost:
-        groups = self.n_groups(f, target)
-        return Cost(units=f["out_width"], cycles=groups, items=groups,
-                    before=TABLE_SIZE // target.columns)
+        return Cost(units=f["out_width"], cycles=f["n_chunks"] * target.columns // target.lanes,
+                    before=TABLE_SIZE // target.lanes)

@@ -12,7 +12,7 @@ from hw.isa.vector import Elementwise
 
 __all__ = ["Multiply"]
 
-_CYCLES = 2  # of a group of channels: its two operands
+_WORD_CYCLES = 2  # of a word of channels, beside one for each of its groups
 
 
 class Multiply(Elementwise):
@@ -42,4 +42,5 @@ class Multiply(Elementwise):
 
     def cost(self, f, target) -> Cost:
         groups = self.n_groups(f, target)
-        return Cost(units=f["out_width"], cycles=_CYCLES * groups, items=groups)
+        return Cost(units=f["out_width"], cycles=groups + _WORD_CYCLES * f["n_chunks"],
+                    items=groups)
