@@ -10,7 +10,7 @@
 from types import SimpleNamespace
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.isa import Engine, ErrorCode, Opcode, Window
@@ -87,53 +87,36 @@ class Accelerator(wiring.Component):
     def _control(self, m, units):
         """Registers, counters, the dispatcher's start and end."""
         registers, dispatcher, host = units.registers, units.dispatcher, units.host
+        connect(m, registers.run, dispatcher.run)
+        connect(m, self.engines[Engine.ARRAY].activity, registers.activity)
+        connect(m, dispatcher.array.state, registers.array)
+        connect(m, dispatcher.vector.state, registers.vector)
         m.d.comb += [
             registers.offset.eq(host.address[:28]), registers.write_data.eq(host.write_data),
             registers.write.eq(host.write & (host.address[28:] == Window.REGISTERS)),
-            self.interrupt.eq(dispatcher.done & ~dispatcher.busy & ~registers.start),
-        ]
-        for name in ("start", "single_step", "abort_request", "program_address", "cycle_limit",
-                     "watchdog_limit"):
-            m.d.comb += getattr(dispatcher, name).eq(getattr(registers, name))
-        for name in ("busy", "done", "error", "index", "begin"):
-            m.d.comb += getattr(registers, name).eq(getattr(dispatcher, name))
-        array = self.engines[Engine.ARRAY]
-        m.d.comb += [
-            registers.go.eq(array.go), registers.draining.eq(array.draining),
-            registers.chasing.eq(array.chasing), registers.waiting.eq(dispatcher.array_waiting),
-            registers.blocked.eq(dispatcher.array_blocked),
-            registers.vector_busy.eq(dispatcher.vector_running),
             registers.lanes_busy.eq(units.lanes.r.valid | units.lanes.returned.valid),
+            self.interrupt.eq(dispatcher.run.done & ~dispatcher.run.busy & ~registers.run.start),
         ]
 
     def _dispatch(self, m, units):
         """The engines behind their slots, and the errors of what they share."""
         dispatcher, crossbar = units.dispatcher, units.crossbar
-        abort = dispatcher.abort
         for engine, unit in self.engines.items():
-            for name in ("words", "start", "unit_ready"):
-                m.d.comb += getattr(unit, name).eq(
-                    getattr(dispatcher, f"{engine.name.lower()}_{name}"))
-            for name in ("done", "unit_next", "error"):
-                m.d.comb += getattr(dispatcher, f"{engine.name.lower()}_{name}").eq(
-                    getattr(unit, name))
-            # Each engine has its own register, as they lie far apart; those of the same input would
-            # become one.
-            abort = delayed(m, abort, 1, f"{engine.name.lower()}_abort")
-            m.d.comb += unit.abort.eq(abort)
+            connect(m, dispatcher.engines[engine].control, unit.control)
         # A word of MAXPOOL may wait long for its bank after the engine has given it away. The next
         # vector instruction begins behind its end, so that completions come one at a time, in the
         # order of the program, and progress is of the oldest instruction that is not complete.
-        vector_opcode = instruction_fields(dispatcher.vector_words, 1)["opcode"]
-        with m.If(vector_opcode == Opcode.MAXPOOL):
-            m.d.comb += dispatcher.vector_done.eq(crossbar.m.written_end)
+        control = dispatcher.vector.control
+        with m.If(instruction_fields(control.words, 1)["opcode"] == Opcode.MAXPOOL):
+            m.d.comb += control.done.eq(crossbar.m.written_end)
         self._blame(m, units)
 
     def _blame(self, m, units):
         """Who asked for what is not there."""
-        dispatcher, errors = units.dispatcher, units.crossbar.address_errors
+        run, shared = units.dispatcher.run, units.dispatcher.shared
+        errors = units.crossbar.address_errors
         # Beside the error of an item's write: whose it is, and whether its parameters are missing.
-        array_item = self.engines[Engine.ARRAY].item_valid
+        array_item = self.engines[Engine.ARRAY].items.valid
         from_array = delayed(m, array_item, Lanes.LATENCY + 1, "from_array")
         no_parameters = delayed(m, units.lanes.address_error, Lanes.LATENCY - 2, "no_parameters")
         wrong_item = errors.r | no_parameters
@@ -144,15 +127,13 @@ class Accelerator(wiring.Component):
         for of_result, culprits in enumerate((reads, results)):
             for engine, wrong in culprits.items():
                 with m.If(wrong):
-                    m.d.sync += [dispatcher.shared_error.eq(ErrorCode.ADDRESS),
-                                 dispatcher.shared_error_engine.eq(engine),
-                                 dispatcher.shared_error_of_result.eq(of_result)]
+                    m.d.sync += [shared.code.eq(ErrorCode.ADDRESS), shared.engine.eq(engine),
+                                 shared.of_result.eq(of_result)]
         with m.If(units.crossbar.conflict):
-            m.d.sync += [dispatcher.shared_error.eq(ErrorCode.BANK_CONFLICT),
-                         dispatcher.shared_error_engine.eq(Engine.ARRAY),
-                         dispatcher.shared_error_of_result.eq(0)]
-        with m.If(dispatcher.begin | ~dispatcher.busy):
-            m.d.sync += dispatcher.shared_error.eq(ErrorCode.NONE)
+            m.d.sync += [shared.code.eq(ErrorCode.BANK_CONFLICT), shared.engine.eq(Engine.ARRAY),
+                         shared.of_result.eq(0)]
+        with m.If(run.begin | ~run.busy):
+            m.d.sync += shared.code.eq(ErrorCode.NONE)
 
     def _compute(self, m, units):
         """Array and vector engine: their operands, the lanes, their results."""
@@ -165,16 +146,16 @@ class Accelerator(wiring.Component):
         connect(m, vector.w, crossbar.w)
         connect(m, vector.m, crossbar.m)
         connect(m, lanes.r, crossbar.r)
+        connect(m, array.items, lanes.array)
         connect(m, vector.vector, lanes.vector)
         connect(m, lanes.returned, vector.returned)
-        m.d.comb += lanes.array.valid.eq(array.item_valid)
-        for name, _ in lanes.array.payload.shape():
-            m.d.comb += lanes.array.payload[name].eq(getattr(array, f"item_{name}"))
+        connect(m, lanes.array_written, dispatcher.array.written)
+        # The results of the vector engine are written by the lanes, or through its own port.
         m.d.comb += [
-            dispatcher.array_progress.eq(lanes.array_progress),
-            dispatcher.array_complete.eq(lanes.array_complete),
-            dispatcher.vector_progress.eq(lanes.vector_progress | crossbar.m.written_progress),
-            dispatcher.vector_complete.eq(lanes.vector_complete | crossbar.m.written_end),
+            dispatcher.vector.written.progress.eq(
+                lanes.vector_written.progress | crossbar.m.written_progress),
+            dispatcher.vector.written.complete.eq(
+                lanes.vector_written.complete | crossbar.m.written_end),
         ]
         moved = lanes.r.valid & lanes.r.enable.any() | lanes.returned.valid | crossbar.m.written
         if self.target.bus_bits:
@@ -183,8 +164,7 @@ class Accelerator(wiring.Component):
 
     def _host_memory(self, m, units):
         """The host's windows into the memories, open while no program runs."""
-        target, host, crossbar = self.target, units.host, units.crossbar
-        registers, instructions, lanes = units.registers, units.instructions, units.lanes
+        target, host, registers = self.target, units.host, units.registers
         assert min(host.SETTLE_CYCLES, host.READ_CYCLES) > registers.READ_LATENCY
         # The memories lie far apart: they get the access a cycle later.
         address, write_data, strobe = (delayed(m, value, 1, f"host_{name}", reset_less=True)
@@ -192,77 +172,88 @@ class Accelerator(wiring.Component):
                                                            ("data", host.write_data),
                                                            ("strobe", host.write_strobe)))
         window, offset = address[28:], address[:28]
-        write = delayed(m, host.write, 1, "host_write")
-        reading = delayed(m, host.reading, 2, "host_reading")  # in_memory is of this address
-        idle = ~units.dispatcher.busy
-        word_bits = (target.word_bytes - 1).bit_length()
+        access = SimpleNamespace(
+            window=window, offset=offset, write_data=write_data, strobe=strobe,
+            write=delayed(m, host.write, 1, "host_write"),
+            reading=delayed(m, host.reading, 2, "host_reading"),  # in_memory is of this address
+            idle=~units.dispatcher.run.busy, in_memory=Signal(name="in_memory"))
         in_bank = Cat((window == _FIRST_BANK + k) & (offset < depth * target.word_bytes)
                       for k, depth in enumerate(target.bank_words))
-        in_memory = Signal()
         in_registers = window == Window.REGISTERS
-        m.d.sync += in_memory.eq(
+        m.d.sync += access.in_memory.eq(
             ((window == Window.INSTRUCTIONS) & (offset < 4 * target.instruction_words))
             | ((window == Window.PARAMETERS)
                & (offset < 4 * FIELDS_PER_CHANNEL * target.lanes * target.parameter_words))
             | in_bank.any())
-        m.d.sync += host.allowed.eq(Mux(in_registers, registers.known, in_memory & idle))
+        m.d.sync += host.allowed.eq(
+            Mux(in_registers, registers.known, access.in_memory & access.idle))
+        bank_data = self._host_banks(m, units, access)
+        m.d.sync += host.read_data.eq(Mux(
+            in_registers, registers.read_data,
+            Mux(window[2], bank_data,
+                Mux(window == Window.INSTRUCTIONS, units.instructions.read_data, 0))))
+        self._small_memories(m, units, access)
 
-        # Banks: one word of four bytes at a time.
-        n_pieces = target.word_bytes // 4
+    def _host_banks(self, m, units, access):
+        """The banks, one word of four bytes at a time; returns what the host reads."""
+        word_bytes, crossbar = self.target.word_bytes, units.crossbar
+        window, offset = access.window, access.offset
+        word_bits = (word_bytes - 1).bit_length()
+        n_pieces = word_bytes // 4
         piece = offset[2:word_bits] if n_pieces > 1 else 0
         bank_window = window[2]
         asked, answered = Signal(), Signal()
-        answer = Signal(8 * target.word_bytes, reset_less=True)
-        with m.If(~reading):
+        answer = Signal(8 * word_bytes, reset_less=True)
+        with m.If(~access.reading):
             m.d.sync += [asked.eq(0), answered.eq(0)]
         with m.Elif(crossbar.h.valid & crossbar.h.ready):
             m.d.sync += asked.eq(1)
         with m.If(crossbar.h.response_valid):
             m.d.sync += [answer.eq(crossbar.h.data.as_value()), answered.eq(1)]
-        reads_bank = reading & bank_window & in_memory & idle
-        m.d.sync += host.pending.eq(reads_bank & ~answered)
+        reads_bank = access.reading & bank_window & access.in_memory & access.idle
+        m.d.sync += units.host.pending.eq(reads_bank & ~answered)
         m.d.comb += [
             crossbar.h.valid.eq(reads_bank & ~asked),
             crossbar.h.bank.eq(window[:2]), crossbar.h.address.eq(offset[word_bits:]),
-            crossbar.h_write.valid.eq(write & bank_window),
+            crossbar.h_write.valid.eq(access.write & bank_window),
             crossbar.h_write.bank.eq(window[:2]),
             crossbar.h_write.address.eq(offset[word_bits:]),
             crossbar.h_write.enable.eq(Cat(
-                strobe[k % 4] & (piece == k // 4) for k in range(target.word_bytes))),
-            crossbar.h_write.data.as_value().eq(write_data.replicate(n_pieces)),
+                access.strobe[k % 4] & (piece == k // 4) for k in range(word_bytes))),
+            crossbar.h_write.data.as_value().eq(access.write_data.replicate(n_pieces)),
         ]
-        m.d.sync += host.read_data.eq(Mux(
-            in_registers, registers.read_data,
-            Mux(bank_window, answer.word_select(piece, 32),
-                Mux(window == Window.INSTRUCTIONS, instructions.read_data, 0))))
+        return answer.word_select(piece, 32)
 
-        # Instructions and parameters also come from a load.
-        small = self.engines[Engine.LOAD].small if Engine.LOAD in self.engines else None
-        is_parameter = Signal()
-        parameter = {"address": Signal.like(lanes.parameters.address),
-                     "data": Signal.like(lanes.parameters.data)}
+    def _small_memories(self, m, units, access):
+        """Instructions and parameters, which also come from a load."""
+        instructions, dispatcher, lanes = units.instructions, units.dispatcher, units.lanes
+        window, offset, write_data = access.window, access.offset, access.write_data
+        parameter = Signal(data.StructLayout({
+            "valid": 1, "address": lanes.parameters.address.shape(),
+            "data": lanes.parameters.data.shape()}))
         m.d.comb += [
             instructions.read_address.eq(Mux(
-                units.dispatcher.busy, units.dispatcher.fetch_address, offset >> 2)),
-            units.dispatcher.fetch_data.eq(instructions.read_data),
+                dispatcher.run.busy, dispatcher.fetch_address, offset >> 2)),
+            dispatcher.fetch_data.eq(instructions.read_data),
             instructions.write_address.eq(offset >> 2),
             instructions.write_data.eq(write_data),
-            instructions.write_enable.eq(write & (window == Window.INSTRUCTIONS)),
-            is_parameter.eq(write & (window == Window.PARAMETERS)),
-            parameter["address"].eq(offset >> 2), parameter["data"].eq(write_data),
+            instructions.write_enable.eq(access.write & (window == Window.INSTRUCTIONS)),
+            parameter.valid.eq(access.write & (window == Window.PARAMETERS)),
+            parameter.address.eq(offset >> 2), parameter.data.eq(write_data),
         ]
-        if small is not None:
-            with m.If(units.dispatcher.busy):
+        if Engine.LOAD in self.engines:
+            small = self.engines[Engine.LOAD].small
+            with m.If(dispatcher.run.busy):
                 m.d.comb += [
                     instructions.write_address.eq(small.address),
                     instructions.write_data.eq(small.data),
                     instructions.write_enable.eq(small.valid & small.is_instructions),
-                    is_parameter.eq(small.valid & ~small.is_instructions),
-                    parameter["address"].eq(small.address), parameter["data"].eq(small.data),
+                    parameter.valid.eq(small.valid & ~small.is_instructions),
+                    parameter.address.eq(small.address), parameter.data.eq(small.data),
                 ]
-        m.d.sync += lanes.parameters.valid.eq(is_parameter)
-        for name, value in parameter.items():
-            m.d.sync += registered(m, getattr(lanes.parameters, name)).eq(value)
+        m.d.sync += [lanes.parameters.valid.eq(parameter.valid),
+                     registered(m, lanes.parameters.address).eq(parameter.address),
+                     registered(m, lanes.parameters.data).eq(parameter.data)]
 
     def _transfer(self, m, units):
         """External memory, where there is one."""
@@ -273,13 +264,7 @@ class Accelerator(wiring.Component):
         connect_master(m, self.memory, load.bus, store.bus)
         connect(m, load.l, crossbar.l)
         connect(m, store.s, crossbar.s)
-        for name, unit in (("load", load), ("store", store)):
-            m.d.comb += [
-                unit.region_base.eq(registers.region_base),
-                unit.region_limit.eq(registers.region_limit),
-                getattr(dispatcher, f"{name}_progress").eq(unit.progress),
-                getattr(dispatcher, f"{name}_complete").eq(unit.complete),
-                getattr(dispatcher, f"{name}_flushing").eq(unit.busy),
-                getattr(dispatcher, f"{name}_previous").eq(unit.error_previous),
-                getattr(registers, f"{name}_bytes").eq(unit.bytes),
-            ]
+        connect(m, registers.region, load.region, store.region)
+        connect(m, load.written, dispatcher.load.written)
+        connect(m, store.written, dispatcher.store.written)
+        m.d.comb += [registers.load_bytes.eq(load.bytes), registers.store_bytes.eq(store.bytes)]

@@ -6,14 +6,17 @@ after the other. Nothing behind the array ever waits, so the pops of a tile foll
 distance that is known (`hw.rtl.array.sequencer` counts on it).
 """
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import FIELDS, Format
 from hw.rtl.array.array import ACCUMULATOR_WIDTH
 from hw.rtl.array.sequencer import tile_layout
 from hw.rtl.common.pipeline import delayed
+from hw.rtl.lanes.ports import array_item_layout
 
 __all__ = ["BYTES_PER_SUM", "CONFIG_LAYOUT", "Readout"]
 
@@ -37,16 +40,14 @@ class Readout(wiring.Component):
         come into use, kept until its first results arrive.
     last, tile : as given to the array. pop, row, row_place, results, results_valid : to and from
         the array.
-    valid, sums, bank, address, group, mask, parameter, plane, progress, instruction_end, and the
-        fields of the instruction that the lanes need : one group of sums (hw.rtl.lanes.lanes).
+    items : stream of array_item_layout, always ready; an item is one group of sums.
     """
 
     def __init__(self, *, target, array):
         self.target = target
         self.result_latency = array.result_latency
         self.pop_latency = array.pop_latency
-        lanes = target.lanes
-        self.groups_max = target.columns // lanes
+        self.groups_max = target.columns // target.lanes
         super().__init__({
             "config": In(CONFIG_LAYOUT), "config_load": In(1), "config_free": Out(1),
             "abort": In(1),
@@ -54,13 +55,7 @@ class Readout(wiring.Component):
             "pop": Out(1), "row": Out(range(target.rows)), "row_place": Out(range(array.n_tiles)),
             "results": In(data.ArrayLayout(signed(ACCUMULATOR_WIDTH), target.columns)),
             "results_valid": In(1),
-            "valid": Out(1),
-            "sums": Out(data.ArrayLayout(signed(ACCUMULATOR_WIDTH), lanes)),
-            "bank": Out(2), "address": Out(16), "group": Out(range(max(2, self.groups_max))),
-            "mask": Out(lanes), "parameter": Out(16), "plane": Out(range(BYTES_PER_SUM)),
-            "progress": Out(16), "instruction_end": Out(1),
-            "wide": Out(1), "gemmlowp": Out(1), "zero_point": Out(signed(8)),
-            "low": Out(signed(8)), "high": Out(signed(8)),
+            "items": Out(stream.Signature(array_item_layout(target), always_ready=True)),
         })
 
     def _pop_rows(self, m):
@@ -102,23 +97,37 @@ class Readout(wiring.Component):
                 delayed(m, row_last, latency, "popped_last"),
                 delayed(m, pop & tile.begins & (row == 0), latency, "begins"))
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
-        target, lanes, columns = self.target, self.target.lanes, self.target.columns
         popped_tile, popped_last, begins = self._pop_rows(m)
         waiting, c = (Signal(CONFIG_LAYOUT, name=n, reset_less=True) for n in ("waiting", "c"))
         waits = Signal()
         m.d.comb += self.config_free.eq(~waits)
+        row = self._hold_row(m, popped_tile, popped_last)
+        place = self._place_row(m, row, waiting, c, begins)
+        with m.If(begins):
+            m.d.sync += [c.eq(waiting), waits.eq(0)]
+        with m.If(self.config_load):
+            m.d.sync += [waiting.eq(self.config), waits.eq(1)]
+        with m.If(self.abort):
+            m.d.sync += [waits.eq(0), *(flag.eq(0) for flag in (
+                row.emitting, row.plane_end, row.row_end, row.tile_end, row.pixels_end))]
+        self._emit(m, row, place, c)
+        return m
 
-        # A popped row stays here while its groups and planes leave.
-        held = Signal(self.results.shape(), reset_less=True)
-        tile = Signal(self.tile.shape())
+    def _hold_row(self, m, popped_tile, popped_last):
+        """A popped row stays here while its groups and planes leave.
+
+        Returns its sums and tile, and what is emitted in this cycle: group, plane, and whether
+        that ends a sum, its row, tile and pixels: known before it is emitted.
+        """
+        held = Signal(self.results.shape(), name="held", reset_less=True)
+        tile = Signal(self.tile.shape(), name="tile")
         emitting = Signal()
         group = Signal(range(max(2, self.groups_max)))
         group_of_lane = [Signal.like(group, name=f"group_{k}", attrs={"keep": 1})
-                         for k in range(lanes)]  # copies, each for one lane's sum
+                         for k in range(self.target.lanes)]  # copies, each for one lane's sum
         plane = Signal(range(BYTES_PER_SUM))
-        # What is emitted ends a sum, its row, tile and pixels: known before it is emitted.
         plane_end, row_end, tile_end, pixels_end = (
             Signal(name=f"{n}_end") for n in ("plane", "row", "tile", "pixels"))
         group_last, row_last, pixels_last = (
@@ -145,14 +154,26 @@ class Readout(wiring.Component):
             m.d.sync += plane.eq(Mux(plane_end, 0, plane + 1))
         with m.If(plane_end):
             m.d.sync += [mine.eq(mine + 1) for mine in (group, *group_of_lane)]
+        with m.If(self.results_valid):
+            m.d.sync += [held.eq(self.results), tile.eq(popped_tile), group.eq(0), plane.eq(0),
+                         *(mine.eq(0) for mine in group_of_lane)]
+        return SimpleNamespace(
+            held=held, tile=tile, emitting=emitting, group=group, group_of_lane=group_of_lane,
+            plane=plane, plane_end=plane_end, row_end=row_end, tile_end=tile_end,
+            pixels_end=pixels_end)
 
-        # Where the row in hand goes: its pixel, and the channel tile.
+    def _place_row(self, m, row, waiting, c, begins):
+        """Where the row in hand goes: its pixel, and the channel tile.
+
+        waiting, c : the fields of the next instruction and of the present one.
+        """
+        columns = self.target.columns
         pixel_layout = data.StructLayout({"index": 24, "address": 16, "x_left": 16,
                                           "x_last": 1})
         pixel, tile_pixel, following, first = (
             Signal(pixel_layout, name=n)
             for n in ("pixel", "tile_pixel", "following_pixel", "first_pixel"))
-        channel, chunk, parameter = Signal(16), Signal(16), Signal(16)
+        channel, chunk, parameter = (Signal(16, name=n) for n in ("channel", "chunk", "parameter"))
         waiting_single, single = Signal(), Signal()  # lines of one pixel
         m.d.sync += waiting_single.eq(waiting.out_x_count == 1)
         m.d.comb += [
@@ -162,44 +183,43 @@ class Readout(wiring.Component):
             following.x_left.eq(Mux(pixel.x_last, c.out_x_count, pixel.x_left - 1)),
             following.x_last.eq(Mux(pixel.x_last, single, pixel.x_left == 2)),
         ]
-        with m.If(pixels_end):
+        with m.If(row.pixels_end):
             m.d.sync += [pixel.eq(following), tile_pixel.eq(following), channel.eq(0),
                          chunk.eq(0), parameter.eq(c.parameter_base)]
-        with m.Elif(tile_end):
+        with m.Elif(row.tile_end):
             m.d.sync += [pixel.eq(tile_pixel), channel.eq(channel + columns),
                          chunk.eq(chunk + 1), parameter.eq(parameter + self.groups_max)]
-        with m.Elif(row_end):
+        with m.Elif(row.row_end):
             m.d.sync += pixel.eq(following)
-        with m.If(self.results_valid):
-            m.d.sync += [held.eq(self.results), tile.eq(popped_tile), group.eq(0), plane.eq(0),
-                         *(mine.eq(0) for mine in group_of_lane)]
         with m.If(begins):
-            m.d.sync += [c.eq(waiting), single.eq(waiting_single), waits.eq(0), pixel.eq(first),
-                         tile_pixel.eq(first), channel.eq(0), chunk.eq(0),
-                         parameter.eq(waiting.parameter_base)]
-        with m.If(self.config_load):
-            m.d.sync += [waiting.eq(self.config), waits.eq(1)]
-        with m.If(self.abort):
-            m.d.sync += [waits.eq(0), *(flag.eq(0) for flag in (
-                emitting, plane_end, row_end, tile_end, pixels_end))]
+            m.d.sync += [single.eq(waiting_single), pixel.eq(first), tile_pixel.eq(first),
+                         channel.eq(0), chunk.eq(0), parameter.eq(waiting.parameter_base)]
+        return SimpleNamespace(pixel=pixel, channel=channel, chunk=chunk, parameter=parameter)
 
-        # Two stages: choose and add, then compare.
+    def _emit(self, m, row, place, c):
+        """The item of this cycle, in two stages: choose and add, then compare."""
+        lanes, held, group = self.target.lanes, row.held, row.group
         plane_address = Signal(16)
-        m.d.sync += plane_address.eq(Mux(plane_end | ~emitting, 0, plane_address + c.plane_step))
+        m.d.sync += plane_address.eq(
+            Mux(row.plane_end | ~row.emitting, 0, plane_address + c.plane_step))
         chosen = [Array(held[g * lanes + k] for g in range(self.groups_max))[
-            group_of_lane[k] if self.groups_max > 1 else 0] for k in range(lanes)]
-        sums = Signal(self.sums.shape(), reset_less=True)
+            row.group_of_lane[k] if self.groups_max > 1 else 0] for k in range(lanes)]
+        shapes = {name: field.shape for name, field in self.items.payload.shape()}
+        item = Signal(data.StructLayout(shapes | {"group": group.shape()}), name="item")
+        sums = Signal(item.sums.shape(), reset_less=True)
         in_image, valid, ends = Signal(), Signal(), Signal()
         lane_channel, address = Signal(16), Signal(16)
-        late = Signal(data.StructLayout({"group": self.group.shape(), "plane": self.plane.shape(),
+        late = Signal(data.StructLayout({"group": group.shape(), "plane": row.plane.shape(),
                                          "parameter": 16, "progress": 16}))
         m.d.sync += [
             *(mine.eq(value) for mine, value in zip(sums, chosen)),
-            valid.eq(emitting), in_image.eq(pixel.index < c.n_pixels),
-            lane_channel.eq(channel + (group << 2)),
-            address.eq(pixel.address + chunk + plane_address),
-            late.group.eq(group), late.plane.eq(plane), late.parameter.eq(parameter + group),
-            late.progress.eq(Mux(pixels_end, target.rows, 0)), ends.eq(pixels_end & tile.ends),
+            valid.eq(row.emitting), in_image.eq(place.pixel.index < c.n_pixels),
+            lane_channel.eq(place.channel + (group << 2)),
+            address.eq(place.pixel.address + place.chunk + plane_address),
+            late.group.eq(group), late.plane.eq(row.plane),
+            late.parameter.eq(place.parameter + group),
+            late.progress.eq(Mux(row.pixels_end, self.target.rows, 0)),
+            ends.eq(row.pixels_end & row.tile.ends),
         ]
         # The next instruction's first row may take over ``c`` while the last group is here.
         late_c = Signal(CONFIG_LAYOUT, reset_less=True)
@@ -207,12 +227,12 @@ class Readout(wiring.Component):
         mask = Cat((lane_channel + k < late_c.n_channels)
                    & (lane_channel + k >= late_c.first_channel) for k in range(lanes))
         m.d.sync += [
-            self.sums.eq(sums), self.valid.eq(valid), self.address.eq(address),
-            self.bank.eq(late_c.out_bank), self.mask.eq(Mux(in_image, mask, 0)),
-            self.group.eq(late.group), self.plane.eq(late.plane),
-            self.parameter.eq(late.parameter), self.progress.eq(late.progress),
-            self.instruction_end.eq(ends),
-            *(getattr(self, name).eq(late_c[name])
-              for name in ("wide", "gemmlowp", "zero_point", "low", "high")),
+            item.sums.eq(sums), self.items.valid.eq(valid), item.address.eq(address),
+            item.bank.eq(late_c.out_bank), item.mask.eq(Mux(in_image, mask, 0)),
+            item.group.eq(late.group), item.plane.eq(late.plane),
+            item.parameter.eq(late.parameter), item.progress.eq(late.progress),
+            item.instruction_end.eq(ends), item.wide.eq(late_c.wide),
+            item.gemmlowp.eq(late_c.gemmlowp), item.zero_point.eq(late_c.zero_point),
+            item.low.eq(late_c.low), item.high.eq(late_c.high),
         ]
-        return m
+        m.d.comb += [self.items.payload[name].eq(item[name]) for name in shapes]

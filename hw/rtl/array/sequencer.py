@@ -7,13 +7,16 @@ readout would still be busy with the tile before when this one's turn comes), an
 zeros meanwhile. The time to read a tile is known beforehand, as its readout never waits.
 """
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import FORMAT_WORDS, N_PLANES, ErrorCode, Feed, Format
+from hw.isa import N_PLANES, Engine, ErrorCode, Feed, Format
 from hw.rtl.array.walker import STEP_LAYOUT
 from hw.rtl.common.loops import Countdown
+from hw.rtl.control.ports import ArrayActivity, EngineControl
 from hw.rtl.control.slot import instruction_fields
 
 __all__ = ["ArraySequencer", "tile_layout"]
@@ -38,96 +41,116 @@ class ArraySequencer(wiring.Component):
 
     Members
     -------
-    words, start, done, unit_ready, unit_next, error, abort : as of an engine (hw.rtl.control.slot).
+    control : EngineControl.
     config_free, config_load : the readout can take, and takes, the instruction's fields.
     step_a, step_b : this slot, for the walkers. period_start : it is the first of its period;
         a_direct, b_direct : of direct feed.
     first, last : this slot holds the first / last element of a tile's reduction; tile : with last.
-    go, draining, chasing : what happens in this cycle, for the counters.
+    activity : ArrayActivity.
     """
 
     def __init__(self, target, n_tiles):
         self.target = target
         super().__init__({
-            "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.ARRAY])),
-            "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
-            "error": Out(ErrorCode), "abort": In(1),
+            "control": In(EngineControl(Engine.ARRAY)), "activity": Out(ArrayActivity()),
             "config_free": In(1), "config_load": Out(1),
             "step_a": Out(STEP_LAYOUT), "step_b": Out(STEP_LAYOUT),
             "period_start": Out(1), "a_direct": Out(1), "b_direct": Out(1),
             "first": Out(1), "last": Out(1), "tile": Out(tile_layout(target, n_tiles)),
-            "go": Out(1), "draining": Out(1), "chasing": Out(1),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
-        target = self.target
-        rows, columns, lanes = target.rows, target.columns, target.lanes
-        f = instruction_fields(self.words, format_=Format.ARRAY)
+        f = instruction_fields(self.control.words, format_=Format.ARRAY)
         slots, periods, inner, outer = counters = [Countdown(m, name, f[name]) for name in (
             "slots", "period_count", "inner_count", "outer_count")]
-        a_direct, b_direct = f["a_feed"] == Feed.DIRECT, f["b_feed"] == Feed.DIRECT
+        # go : a slot is taken in this cycle. loaded : the one before the first slot.
+        now = SimpleNamespace(go=Signal(name="go"), tile_end=Signal(name="tile_end"),
+                              loaded=Signal(name="loaded"), hold=Signal(range(_UNIT_LATENCY + 2)),
+                              channels_left=Signal(signed(17)), slots=slots, periods=periods,
+                              inner=inner, outer=outer)
+        now.finished = now.tile_end & inner.last & outer.last
+        with m.If(now.hold != 0):
+            m.d.sync += now.hold.eq(now.hold - 1)
+        drain_over, groups = self._drain(m, f, now)
+        self._decide(m, now, drain_over)
+        self._advance(m, f, now, groups)
+        config_free = self._load(m, now, counters)
+        self._run(m, f, now, self._impossible(m, f, counters), config_free)
+        return m
 
-        running = Signal()
-        hold = Signal(range(_UNIT_LATENCY + 2))
-        slot_first, period_first, tile_first = (
-            Signal(name=f"{n}_first") for n in ("slot", "period", "tile"))
-        index = Signal(8)
-        a_window, b_window = Signal(), Signal()
-        go, tile_end = Signal(), Signal()
-        place = Signal.like(self.tile.place)
-        with m.If(hold != 0):
-            m.d.sync += hold.eq(hold - 1)
+    def _drain(self, m, f, now):
+        """A tile's last element comes at least so long after the one before's as that is read.
 
-        # A tile's last element comes at least so long after the one before's as that is read.
-        groups_max = columns // lanes
+        Returns whether it is read by the end of the next period, and the groups of this tile.
+        """
+        lanes, rows = self.target.lanes, self.target.rows
+        groups_max = self.target.columns // lanes
         spacings = [0, *range(1, groups_max + 1)]
         drain_left = Signal(range(rows * groups_max * N_PLANES + 1))
         drain_top = Signal.like(drain_left)
         drain_over = Signal()  # in the next cycle
-        channels_left = Signal(signed(17))
         groups = Signal(range(groups_max + 1))
         n_groups = Signal.like(groups)
-        m.d.comb += n_groups.eq(1 + sum(channels_left > lanes * k for k in range(1, groups_max)))
+        m.d.comb += n_groups.eq(
+            1 + sum(now.channels_left > lanes * k for k in range(1, groups_max)))
         m.d.sync += [
             groups.eq(n_groups),
             drain_top.eq(Mux(f["wide"], *(
                 Array([max(1, rows * spacing) - 1 for spacing in times])[n_groups]
                 for times in ([N_PLANES * n for n in spacings], [max(n, 2) for n in spacings])))),
-            drain_left.eq(Mux(tile_end, drain_top, drain_left - drain_left.any())),
+            drain_left.eq(Mux(now.tile_end, drain_top, drain_left - drain_left.any())),
         ]
-        m.d.comb += drain_over.eq(Mux(tile_end, drain_top < f["slots"],
+        m.d.comb += drain_over.eq(Mux(now.tile_end, drain_top < f["slots"],
                                       drain_left <= f["slots"]))
+        return drain_over, groups
 
-        # Whether the next slot begins a unit of the chase, which must be there, and whether a
-        # tile's last period, for which the tile before must have been read.
+    def _decide(self, m, now, drain_over):
+        """Whether the next cycle takes a slot.
+
+        A slot that begins a unit of the chase needs that to be there, and one that begins a tile's
+        last period needs the tile before to have been read.
+        """
+        control, activity = self.control, self.activity
+        slots, periods, inner = now.slots, now.periods, now.inner
+        running = Signal()
         unit_first, unit_may_begin, last_first = (
             Signal(name=n) for n in ("unit_first", "unit_may_begin", "last_first"))
         next_unit_first, next_last_first, next_running = (
             Signal(name=n) for n in ("next_unit_first", "next_last_first", "next_running"))
-        next_may_begin = self.unit_ready & (hold <= 1)
-        finished = tile_end & inner.last & outer.last
-        loaded = Signal()
+        next_may_begin = control.unit_ready & (now.hold <= 1)
         m.d.comb += [
-            tile_end.eq(go & slots.last & periods.last),
-            next_running.eq((loaded | (running & ~finished)) & ~self.abort),
-            next_unit_first.eq(Mux(go, tile_end & inner.last, unit_first)),
-            next_last_first.eq(Mux(go, slots.last & Mux(periods.last, periods.single,
-                                                        periods.left == 2), last_first)),
-            self.chasing.eq(running & unit_first & ~unit_may_begin),
-            self.draining.eq(running & ~go & ~self.chasing), self.go.eq(go),
+            now.tile_end.eq(now.go & slots.last & periods.last),
+            next_running.eq((now.loaded | (running & ~now.finished)) & ~control.abort),
+            next_unit_first.eq(Mux(now.go, now.tile_end & inner.last, unit_first)),
+            next_last_first.eq(Mux(now.go, slots.last & Mux(periods.last, periods.single,
+                                                            periods.left == 2), last_first)),
+            activity.chasing.eq(running & unit_first & ~unit_may_begin),
+            activity.draining.eq(running & ~now.go & ~activity.chasing), activity.go.eq(now.go),
         ]
-        with m.If(loaded):
+        with m.If(now.loaded):
             m.d.comb += [next_unit_first.eq(1), next_last_first.eq(periods.single)]
         m.d.sync += [
             running.eq(next_running), unit_first.eq(next_unit_first),
             last_first.eq(next_last_first), unit_may_begin.eq(next_may_begin),
-            go.eq(next_running & ~(next_unit_first & ~next_may_begin)
-                  & ~(next_last_first & ~drain_over)),
-            self.unit_next.eq(go & unit_first),
+            now.go.eq(next_running & ~(next_unit_first & ~next_may_begin)
+                      & ~(next_last_first & ~drain_over)),
+            control.unit_next.eq(now.go & unit_first),
         ]
-        with m.If(go & unit_first):
-            m.d.sync += hold.eq(_UNIT_LATENCY + 1)
+        with m.If(now.go & unit_first):
+            m.d.sync += now.hold.eq(_UNIT_LATENCY + 1)
+
+    def _advance(self, m, f, now, groups):
+        """The loops go on with every slot; what walkers, feeders, array and readout hear of it."""
+        rows, columns = self.target.rows, self.target.columns
+        go, tile_end, slots, periods, inner = (now.go, now.tile_end, now.slots, now.periods,
+                                               now.inner)
+        a_direct, b_direct = (f[f"{port}_feed"] == Feed.DIRECT for port in "ab")
+        slot_first, period_first, tile_first = (
+            Signal(name=f"{n}_first") for n in ("slot", "period", "tile"))
+        index = Signal(8)
+        a_window, b_window = Signal(), Signal()
+        place = Signal.like(self.tile.place)
         with m.If(go):
             slots.step()
             m.d.sync += [
@@ -142,17 +165,21 @@ class ArraySequencer(wiring.Component):
         with m.If(tile_end):
             inner.step()
             m.d.sync += [tile_first.eq(0), place.eq(place + 1),
-                         channels_left.eq(Mux(inner.last, f["n_channels"],
-                                              channels_left - columns))]
+                         now.channels_left.eq(Mux(inner.last, f["n_channels"],
+                                                  now.channels_left - columns))]
             with m.If(inner.last):
-                outer.step()
+                now.outer.step()
+        with m.If(now.loaded):
+            m.d.sync += [slot_first.eq(1), period_first.eq(1), tile_first.eq(1), index.eq(0),
+                         a_window.eq(1), b_window.eq(1)]
 
         for step, active, advance, rewind in (
-                (self.step_a, a_direct | a_window, inner.last, finished),
+                (self.step_a, a_direct | a_window, inner.last, now.finished),
                 (self.step_b, b_direct | b_window, tile_end, inner.last)):
             m.d.comb += [
-                step.active.eq(go & active), step.period_end.eq(go & slots.last),
-                step.tile_end.eq(tile_end), step.advance.eq(advance), step.rewind.eq(rewind),
+                step.restart.eq(now.loaded), step.active.eq(go & active),
+                step.period_end.eq(go & slots.last), step.tile_end.eq(tile_end),
+                step.advance.eq(advance), step.rewind.eq(rewind),
             ]
         m.d.comb += [
             self.period_start.eq(go & slot_first),
@@ -160,36 +187,47 @@ class ArraySequencer(wiring.Component):
             self.first.eq(go & slot_first & period_first), self.last.eq(tile_end),
             self.tile.groups.eq(groups), self.tile.wide.eq(f["wide"]),
             self.tile.begins.eq(tile_first), self.tile.row_ends.eq(inner.last),
-            self.tile.ends.eq(inner.last & outer.last), self.tile.place.eq(place),
+            self.tile.ends.eq(inner.last & now.outer.last), self.tile.place.eq(place),
         ]
 
-        # Two steps: the fields, then all of them. They are there from `start` on.
-        short = Signal(len(counters) + 3)
-        impossible, config_free = Signal(), Signal()
+    def _impossible(self, m, f, counters):
+        """Whether the fields are, two cycles after they are there: each, then all of them."""
+        rows, columns = self.target.rows, self.target.columns
+        a_direct, b_direct = (f[f"{port}_feed"] == Feed.DIRECT for port in "ab")
+        short, impossible = Signal(len(counters) + 3), Signal()
         m.d.sync += [
             short.eq(Cat(*(~counter.count.any() for counter in counters), f["slots"] < 2,
                          ~a_direct & (f["slots"] < rows), ~b_direct & (f["slots"] < columns))),
-            impossible.eq(short.any()), config_free.eq(self.config_free)]
+            impossible.eq(short.any())]
+        return impossible
 
-        def give_up():
-            with m.If(self.abort):
-                m.next = "IDLE"
-
-        m.d.sync += loaded.eq(0)
-        with m.If(loaded):
+    def _load(self, m, now, counters):
+        """Counters and readout take an instruction; returns whether the readout can."""
+        config_free = Signal()
+        m.d.sync += [config_free.eq(self.config_free), now.loaded.eq(0)]
+        with m.If(now.loaded):
             for counter in counters:
                 m.d.sync += counter.load()
-            m.d.sync += [slot_first.eq(1), period_first.eq(1), tile_first.eq(1), index.eq(0),
-                         a_window.eq(1), b_window.eq(1)]
-        m.d.comb += [self.config_load.eq(loaded), self.step_a.restart.eq(loaded),
-                     self.step_b.restart.eq(loaded)]
+        m.d.comb += self.config_load.eq(now.loaded)
+        return config_free
 
-        # No state between `start` and the first slot costs a cycle, unless the readout still waits
-        # for the fields of the product before: `hold` is longer.
+    def _run(self, m, f, now, impossible, config_free):
+        """From ``start`` to ``done``.
+
+        No state between `start` and the first slot costs a cycle, unless the readout still waits
+        for the fields of the product before: `hold` is longer.
+        """
+        control = self.control
+
+        def give_up():
+            with m.If(control.abort):
+                m.next = "IDLE"
+
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += [hold.eq(_UNIT_LATENCY), channels_left.eq(f["n_channels"])]
+                with m.If(control.start):
+                    m.d.sync += [now.hold.eq(_UNIT_LATENCY),
+                                 now.channels_left.eq(f["n_channels"])]
                     m.next = "CHECK"
                 give_up()
             with m.State("CHECK"):
@@ -197,18 +235,17 @@ class ArraySequencer(wiring.Component):
                 give_up()
             with m.State("LOAD"):
                 with m.If(impossible):
-                    m.d.comb += self.error.eq(ErrorCode.FIELD)
+                    m.d.comb += control.error.eq(ErrorCode.FIELD)
                     m.next = "IDLE"
                 with m.Elif(config_free):
-                    m.d.sync += loaded.eq(1)
+                    m.d.sync += now.loaded.eq(1)
                     m.next = "RUN"
                 give_up()
             with m.State("RUN"):
-                with m.If(finished):
+                with m.If(now.finished):
                     m.next = "DONE"
                 give_up()
             with m.State("DONE"):  # the slot keeps the fields for the walkers' last two cycles
-                m.d.comb += self.done.eq(1)
+                m.d.comb += control.done.eq(1)
                 m.next = "IDLE"
                 give_up()
-        return m

@@ -10,6 +10,8 @@ tile walk    to where the slot walk of the tile ended, or by a fixed step
 Positions outside the tensor (padding, and what lies beyond the last tile) are flagged.
 """
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -62,64 +64,20 @@ class AddressWalker(wiring.Component):
             "pad": Out(signed(8)),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         f = self.fields
         position = data.StructLayout({"address": signed(WALK_WIDTH), "x_left": 16, "x_last": 1,
                                       "ix": signed(16), "iy": signed(16)})
         start, here, after = (Signal(position, name=n) for n in ("start", "here", "after"))
-        taps = data.StructLayout({"address": signed(WALK_WIDTH), "dx": signed(16),
-                                  "dy": signed(16)})
-        tap, move = Signal(taps), Signal(taps, reset_less=True)
-        group, k0, k1 = counters = [Countdown(m, name, count) for name, count in (
-            ("group", f.group), ("k0", f.k0_count), ("k1", f.k1_count))]
         x_single = Signal()
         m.d.sync += x_single.eq(f.x_count == 1)
-
-        # What happens in this slot, decided one cycle before.
-        step = self.step
-        rewind = step.restart | (step.tile_end & step.rewind)
-
-        def decided(of):
-            decisions = {"active": step.active, "period_end": step.period_end,
-                         "tile_end": step.tile_end | step.restart, "to_first": rewind,
-                         "to_following": step.tile_end & step.advance & ~rewind}
-            registers = [Signal(name=f"{name}{of}", attrs={"keep": 1}) for name in decisions]
-            m.d.sync += [register.eq(value)
-                         for register, value in zip(registers, decisions.values())]
-            return registers
-
         # The position has copies of its own: it lies apart from the sequencer.
-        active, period_end, tile_end, to_first, to_following = decided("")
-        here_active, here_period_end, here_tile_end, here_to_first, here_to_following = decided(
-            "_here")
-
-        # Slot walk: `after` is the position once this slot is done.
-        m.d.comb += after.eq(here)
-        with m.If(here_active):
-            with m.If(here.x_last):
-                m.d.comb += [after.address.eq(here.address + f.y_step), after.ix.eq(f.ix),
-                             after.iy.eq(here.iy + f.iy_step), after.x_left.eq(f.x_count),
-                             after.x_last.eq(x_single)]
-            with m.Else():
-                m.d.comb += [after.address.eq(here.address + f.x_step),
-                             after.ix.eq(here.ix + f.ix_step), after.x_left.eq(here.x_left - 1),
-                             after.x_last.eq(here.x_left == 2)]
-        m.d.sync += here.eq(after)
-
-        # Period walk. Periods have two slots at least, so that `move` is right when it is used.
-        m.d.sync += [getattr(move, to).eq(Mux(k0.last, Mux(k1.last, f[f"k2_{by}"], f[f"k1_{by}"]),
-                                              f[f"k0_{by}"]))
-                     for to, by in (("address", "step"), ("dx", "dx"), ("dy", "dy"))]
-        with m.If(period_end):
-            group.step()
-        with m.If(period_end & group.last):
-            m.d.sync += [tap.address.eq(tap.address + move.address),
-                         tap.dx.eq(tap.dx + move.dx), tap.dy.eq(tap.dy + move.dy)]
-            k0.step()
-            with m.If(k0.last):
-                k1.step()
-        with m.If(here_period_end & group.last):
+        slot, here_slot = self._decided(m, ""), self._decided(m, "_here")
+        self._walk_slots(m, here_slot, here, after, x_single)
+        tap, counters = self._walk_periods(m, slot)
+        group = counters[0]
+        with m.If(here_slot.period_end & group.last):
             m.d.sync += here.eq(start)
 
         # Tile walk.
@@ -130,20 +88,76 @@ class AddressWalker(wiring.Component):
                      following.eq(after)]
         with m.If(f.fixed):
             m.d.comb += [following.eq(start), following.address.eq(start.address + f.tile_step)]
-        with m.If(tile_end):
+        with m.If(slot.tile_end):
             m.d.sync += [tap.eq(0), *(c.load() for c in counters)]
-        with m.If(to_first):
+        with m.If(slot.to_first):
             m.d.sync += start.eq(first)
-        with m.If(to_following):
+        with m.If(slot.to_following):
             m.d.sync += start.eq(following)
-        with m.If(here_tile_end):
+        with m.If(here_slot.tile_end):
             m.d.sync += here.eq(start)
-        with m.If(here_to_first):
+        with m.If(here_slot.to_first):
             m.d.sync += here.eq(first)
-        with m.If(here_to_following):
+        with m.If(here_slot.to_following):
             m.d.sync += here.eq(following)
+        self._name(m, slot.active, here, tap)
+        return m
 
-        # Two stages: sums, then bounds.
+    def _decided(self, m, suffix):
+        """What happens in this slot, decided one cycle before; ``suffix``: of the registers."""
+        step = self.step
+        rewind = step.restart | (step.tile_end & step.rewind)
+        decisions = {"active": step.active, "period_end": step.period_end,
+                     "tile_end": step.tile_end | step.restart, "to_first": rewind,
+                     "to_following": step.tile_end & step.advance & ~rewind}
+        registers = {name: Signal(name=f"{name}{suffix}", attrs={"keep": 1})
+                     for name in decisions}
+        m.d.sync += [registers[name].eq(value) for name, value in decisions.items()]
+        return SimpleNamespace(**registers)
+
+    def _walk_slots(self, m, slot, here, after, x_single):
+        """Slot walk: `after` is the position once this slot is done."""
+        f = self.fields
+        m.d.comb += after.eq(here)
+        with m.If(slot.active):
+            with m.If(here.x_last):
+                m.d.comb += [after.address.eq(here.address + f.y_step), after.ix.eq(f.ix),
+                             after.iy.eq(here.iy + f.iy_step), after.x_left.eq(f.x_count),
+                             after.x_last.eq(x_single)]
+            with m.Else():
+                m.d.comb += [after.address.eq(here.address + f.x_step),
+                             after.ix.eq(here.ix + f.ix_step), after.x_left.eq(here.x_left - 1),
+                             after.x_last.eq(here.x_left == 2)]
+        m.d.sync += here.eq(after)
+
+    def _walk_periods(self, m, slot):
+        """Period walk: what it adds to a position, and its counters, the group's first.
+
+        Periods have two slots at least, so that `move` is right when it is used.
+        """
+        f = self.fields
+        taps = data.StructLayout({"address": signed(WALK_WIDTH), "dx": signed(16),
+                                  "dy": signed(16)})
+        tap, move = Signal(taps, name="tap"), Signal(taps, name="move", reset_less=True)
+        group, k0, k1 = counters = [Countdown(m, name, count) for name, count in (
+            ("group", f.group), ("k0", f.k0_count), ("k1", f.k1_count))]
+        for to, (step_0, step_1, step_2) in ((move.address, (f.k0_step, f.k1_step, f.k2_step)),
+                                             (move.dx, (f.k0_dx, f.k1_dx, f.k2_dx)),
+                                             (move.dy, (f.k0_dy, f.k1_dy, f.k2_dy))):
+            m.d.sync += to.eq(Mux(k0.last, Mux(k1.last, step_2, step_1), step_0))
+        with m.If(slot.period_end):
+            group.step()
+        with m.If(slot.period_end & group.last):
+            m.d.sync += [tap.address.eq(tap.address + move.address),
+                         tap.dx.eq(tap.dx + move.dx), tap.dy.eq(tap.dy + move.dy)]
+            k0.step()
+            with m.If(k0.last):
+                k1.step()
+        return tap, counters
+
+    def _name(self, m, active, here, tap):
+        """The outputs, in two stages: sums, then bounds."""
+        f = self.fields
         address = Signal(signed(WALK_WIDTH))
         ix = Signal(signed(17))
         iy = Signal(signed(17))
@@ -156,4 +170,3 @@ class AddressWalker(wiring.Component):
             self.inside.eq(~f.bounded | ((ix >= 0) & (ix < f.width)
                                          & (iy >= 0) & (iy < f.height))),
         ]
-        return m

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.isa import ErrorCode
 from hw.rtl.common.pipeline import delayed
-from hw.rtl.control.slot import ENGINES
+from hw.rtl.control.ports import ENGINES, SharedError
 
 __all__ = ["ErrorFinder"]
 
@@ -25,7 +25,7 @@ class ErrorFinder(wiring.Component):
 
     Members
     -------
-    begin, busy, moved, abort_request, watchdog_limit, cycle_limit, shared_... : as of Dispatcher.
+    begin, busy, moved, abort_request, watchdog_limit, cycle_limit, shared : as of Dispatcher.
     errors, previous, started, running, incomplete, oldest : by engine: its error, and whether that
         is of the instruction before; an instruction starts, runs, or is not complete; the number of
         the oldest one that is not.
@@ -40,8 +40,7 @@ class ErrorFinder(wiring.Component):
         super().__init__({
             "begin": In(1), "busy": In(1), "moved": In(1), "abort_request": In(1),
             "watchdog_limit": In(32), "cycle_limit": In(32),
-            "shared_error": In(ErrorCode), "shared_error_engine": In(2),
-            "shared_error_of_result": In(1),
+            "shared": In(SharedError()),
             "errors": In(data.ArrayLayout(ErrorCode, n)), "previous": In(n), "started": In(n),
             "running": In(n), "incomplete": In(n),
             "oldest": In(data.ArrayLayout(_NUMBER_WIDTH, n)),
@@ -80,10 +79,10 @@ class ErrorFinder(wiring.Component):
                 error.number.eq(here.number - previous)]
             arrived.append(here)
         then = [Array([delayed(m, numbers[e], self.SHARED_LATENCY, f"{name}_{e.name.lower()}")
-                       for e in ENGINES])[self.shared_error_engine]
+                       for e in ENGINES])[self.shared.engine]
                 for name, numbers in (("latest", latest), ("oldest", self.oldest))]
-        m.d.sync += [shared.code.eq(self.shared_error), shared.engine.eq(self.shared_error_engine),
-                     shared.number.eq(Mux(self.shared_error_of_result, then[1], then[0]))]
+        m.d.sync += [shared.code.eq(self.shared.code), shared.engine.eq(self.shared.engine),
+                     shared.number.eq(Mux(self.shared.of_result, then[1], then[0]))]
         m.d.sync += [ended.code.eq(Mux(expired | self.abort_request, ErrorCode.WATCHDOG,
                                        ErrorCode.NONE)),
                      nowhere.eq(~self.incomplete.any())]

@@ -7,13 +7,13 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import MAGIC, VERSION, Counter, Engine, ErrorCode, Register
+from hw.isa import MAGIC, VERSION, Counter, ErrorCode, Register
 from hw.rtl.common.pipeline import delayed, one_of
+from hw.rtl.control.ports import ENGINES, ArrayActivity, EngineState, Region, RunControl
 
 __all__ = ["ControlRegisters"]
 
 COUNTER_WIDTH = 64
-_ENGINES = len(Engine)
 _OFFSET_WIDTH = (Register.COUNTERS + COUNTER_WIDTH // 8 * len(Counter) - 1).bit_length()
 
 
@@ -25,11 +25,9 @@ class ControlRegisters(wiring.Component):
     offset, write, write_data : an access of the host to the register window; a write takes effect
         WRITE_LATENCY cycles later.
     known, read_data : what lies at ``offset``, READ_LATENCY cycles later.
-    start, single_step, abort_request : pulses, and how to start. program_address, region_base,
-        region_limit, cycle_limit, watchdog_limit : what the host has set.
-    busy, done, error, index, begin : of the dispatcher.
-    go, draining, chasing, waiting, blocked : what the array does in this cycle.
-    vector_busy, lanes_busy : likewise. load_bytes, store_bytes : bytes moved in this cycle.
+    run : RunControl, to the dispatcher. region : to the engines of transfers.
+    activity, array, vector : what the array does, and what the dispatcher says of both engines.
+    lanes_busy : a result is written or returned. load_bytes, store_bytes : moved in this cycle.
     """
 
     # Register, decoding; then the choice in two stages.
@@ -41,13 +39,9 @@ class ControlRegisters(wiring.Component):
         super().__init__({
             "offset": In(28), "write": In(1), "write_data": In(32),
             "known": Out(1), "read_data": Out(32),
-            "start": Out(1), "single_step": Out(1), "abort_request": Out(1),
-            "program_address": Out(16), "region_base": Out(32, init=0),
-            "region_limit": Out(32, init=0xFFFF_FFFF), "cycle_limit": Out(32),
-            "watchdog_limit": Out(32, init=target.watchdog),
-            "busy": In(1), "done": In(1), "error": In(ErrorCode), "index": In(16), "begin": In(1),
-            "go": In(1), "draining": In(1), "chasing": In(1), "waiting": In(1),
-            "blocked": In(_ENGINES), "vector_busy": In(1), "lanes_busy": In(1),
+            "run": Out(RunControl(target)), "region": Out(Region()),
+            "activity": In(ArrayActivity()), "array": In(EngineState()),
+            "vector": In(EngineState()), "lanes_busy": In(1),
             "load_bytes": In(8), "store_bytes": In(8),
         })
 
@@ -56,24 +50,25 @@ class ControlRegisters(wiring.Component):
 
         They know of a cycle three later: its events, what they add, the sum.
         """
-        held = Cat(self.waiting & self.blocked[k] & ~self.blocked[:k].any()
-                   for k in range(_ENGINES))
+        array, activity = self.array, self.activity
+        held = Cat(array.waiting & array.blocked[k] & ~array.blocked[:k].any()
+                   for k in range(len(ENGINES)))
         waits = (Counter.ARRAY_WAIT_ARRAY, Counter.ARRAY_WAIT_VECTOR, Counter.ARRAY_WAIT_LOAD,
                  Counter.ARRAY_WAIT_STORE)
-        moving = self.go | self.draining | self.chasing
+        moving = activity.go | activity.draining | activity.chasing
         events = {
-            Counter.CYCLES: 1, Counter.ARRAY_BUSY: self.go, Counter.ARRAY_DRAIN: self.draining,
-            Counter.ARRAY_CHASE: self.chasing,
+            Counter.CYCLES: 1, Counter.ARRAY_BUSY: activity.go,
+            Counter.ARRAY_DRAIN: activity.draining, Counter.ARRAY_CHASE: activity.chasing,
             Counter.ARRAY_FETCH: ~moving & ~held.any(),
-            Counter.VECTOR_BUSY: self.vector_busy, Counter.LANES_BUSY: self.lanes_busy,
+            Counter.VECTOR_BUSY: self.vector.running, Counter.LANES_BUSY: self.lanes_busy,
             Counter.LOAD_BYTES: self.load_bytes, Counter.STORE_BYTES: self.store_bytes,
         } | {counter: ~moving & held[k] for k, counter in enumerate(waits)}
         # Cleared by a register of their own, after a reset too.
         counts = Signal(data.ArrayLayout(COUNTER_WIDTH, len(Counter)), reset_less=True)
         clear = Signal(init=1)
-        m.d.sync += clear.eq(self.begin)
+        m.d.sync += clear.eq(self.run.begin)
         busy = Signal()
-        m.d.sync += busy.eq(self.busy)
+        m.d.sync += busy.eq(self.run.busy)
         for counter, event in events.items():
             event = delayed(m, Value.cast(event), 1, f"{counter.name.lower()}_event")
             amount = Signal(8, name=f"{counter.name.lower()}_amount")
@@ -95,37 +90,37 @@ class ControlRegisters(wiring.Component):
         def at(name, place):
             return delayed(m, inside & place, 1, f"at_{name.lower()}", reset_less=True)
 
-        refused = Signal()
-        settings = {Register.PROGRAM_ADDRESS: self.program_address,
-                    Register.REGION_BASE: self.region_base,
-                    Register.REGION_LIMIT: self.region_limit,
-                    Register.WATCHDOG: self.watchdog_limit,
-                    Register.CYCLE_LIMIT: self.cycle_limit}
-        m.d.sync += [self.start.eq(0), self.abort_request.eq(0)]
+        run, refused = self.run, Signal()
+        settings = {Register.PROGRAM_ADDRESS: run.program_address,
+                    Register.REGION_BASE: self.region.base,
+                    Register.REGION_LIMIT: self.region.limit,
+                    Register.WATCHDOG: run.watchdog_limit,
+                    Register.CYCLE_LIMIT: run.cycle_limit}
+        m.d.sync += [run.start.eq(0), run.abort_request.eq(0)]
         # A stopped program goes on behind the instruction that it stopped after.
         was_busy = Signal()
-        m.d.sync += was_busy.eq(self.busy)
-        with m.If(was_busy & ~self.busy):
-            m.d.sync += self.program_address.eq(self.index)
+        m.d.sync += was_busy.eq(run.busy)
+        with m.If(was_busy & ~run.busy):
+            m.d.sync += run.program_address.eq(run.index)
         chosen_register = {register: at(register.name, offset == register)
                            for register in Register if register != Register.COUNTERS}
         with m.If(write & chosen_register[Register.CONTROL]):
-            m.d.sync += self.abort_request.eq(write_data[2] & self.busy)
+            m.d.sync += run.abort_request.eq(write_data[2] & run.busy)
             with m.If(write_data[0]):
-                m.d.sync += refused.eq(self.busy)
-                with m.If(~self.busy):
-                    m.d.sync += [self.start.eq(1), self.single_step.eq(write_data[1])]
+                m.d.sync += refused.eq(run.busy)
+                with m.If(~run.busy):
+                    m.d.sync += [run.start.eq(1), run.single_step.eq(write_data[1])]
         for register, setting in settings.items():
             with m.If(write & chosen_register[register]):
                 m.d.sync += setting.eq(write_data)
-        error = Mux(self.error != ErrorCode.NONE, self.error,
+        error = Mux(run.error != ErrorCode.NONE, run.error,
                     Mux(refused, ErrorCode.START_WHILE_BUSY, ErrorCode.NONE))
         values = {
             Register.MAGIC: Const(MAGIC, 32), Register.VERSION: Const(VERSION, 32),
             Register.CONFIGURATION: Const(self.target.configuration_id, 32),
-            Register.CONTROL: Cat(Const(0, 1), self.single_step),
-            Register.STATUS: Cat(self.busy, self.done, error != 0, Const(0, 5), error),
-            Register.INSTRUCTION_INDEX: self.index,
+            Register.CONTROL: Cat(Const(0, 1), run.single_step),
+            Register.STATUS: Cat(run.busy, run.done, error != 0, Const(0, 5), error),
+            Register.INSTRUCTION_INDEX: run.index,
             Register.FEATURES: Cat(Const(self.target.bus_bits, 16), Const(self.target.packed, 1)),
         } | settings
         aligned = at("word", offset[:2] == 0)

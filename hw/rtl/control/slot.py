@@ -8,13 +8,13 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import COMMON_FIELDS, FIELDS, FORMAT_WORDS, Engine
+from hw.isa import COMMON_FIELDS, FIELDS, FORMAT_WORDS
 from hw.rtl.common.pipeline import registered
+from hw.rtl.control.ports import ENGINES
 
 __all__ = ["COMPLETED_WIDTH", "PROGRESS_WIDTH", "EngineSlot", "instruction_fields"]
 
 COMPLETED_WIDTH, PROGRESS_WIDTH = 16, 24
-ENGINES = tuple(Engine)
 
 
 def instruction_fields(words, n_words=None, *, format_=None):

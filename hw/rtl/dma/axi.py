@@ -55,15 +55,16 @@ class BusSignature(wiring.Signature):
         super().__init__(_read(bus_bits) | _write(bus_bits))
 
 
-def constant_controls(m, bus, channel, bus_bits):
-    """Give the address channel ``channel`` ("ar" or "aw") the controls that never change."""
-    size = (bus_bits // 8).bit_length() - 1
-    for name, value in (("size", size), ("burst", BURST_INCR), ("cache", CACHE)):
-        m.d.comb += getattr(bus, channel + name).eq(value)
+def constant_controls(m, bus_bits: int, *, size, burst, cache) -> None:
+    """Give an address channel the controls that never change: its signals of these names."""
+    m.d.comb += [size.eq((bus_bits // 8).bit_length() - 1), burst.eq(BURST_INCR), cache.eq(CACHE)]
 
 
-def connect_master(m, bus, *halves):
-    """Connect the buses of a LoadEngine and a StoreEngine to one port of BusSignature."""
+def connect_master(m, bus, *halves) -> None:
+    """Connect the buses of a LoadEngine and a StoreEngine to one port of BusSignature.
+
+    Each half is a part of the port: its members have the same names and ways there.
+    """
     for half in halves:
         for name, member in half.signature.members.items():
             outer, inner = getattr(bus, name), getattr(half, name)

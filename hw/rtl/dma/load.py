@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
-from hw.isa import ErrorCode, LocalMemory
+from hw.isa import Engine, ErrorCode, LocalMemory
 from hw.rtl.common.stream import RegisterSlice, SmallFIFO
 from hw.rtl.dma.axi import OKAY, ReadSignature, constant_controls
 from hw.rtl.dma.bursts import BURST_LAYOUT
@@ -38,6 +38,7 @@ class LoadEngine(TransferEngine):
     Out(SmallWriteSignature).
     """
 
+    ENGINE = Engine.LOAD
     FAILURE = ErrorCode.BUS_READ
     N_MEMORIES = len(LocalMemory)
     MAX_PENDING = 7  #: words that the crossbar may have accepted and not written
@@ -55,7 +56,7 @@ class LoadEngine(TransferEngine):
         m.submodules.beats = beats = SmallFIFO(
             data.StructLayout({"data": bus_bits, "resp": 2}), self.beats_held)
         m.submodules.bursts = bursts = SmallFIFO(BURST_LAYOUT, self.outstanding)
-        constant_controls(m, bus, "ar", bus_bits)
+        constant_controls(m, bus_bits, size=bus.arsize, burst=bus.arburst, cache=bus.arcache)
         wiring.connect(m, walker.line, issuer.line)
         m.d.comb += [
             bus.arvalid.eq(issuer.valid), issuer.ready.eq(bus.arready),
@@ -117,7 +118,7 @@ class LoadEngine(TransferEngine):
         with m.Elif((word_pushed & is_word_end & is_beat_end) | small_end):
             m.d.sync += n_words.eq(n_words + 1)
 
-        m.d.comb += stop.eq(self.control(
+        m.d.comb += stop.eq(self.supervise(
             m, walker, issuer, failed=take & is_bad, failed_parity=burst.parity,
             is_drained=all_written, retired=take & is_last_beat,
             progress=Mux(small_end, progress, written_progress),
@@ -146,7 +147,9 @@ class LoadEngine(TransferEngine):
             l.valid.eq(words.o.valid), words.o.ready.eq(l.ready),
             l.enable.eq(~0),
             *(words.i.payload[name].eq(value) for name, value in place.items()),
-            *(getattr(l, name).eq(words.o.payload[name]) for name in ("bank", "data", *place)),
+            l.bank.eq(words.o.payload.bank), l.data.eq(words.o.payload.data),
+            l.address.eq(words.o.payload.address), l.progress.eq(words.o.payload.progress),
+            l.instruction_end.eq(words.o.payload.instruction_end),
         ]
         n_pending = Signal(range(self.MAX_PENDING + 1))
         pushed = Signal()

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hw.isa import ErrorCode
+from hw.isa import Engine, ErrorCode
 from hw.rtl.common.stream import SmallFIFO
 from hw.rtl.dma.axi import OKAY, WriteSignature, constant_controls
 from hw.rtl.dma.bursts import BURST_LAYOUT
@@ -37,6 +37,7 @@ class StoreEngine(TransferEngine):
     bus : Out(WriteSignature). s : Out(bank_read_signature).
     """
 
+    ENGINE = Engine.STORE
     FAILURE = ErrorCode.BUS_WRITE
     N_MEMORIES = N_BANKS
 
@@ -54,7 +55,8 @@ class StoreEngine(TransferEngine):
         m.submodules.bursts = bursts = SmallFIFO(BURST_LAYOUT, depth)  # they still owe beats
         m.submodules.answers = answers = SmallFIFO(BURST_LAYOUT, depth)  # they await a response
         m.submodules.words = words = SmallFIFO(8 * self.target.word_bytes, self.words_held)
-        constant_controls(m, bus, "aw", self.target.bus_bits)
+        constant_controls(m, self.target.bus_bits, size=bus.awsize, burst=bus.awburst,
+                          cache=bus.awcache)
         m.d.comb += [
             bus.awvalid.eq(issuer.valid), issuer.ready.eq(bus.awready),
             bus.awaddr.eq(issuer.address), bus.awlen.eq(issuer.length), bus.bready.eq(1),
@@ -79,7 +81,7 @@ class StoreEngine(TransferEngine):
             m.d.sync += n_words.eq(Mux(burst.is_line_end, 0, n_arrived))
         m.d.comb += [
             answers.o.ready.eq(response),
-            stop.eq(self.control(
+            stop.eq(self.supervise(
                 m, walker, issuer, failed=response & is_bad, failed_parity=burst.parity,
                 is_drained=is_drained, retired=response,
                 progress=Mux(is_written & burst.is_line_end, n_arrived, 0),

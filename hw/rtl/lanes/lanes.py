@@ -16,36 +16,18 @@ from golden import arith
 from hw.rtl.array.array import ACCUMULATOR_WIDTH, MULTIPLIERS
 from hw.rtl.common.pipeline import Pipeline, registered
 from hw.rtl.common.stream import SkidBuffer
+from hw.rtl.control.ports import EngineProgress
+from hw.rtl.lanes.ports import ParameterWrite, array_item_layout
 from hw.rtl.lanes.rescaler import RescalerPipeline
 from hw.rtl.memory.crossbar import Write
-from hw.rtl.memory.scratchpad import FIELDS_PER_CHANNEL, ParameterMemory, exact_bits
+from hw.rtl.memory.scratchpad import FIELDS_PER_CHANNEL, ParameterMemory
 from hw.rtl.vector.ports import Which, returned_signature, vector_item_layout
 
-__all__ = ["PROGRESS_WIDTH", "Lanes", "array_item_layout"]
-
-PROGRESS_WIDTH = 16
+__all__ = ["Lanes"]
 
 _BYTE = 8
 # A multiplier and shift of 1: what passes a byte through unchanged.
 _IDENTITY_SHIFT = arith.MULTIPLIER_WIDTH - 1
-_VECTOR_ONLY = ("which", "multiplier", "shift")
-
-
-def array_item_layout(target):
-    """What the lanes need of a group of the array's sums.
-
-    ``sums``: one int32 per lane. ``bank``, ``address``, ``group``: lane i goes to byte
-    lanes * group + i of that word, if bit i of ``mask`` is set. ``parameter``: word of the
-    parameter memory. ``wide``: byte ``plane`` of the sums is written instead of their codes.
-    ``gemmlowp``, ``zero_point``, ``low``, ``high``: of the rescaling. ``progress``,
-    ``instruction_end``: come out when the item is written, or would be: also with an empty mask.
-
-    A vector item also has ``which``, ``multiplier``, ``shift`` (hw.rtl.vector.ports); those last
-    two take the place of the parameter word where ``which`` is not PARAMETERS, with a bias of 0,
-    and ``wide`` means nothing then.
-    """
-    return data.StructLayout({name: field.shape for name, field in vector_item_layout(target)
-                              if name not in _VECTOR_ONLY})
 
 
 class Lanes(wiring.Component):
@@ -54,14 +36,13 @@ class Lanes(wiring.Component):
     Members
     -------
     array : stream of array_item_layout, always ready. vector : stream of vector_item_layout.
-    parameters : {valid, address, data}, always accepted: 32-bit word `address` = 4 * channel +
-        field, as ParameterMemory takes it. An item that enters PARAMETER_LATENCY cycles after a
-        channel's last field, or later, uses it.
+    parameters : ParameterWrite. An item that enters PARAMETER_LATENCY cycles after a channel's
+        last field, or later, uses it.
     r : Write, for the crossbar. The word holds the codes in every group; `enable` says which count.
     returned : {valid, which, values}: results of the vector items FIRST_INPUT and SECOND_INPUT, in
         32 bits, in order. They are not written.
-    array_progress, vector_progress, array_complete, vector_complete : progress and
-        instruction_end of an item, in the cycle of its write; 0 otherwise.
+    array_written, vector_written : EngineProgress: progress and instruction_end of an item, in
+        the cycle of its write.
     address_error : the parameter word that an item needs, or that is written, is not there.
 
     One item per cycle. An array item, or a vector item that need not wait, is written or returned
@@ -78,12 +59,10 @@ class Lanes(wiring.Component):
         super().__init__({
             "array": In(stream.Signature(array_item_layout(target), always_ready=True)),
             "vector": In(stream.Signature(vector_item_layout(target))),
-            "parameters": In(wiring.Signature({
-                "valid": Out(1), "address": Out(16 + exact_bits(FIELDS_PER_CHANNEL)),
-                "data": Out(32)})),
+            "parameters": In(ParameterWrite()),
             "r": Out(Write(target.word_bytes)), "returned": Out(returned_signature(target)),
-            "array_progress": Out(PROGRESS_WIDTH), "vector_progress": Out(PROGRESS_WIDTH),
-            "array_complete": Out(1), "vector_complete": Out(1), "address_error": Out(1)})
+            "array_written": Out(EngineProgress()), "vector_written": Out(EngineProgress()),
+            "address_error": Out(1)})
 
     def _choose_part(self, m, names, arrays, vectors):
         """Some fields of this cycle's item, by name, with ``valid`` and ``from_array``.
@@ -226,9 +205,9 @@ class Lanes(wiring.Component):
             Value.cast(self.returned.which).eq(now.which)]
         returned = registered(m, self.returned.values)
         m.d.sync += [returned[k].eq(value) for k, value in enumerate(values)]
-        for name, mine in (("array", now.from_array), ("vector", ~now.from_array)):
+        for written, mine in ((self.array_written, now.from_array),
+                              (self.vector_written, ~now.from_array)):
             passes = now.valid & mine
-            m.d.sync += [
-                getattr(self, f"{name}_progress").eq(Mux(passes, now.progress, 0)),
-                getattr(self, f"{name}_complete").eq(passes & now.instruction_end)]
+            m.d.sync += [written.progress.eq(Mux(passes, now.progress, 0)),
+                         written.complete.eq(passes & now.instruction_end)]
         return m

@@ -12,8 +12,9 @@ from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.isa import FORMAT_WORDS, ErrorCode, Format
+from hw.isa import Engine, ErrorCode, Format
 from hw.rtl.common.pipeline import own_copy
+from hw.rtl.control.ports import EngineControl
 from hw.rtl.control.slot import instruction_fields
 from hw.rtl.memory.crossbar import Read, WaitingWrite
 from hw.rtl.memory.scratchpad import word_layout
@@ -42,15 +43,12 @@ class VectorEngine(wiring.Component):
 
     Members
     -------
-    words : the instruction, stable from ``start`` to ``done``. start : pulse, not while ``busy``.
-    done : pulse, the last item has gone to the lanes, or the last word of MAXPOOL to ``m``.
-    unit_ready, unit_next : the chase; a unit is an output line, of ADD a pixel, of LINEAR all.
-        ``unit_ready`` is looked at three cycles after ``start`` or ``unit_next`` at the earliest.
-        Weights are not chased; they must be there at ``start``.
-    error : ErrorCode for one cycle, in place of ``done``; nothing was read.
+    control : EngineControl. ``start`` comes not while ``busy``. ``done``: the last item has gone to
+        the lanes, or the last word of MAXPOOL to ``m``. A unit of the chase is an output line, of
+        ADD a pixel, of LINEAR all. Weights are not chased; they must be there at ``start``. After
+        an ``error`` nothing was read. As long as ``abort`` is up, reads and items under way are
+        forgotten. It must stay up until they have come back.
     reset : in the next cycle everything is reset.
-    abort : level; as long as it is up, reads and items under way are forgotten. It must stay up
-        until they have come back.
     busy : from the cycle after ``start`` on.
     v, w : read ports of the crossbar, for the input and the weights. m : its write port, for
         MAXPOOL, which gives its progress and end there.
@@ -61,9 +59,7 @@ class VectorEngine(wiring.Component):
         self.target = target
         word = word_layout(target.word_bytes)
         super().__init__({
-            "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])),
-            "start": In(1), "done": Out(1), "unit_ready": In(1), "unit_next": Out(1),
-            "error": Out(ErrorCode), "reset": In(1), "abort": In(1), "busy": Out(1),
+            "control": In(EngineControl(Engine.VECTOR)), "reset": In(1), "busy": Out(1),
             "v": Out(Read(word)), "w": Out(Read(data.ArrayLayout(word, 2))),
             "vector": Out(stream.Signature(vector_item_layout(target))),
             "returned": In(returned_signature(target)),
@@ -74,30 +70,30 @@ class VectorEngine(wiring.Component):
         load = Signal()
         count = Signal(range(Geometry.LATENCY + 1))
         preparing, running = Signal(), Signal()
-        m.d.sync += [self.done.eq(0), self.error.eq(ErrorCode.NONE), load.eq(0)]
-        with m.If(self.start):
+        m.d.sync += [self.control.done.eq(0), self.control.error.eq(ErrorCode.NONE), load.eq(0)]
+        with m.If(self.control.start):
             m.d.sync += [preparing.eq(1), count.eq(1)]
         with m.If(preparing):
             m.d.sync += count.eq(count + 1)
             with m.If((count == Geometry.FAULT_LATENCY) & geometry.impossible):
-                m.d.sync += [preparing.eq(0), self.error.eq(ErrorCode.FIELD)]
+                m.d.sync += [preparing.eq(0), self.control.error.eq(ErrorCode.FIELD)]
             with m.If(count == Geometry.LATENCY - 1):
                 m.d.sync += [preparing.eq(0), running.eq(1), load.eq(1)]
         with m.If(running & finished):
-            m.d.sync += [running.eq(0), self.done.eq(1)]
-        with m.If(self.abort | own_copy(m, self.reset, "control_reset")):
-            m.d.sync += [preparing.eq(0), running.eq(0), load.eq(0), self.done.eq(0),
-                         self.error.eq(ErrorCode.NONE)]
+            m.d.sync += [running.eq(0), self.control.done.eq(1)]
+        with m.If(self.control.abort | own_copy(m, self.reset, "control_reset")):
+            m.d.sync += [preparing.eq(0), running.eq(0), load.eq(0), self.control.done.eq(0),
+                         self.control.error.eq(ErrorCode.NONE)]
         m.d.comb += self.busy.eq(preparing | running)
         return load
 
     def elaborate(self, platform):
         m = Module()
         target = self.target
-        f = instruction_fields(self.words, format_=Format.VECTOR)
+        f = instruction_fields(self.control.words, format_=Format.VECTOR)
         units = {}
         clear = Signal()
-        m.d.sync += clear.eq(self.abort | self.start | self.reset)
+        m.d.sync += clear.eq(self.control.abort | self.control.start | self.reset)
 
         def add(name, unit):
             units[name] = unit
@@ -117,8 +113,8 @@ class VectorEngine(wiring.Component):
         g = geometry.geometry
         load = self._control(m, geometry, emitter.finished)
 
-        m.d.comb += [geometry.words.eq(self.words), geometry.start.eq(self.start),
-                     emitter.words.eq(self.words)]
+        m.d.comb += [geometry.words.eq(self.control.words), geometry.start.eq(self.control.start),
+                     emitter.words.eq(self.control.words)]
         for unit in (steps, weights, operands, adder, places, emitter):
             m.d.comb += unit.geometry.eq(g)
         for name in ("steps", "weights", "add", "places"):
@@ -135,8 +131,8 @@ class VectorEngine(wiring.Component):
             operands.pad.eq(f["pad"])]
 
         m.d.comb += [
-            steps.chases.eq(f["chase"]), steps.unit_ready.eq(self.unit_ready),
-            self.unit_next.eq(steps.unit_next),
+            steps.chases.eq(f["chase"]), steps.unit_ready.eq(self.control.unit_ready),
+            self.control.unit_next.eq(steps.unit_next),
             steps.used.eq(operands.used), self.v.valid.eq(steps.requests.valid),
             steps.requests.ready.eq(self.v.ready), self.v.bank.eq(steps.requests.payload.bank),
             self.v.address.eq(steps.requests.payload.address),
