@@ -5,6 +5,8 @@ the algorithm, its widths and its source); about 200 clocks later m, B and sh ar
 second pass gives y = clamp((q * m + B + half) >> sh), one code per clock.
 """
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -137,7 +139,7 @@ class RangeBatchNorm(wiring.Component):
         super().__init__({"parameters": In(stream.Signature(PARAMETERS)),
                           "i": In(stream.Signature(CODE)), "o": Out(stream.Signature(CODE))})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.statistics = statistics = RangeStatistics()
         m.submodules.divider = divider = Divider(range_norm.DIVIDEND_WIDTH,
@@ -145,118 +147,31 @@ class RangeBatchNorm(wiring.Component):
         core = RangeNormApply(self.multiplier_class)
         m.submodules.apply = apply = Elastic(core)
         wiring.connect(m, apply.o, wiring.flipped(self.o))
-
         now = Signal(PARAMETERS)
-        left = Signal(COUNT)            # codes of this pass still to come
-        chunk_left = Signal(COUNT)
-        is_first = Signal()
-        wait = Signal(range(max(RangeStatistics.DELAY, core.LATENCY) + 1))
-        chunk_length = Signal(COUNT)
-        n_chunks = range_norm.N_CHUNKS
-
-        fraction, guard = range_norm.FRACTION_WIDTH, range_norm.GUARD_WIDTH
-        denominator = Signal(range_norm.DENOMINATOR_WIDTH)
-        shift = Signal(signed(PARAMETERS["shift"].width + 2))
-        magnitude = Signal(MAGNITUDE)
-        rounded = Signal(QUOTIENT)
-        is_zero = Signal()
+        # Codes of this pass still to come, and cycles of a pipeline.
+        left, wait = Signal(COUNT), Signal(range(max(RangeStatistics.DELAY, core.LATENCY) + 1))
+        slope = SimpleNamespace(
+            negative=now.gain < 0, denominator=Signal(range_norm.DENOMINATOR_WIDTH),
+            shift=Signal(signed(PARAMETERS["shift"].width + 2)), magnitude=Signal(MAGNITUDE),
+            rounded=Signal(QUOTIENT), is_zero=Signal())
+        bias = Signal(signed(range_norm.BIAS_WIDTH + range_norm.GUARD_WIDTH))
         half = Signal(range_norm.SHIFT_MAX)
-        remaining = Signal(MAGNITUDE)   # multiplier bits not yet added
-        addend = Signal(SUM.width + MAGNITUDE.width)
-        product = Signal(SUM.width + MAGNITUDE.width)
-        bias = Signal(signed(range_norm.BIAS_WIDTH + guard))
-        align = Signal(signed(PARAMETERS["shift"].width + 2))
-        offset = Signal(signed(MAGNITUDE.width + CODE.width + guard + 1))
-        negative = now.gain < 0
-        m.d.comb += [chunk_length.eq((now.count + n_chunks - 1) >> (n_chunks - 1).bit_length()),
-                     statistics.code.eq(self.i.payload), statistics.first.eq(is_first),
-                     statistics.last.eq((chunk_left == 1) | (left == 1)),
-                     apply.i.payload.eq(self.i.payload)]
+        m.d.comb += [statistics.code.eq(self.i.payload), apply.i.payload.eq(self.i.payload)]
 
         with m.FSM():
-            with m.State("PARAMETERS"):
-                m.d.comb += [self.parameters.ready.eq(1), statistics.clear.eq(1)]
-                m.d.sync += now.eq(self.parameters.payload)
-                with m.If(self.parameters.valid):
-                    m.next = "BEGIN"
-            with m.State("BEGIN"):
-                m.d.sync += [left.eq(now.count), chunk_left.eq(chunk_length), is_first.eq(1),
-                             wait.eq(RangeStatistics.DELAY)]
-                m.next = "STATISTICS"
-            with m.State("STATISTICS"):
-                m.d.comb += [self.i.ready.eq(1), statistics.valid.eq(self.i.valid)]
-                with m.If(self.i.valid):
-                    m.d.sync += [left.eq(left - 1), is_first.eq(chunk_left == 1),
-                                 chunk_left.eq(Mux(chunk_left == 1, chunk_length, chunk_left - 1))]
-                    with m.If(left == 1):
-                        m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 1):
-                    m.next = "DENOMINATOR"
-            with m.State("DENOMINATOR"):
-                spread = Mux(statistics.spread == 0, 1, statistics.spread)
-                m.d.sync += [denominator.eq((spread << fraction) + now.epsilon),
-                             shift.eq(now.shift)]
-                m.next = "NORMALISE"
-            with m.State("NORMALISE"):
-                with m.If(denominator[-1]):
-                    m.d.comb += [
-                        divider.start.eq(1), divider.divisor.eq(denominator),
-                        divider.dividend.eq(
-                            Mux(negative, -now.gain, now.gain)[:range_norm.GAIN_WIDTH]
-                            << range_norm.QUOTIENT_SHIFT)]
-                    m.next = "SLOPE"
-                with m.Else():
-                    m.d.sync += [denominator.eq(denominator << 1), shift.eq(shift - 1)]
-            with m.State("SLOPE"):
-                with m.If(~divider.busy):
-                    m.d.sync += [rounded.eq((divider.quotient[:QUOTIENT.width] + 1) >> 1),
-                                 is_zero.eq((statistics.spread == 0) | (now.gain == 0)
-                                            | (shift > range_norm.SHIFT_MAX))]
-                    m.next = "SATURATE"
-            with m.State("SATURATE"):
-                m.d.sync += magnitude.eq(Mux(rounded > range_norm.MULTIPLIER_MAX,
-                                             range_norm.MULTIPLIER_MAX, rounded))
-                with m.If(is_zero):
-                    m.d.sync += [magnitude.eq(0), shift.eq(range_norm.ZERO_SHIFT)]
-                m.next = "MEAN"
-            with m.State("MEAN"):
-                m.d.sync += [remaining.eq(magnitude), addend.eq(statistics.total), product.eq(0),
-                             align.eq(shift + guard - fraction), bias.eq(now.beta)]
-                m.next = "PRODUCT"
-            with m.State("PRODUCT"):
-                m.d.sync += [remaining.eq(remaining >> 1), addend.eq(addend << 1)]
-                with m.If(remaining[0]):
-                    m.d.sync += product.eq(product + addend)
-                with m.If(remaining == 0):
-                    m.next = "ROUND"
-            with m.State("ROUND"):
-                m.d.comb += [divider.start.eq(1), divider.divisor.eq(now.count),
-                             divider.dividend.eq((product << guard) + (now.count >> 1))]
-                m.next = "ALIGN"
-            with m.State("ALIGN"):
-                with m.If(align > 0):
-                    m.d.sync += [bias.eq(bias << 1), align.eq(align - 1)]
-                with m.Elif(align < 0):
-                    m.d.sync += [bias.eq(bias >> 1), align.eq(align + 1)]
-                with m.Elif(~divider.busy):
-                    m.d.sync += offset.eq(
-                        magnitude * Const(range_norm.CODE_OFFSET << guard)
-                        - divider.quotient[:len(offset) - 1])
-                    m.next = "OFFSET"
-            with m.State("OFFSET"):
-                m.d.sync += bias.eq(Mux(negative, bias - offset, bias + offset))
-                m.next = "ROUND_BIAS"
+            self._measure(m, now, statistics, left, wait)
+            self._find_slope(m, now, statistics, divider, slope)
+            self._find_bias(m, now, statistics, divider, slope, bias)
             with m.State("ROUND_BIAS"):
-                m.d.sync += [bias.eq(arith.round_shift(bias, guard)),
-                             half.eq(Const(1, 1) << shift[:len(core.shift)] >> 1)]
+                m.d.sync += [bias.eq(arith.round_shift(bias, range_norm.GUARD_WIDTH)),
+                             half.eq(Const(1, 1) << slope.shift[:len(core.shift)] >> 1)]
                 m.next = "HALF"
             with m.State("HALF"):
                 m.d.sync += [core.bias.eq(bias + half),
-                             core.multiplier.eq(Mux(negative, -magnitude, magnitude)),
-                             core.shift.eq(shift), core.low.eq(now.low), core.high.eq(now.high),
-                             left.eq(now.count), wait.eq(core.LATENCY)]
+                             core.multiplier.eq(
+                                 Mux(slope.negative, -slope.magnitude, slope.magnitude)),
+                             core.shift.eq(slope.shift), core.low.eq(now.low),
+                             core.high.eq(now.high), left.eq(now.count), wait.eq(core.LATENCY)]
                 m.next = "APPLY"
             with m.State("APPLY"):
                 m.d.comb += [self.i.ready.eq(apply.i.ready), apply.i.valid.eq(self.i.valid)]
@@ -269,3 +184,100 @@ class RangeBatchNorm(wiring.Component):
                 with m.If(wait == 1):
                     m.next = "PARAMETERS"
         return m
+
+    def _measure(self, m, now, statistics, left, wait):
+        """A channel's parameters, and the first pass over its codes."""
+        n_chunks = range_norm.N_CHUNKS
+        chunk_length, chunk_left = Signal(COUNT), Signal(COUNT)
+        is_first = Signal()
+        m.d.comb += [chunk_length.eq((now.count + n_chunks - 1) >> (n_chunks - 1).bit_length()),
+                     statistics.first.eq(is_first),
+                     statistics.last.eq((chunk_left == 1) | (left == 1))]
+        with m.State("PARAMETERS"):
+            m.d.comb += [self.parameters.ready.eq(1), statistics.clear.eq(1)]
+            m.d.sync += now.eq(self.parameters.payload)
+            with m.If(self.parameters.valid):
+                m.next = "BEGIN"
+        with m.State("BEGIN"):
+            m.d.sync += [left.eq(now.count), chunk_left.eq(chunk_length), is_first.eq(1),
+                         wait.eq(RangeStatistics.DELAY)]
+            m.next = "STATISTICS"
+        with m.State("STATISTICS"):
+            m.d.comb += [self.i.ready.eq(1), statistics.valid.eq(self.i.valid)]
+            with m.If(self.i.valid):
+                m.d.sync += [left.eq(left - 1), is_first.eq(chunk_left == 1),
+                             chunk_left.eq(Mux(chunk_left == 1, chunk_length, chunk_left - 1))]
+                with m.If(left == 1):
+                    m.next = "SETTLE"
+        with m.State("SETTLE"):
+            m.d.sync += wait.eq(wait - 1)
+            with m.If(wait == 1):
+                m.next = "DENOMINATOR"
+
+    def _find_slope(self, m, now, statistics, divider, slope):
+        """Magnitude and shift of the multiplier: the gain divided by the spread."""
+        denominator, shift = slope.denominator, slope.shift
+        with m.State("DENOMINATOR"):
+            spread = Mux(statistics.spread == 0, 1, statistics.spread)
+            m.d.sync += [denominator.eq((spread << range_norm.FRACTION_WIDTH) + now.epsilon),
+                         shift.eq(now.shift)]
+            m.next = "NORMALISE"
+        with m.State("NORMALISE"):
+            with m.If(denominator[-1]):
+                m.d.comb += [
+                    divider.start.eq(1), divider.divisor.eq(denominator),
+                    divider.dividend.eq(
+                        Mux(slope.negative, -now.gain, now.gain)[:range_norm.GAIN_WIDTH]
+                        << range_norm.QUOTIENT_SHIFT)]
+                m.next = "SLOPE"
+            with m.Else():
+                m.d.sync += [denominator.eq(denominator << 1), shift.eq(shift - 1)]
+        with m.State("SLOPE"):
+            with m.If(~divider.busy):
+                m.d.sync += [slope.rounded.eq((divider.quotient[:QUOTIENT.width] + 1) >> 1),
+                             slope.is_zero.eq((statistics.spread == 0) | (now.gain == 0)
+                                              | (shift > range_norm.SHIFT_MAX))]
+                m.next = "SATURATE"
+        with m.State("SATURATE"):
+            m.d.sync += slope.magnitude.eq(Mux(slope.rounded > range_norm.MULTIPLIER_MAX,
+                                               range_norm.MULTIPLIER_MAX, slope.rounded))
+            with m.If(slope.is_zero):
+                m.d.sync += [slope.magnitude.eq(0), shift.eq(range_norm.ZERO_SHIFT)]
+            m.next = "MEAN"
+
+    def _find_bias(self, m, now, statistics, divider, slope, bias):
+        """Beta less the mean times the multiplier, with guard bits."""
+        guard = range_norm.GUARD_WIDTH
+        remaining = Signal(MAGNITUDE)  # multiplier bits not yet added
+        addend = Signal(SUM.width + MAGNITUDE.width)
+        product = Signal(SUM.width + MAGNITUDE.width)
+        align = Signal(signed(PARAMETERS["shift"].width + 2))
+        offset = Signal(signed(MAGNITUDE.width + CODE.width + guard + 1))
+        with m.State("MEAN"):
+            m.d.sync += [remaining.eq(slope.magnitude), addend.eq(statistics.total),
+                         product.eq(0), bias.eq(now.beta),
+                         align.eq(slope.shift + guard - range_norm.FRACTION_WIDTH)]
+            m.next = "PRODUCT"
+        with m.State("PRODUCT"):
+            m.d.sync += [remaining.eq(remaining >> 1), addend.eq(addend << 1)]
+            with m.If(remaining[0]):
+                m.d.sync += product.eq(product + addend)
+            with m.If(remaining == 0):
+                m.next = "ROUND"
+        with m.State("ROUND"):
+            m.d.comb += [divider.start.eq(1), divider.divisor.eq(now.count),
+                         divider.dividend.eq((product << guard) + (now.count >> 1))]
+            m.next = "ALIGN"
+        with m.State("ALIGN"):
+            with m.If(align > 0):
+                m.d.sync += [bias.eq(bias << 1), align.eq(align - 1)]
+            with m.Elif(align < 0):
+                m.d.sync += [bias.eq(bias >> 1), align.eq(align + 1)]
+            with m.Elif(~divider.busy):
+                m.d.sync += offset.eq(
+                    slope.magnitude * Const(range_norm.CODE_OFFSET << guard)
+                    - divider.quotient[:len(offset) - 1])
+                m.next = "OFFSET"
+        with m.State("OFFSET"):
+            m.d.sync += bias.eq(Mux(slope.negative, bias - offset, bias + offset))
+            m.next = "ROUND_BIAS"

@@ -41,35 +41,36 @@ def run(machine, instructions, abort_at=None):
 
     async def testbench(ctx):
         waiting, todo, quiet, cycles = deque(), list(instructions), 0, 0
-        ctx.set(dut.unit_ready, 1)
+        ctx.set(dut.control.unit_ready, 1)
         idle, rest = True, 0
         while quiet < DRAIN_CYCLES:
             quiet = 0 if todo or not idle else quiet + 1
             aborts = abort_at is not None and abort_at <= cycles < abort_at + ABORT_CYCLES
-            ctx.set(dut.abort, aborts)
+            ctx.set(dut.control.abort, aborts)
             if aborts:
                 todo, idle = list(instructions), True
                 items.clear()
-            assert not ctx.get(dut.error)
+            assert not ctx.get(dut.control.error)
             cycles += 1
             assert cycles < WATCHDOG, "not done"
             starts = idle and bool(todo) and not aborts and not rest
             rest = max(0, rest - 1)
-            ctx.set(dut.start, starts)
+            ctx.set(dut.control.start, starts)
             if starts:
-                ctx.set(dut.words, encode(**todo.pop(0))[:FORMAT_WORDS[Format.ARRAY]])
+                ctx.set(dut.control.words, encode(**todo.pop(0))[:FORMAT_WORDS[Format.ARRAY]])
                 idle = False
-            if ctx.get(dut.done):
+            if ctx.get(dut.control.done):
                 idle, rest = True, SLOT_CYCLES - 1
             waiting.append([(port, ctx.get(bus.valid), ctx.get(bus.bank), ctx.get(bus.address))
                             for port, bus in (("a", dut.a), ("b", dut.b))])
             if len(waiting) > Crossbar.READ_LATENCY:
                 for port, word in operands(machine, waiting.popleft()).items():
                     ctx.set(getattr(dut, port).data, word)
-            if ctx.get(dut.item_valid):
-                items.append({name: ctx.get(getattr(dut, f"item_{name}")) for name in (
+            if ctx.get(dut.items.valid):
+                item = dut.items.payload
+                items.append({name: ctx.get(item[name]) for name in (
                     "bank", "address", "group", "mask", "parameter", "plane", "wide",
-                    "instruction_end")} | {"sums": [ctx.get(dut.item_sums[k]) for k in range(4)]})
+                    "instruction_end")} | {"sums": [ctx.get(item.sums[k]) for k in range(4)]})
             await ctx.tick()
 
     sim = Simulator(dut)

@@ -136,13 +136,12 @@ class Bench:
 
     async def collect(self, ctx):
         dut, cycles = self.dut, 0
-        ports = {name: getattr(dut, name) for name in _ITEM}
         n_items = len(expected(self.target, self.products, self.sums))
         while len(self.items) < n_items:
-            _, _, valid, *values = await ctx.tick().sample(dut.valid, *ports.values())
+            *_, valid, item = await ctx.tick().sample(dut.items.valid, dut.items.payload)
             if valid:
-                item = dict(zip(ports, values, strict=True))
-                self.items.append(item | {"sums": list(item["sums"])})
+                self.items.append({name: item[name] for name in _ITEM}
+                                  | {"sums": list(item.sums)})
             cycles += 1
             assert cycles < 20000, "the readout does not end"
 

@@ -36,10 +36,8 @@ class Engines:
         self.units = []
 
     def process(self, dut, engine):
-        name = engine.name.lower()
-
-        def port(member):
-            return getattr(dut, f"{name}_{member}")
+        port = dut.engines[engine]
+        control, written = port.control, port.written
 
         async def testbench(ctx):
             number = 0
@@ -47,17 +45,17 @@ class Engines:
             todo = []  # (cycle at which it completes)
             running = 0
             while True:
-                ctx.set(port("done"), 0)
-                ctx.set(port("complete"), 0)
-                ctx.set(port("unit_next"), 0)
-                ctx.set(port("error"), 0)
-                started = ctx.get(port("start"))
-                if ctx.get(dut.abort):
+                ctx.set(control.done, 0)
+                ctx.set(written.complete, 0)
+                ctx.set(control.unit_next, 0)
+                ctx.set(control.error, 0)
+                started = ctx.get(control.start)
+                if ctx.get(control.abort):
                     running, todo = 0, []
                 elif started:
                     self.events.append((cycle, "start", engine, number))
                     if self.refuse == (engine, number):
-                        ctx.set(port("error"), ErrorCode.FIELD)
+                        ctx.set(control.error, ErrorCode.FIELD)
                     else:
                         running = self.rng.randint(4, self.length)
                         if self.stuck == (engine, number):
@@ -66,7 +64,7 @@ class Engines:
                 elif running:
                     running -= 1
                     if running == 0:
-                        ctx.set(port("done"), 1)
+                        ctx.set(control.done, 1)
                         if self.bad_read == (engine, number - 1):  # its last, a cycle later
                             self.shared[cycle + 1 + Dispatcher.SHARED_LATENCY] = (engine, 0)
                         last = todo[-1] if todo else cycle
@@ -74,15 +72,15 @@ class Engines:
                 done = sum(e[1:3] == ("complete", engine) for e in self.events)
                 if todo and todo[0] <= cycle and self.lost != (engine, done):
                     todo.pop(0)
-                    ctx.set(port("complete"), 1)
+                    ctx.set(written.complete, 1)
                     if self.bad_result == (engine, done):
                         self.shared[cycle + Dispatcher.SHARED_LATENCY] = (engine, 1)
                     self.events.append((cycle, "complete", engine, done))
                 if cycle in self.shared:
                     where, of_result = self.shared.pop(cycle)
-                    ctx.set(dut.shared_error_engine, where)
-                    ctx.set(dut.shared_error_of_result, of_result)
-                    ctx.set(dut.shared_error, ErrorCode.ADDRESS)
+                    ctx.set(dut.shared.engine, where)
+                    ctx.set(dut.shared.of_result, of_result)
+                    ctx.set(dut.shared.code, ErrorCode.ADDRESS)
                 await ctx.tick()
                 cycle += 1
         return testbench
@@ -104,19 +102,19 @@ def run(program, engines, *, limit=20000, watchdog=1 << 20, cycle_limit=0, singl
             ctx.set(dut.fetch_data, pipe[LATENCY - 1] if LATENCY > 1 else pipe[0])
 
     async def testbench(ctx):
-        ctx.set(dut.watchdog_limit, watchdog)
-        ctx.set(dut.cycle_limit, cycle_limit)
-        ctx.set(dut.program_address, at)
-        ctx.set(dut.single_step, single_step)
-        ctx.set(dut.start, 1)
+        ctx.set(dut.run.watchdog_limit, watchdog)
+        ctx.set(dut.run.cycle_limit, cycle_limit)
+        ctx.set(dut.run.program_address, at)
+        ctx.set(dut.run.single_step, single_step)
+        ctx.set(dut.run.start, 1)
         await ctx.tick()
-        ctx.set(dut.start, 0)
+        ctx.set(dut.run.start, 0)
         aborted = 0
         for cycle in range(limit):
             await ctx.tick()
-            aborted |= ctx.get(dut.abort)
-            if ctx.get(dut.done):
-                result.update(error=ErrorCode(ctx.get(dut.error)), index=ctx.get(dut.index),
+            aborted |= ctx.get(dut.array.control.abort)
+            if ctx.get(dut.run.done):
+                result.update(error=ErrorCode(ctx.get(dut.run.error)), index=ctx.get(dut.run.index),
                               cycles=cycle, aborted=aborted)
                 return
         raise AssertionError("the program did not end")
@@ -247,20 +245,20 @@ def test_nothing_is_left_of_an_error_when_the_next_run_starts_at_once():
     dut = Dispatcher(target=TARGET, fetch_latency=LATENCY)
 
     async def testbench(ctx):
-        ctx.set(dut.watchdog_limit, 1 << 20)
+        ctx.set(dut.run.watchdog_limit, 1 << 20)
         for wrong in True, False:
-            ctx.set(dut.start, 1)
+            ctx.set(dut.run.start, 1)
             await ctx.tick()
-            ctx.set(dut.start, 0)
-            ctx.set(dut.shared_error, ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
+            ctx.set(dut.run.start, 0)
+            ctx.set(dut.shared.code, ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
             await ctx.tick()  # busy comes a cycle later
             cycles = 0
-            while ctx.get(dut.busy):
+            while ctx.get(dut.run.busy):
                 await ctx.tick()
                 cycles += 1
                 assert cycles < 1000
-            assert ctx.get(dut.done)
-            assert ctx.get(dut.error) == (ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
+            assert ctx.get(dut.run.done)
+            assert ctx.get(dut.run.error) == (ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)

@@ -65,14 +65,14 @@ def test_counters_carry_into_the_high_word_and_are_cleared(counter):
         ctx.set(dut.store_bytes, 16)
         await ctx.tick()  # the counters are cleared behind a reset
         ctx.set(dut.counts[counter], start)
-        ctx.set(dut.busy, 1)
+        ctx.set(dut.run.busy, 1)
         await ctx.tick().repeat(n_cycles)
-        ctx.set(dut.busy, 0)
+        ctx.set(dut.run.busy, 0)
         await ctx.tick().repeat(2)
         assert await read_counter(ctx, dut, counter) == start + n_cycles * amount
-        ctx.set(dut.begin, 1)
+        ctx.set(dut.run.begin, 1)
         await ctx.tick()
-        ctx.set(dut.begin, 0)
+        ctx.set(dut.run.begin, 0)
         for other in Counter:
             assert await read_counter(ctx, dut, other) == 0
 
@@ -94,11 +94,14 @@ SITUATIONS = [
 @pytest.mark.parametrize(("signals", "cause"), SITUATIONS)
 def test_every_cycle_has_one_cause(signals, cause):
     async def script(ctx, dut):
+        places = {"go": dut.activity.go, "draining": dut.activity.draining,
+                  "chasing": dut.activity.chasing, "waiting": dut.array.waiting,
+                  "blocked": dut.array.blocked}
         for name, value in signals.items():
-            ctx.set(getattr(dut, name), value)
-        ctx.set(dut.busy, 1)
+            ctx.set(places[name], value)
+        ctx.set(dut.run.busy, 1)
         await ctx.tick().repeat(7)
-        ctx.set(dut.busy, 0)
+        ctx.set(dut.run.busy, 0)
         await ctx.tick().repeat(2)
         found = {counter: await read_counter(ctx, dut, counter) for counter in CAUSES}
         assert found == dict.fromkeys(CAUSES, 0) | {cause: 7}
@@ -109,19 +112,19 @@ def test_every_cycle_has_one_cause(signals, cause):
 
 def test_settings_stay_and_a_stop_moves_the_program_on():
     async def script(ctx, dut):
-        for register, signal in ((Register.REGION_BASE, dut.region_base),
-                                 (Register.REGION_LIMIT, dut.region_limit),
-                                 (Register.WATCHDOG, dut.watchdog_limit),
-                                 (Register.CYCLE_LIMIT, dut.cycle_limit)):
+        for register, signal in ((Register.REGION_BASE, dut.region.base),
+                                 (Register.REGION_LIMIT, dut.region.limit),
+                                 (Register.WATCHDOG, dut.run.watchdog_limit),
+                                 (Register.CYCLE_LIMIT, dut.run.cycle_limit)):
             await write(ctx, dut, register, 0xC0DE0000 + register)
             assert ctx.get(signal) == 0xC0DE0000 + register
             assert await read(ctx, dut, register) == (1, 0xC0DE0000 + register)
         await write(ctx, dut, Register.PROGRAM_ADDRESS, 5)
-        assert ctx.get(dut.program_address) == 5
-        ctx.set(dut.busy, 1)
-        ctx.set(dut.index, 9)
+        assert ctx.get(dut.run.program_address) == 5
+        ctx.set(dut.run.busy, 1)
+        ctx.set(dut.run.index, 9)
         await ctx.tick()
-        ctx.set(dut.busy, 0)
+        ctx.set(dut.run.busy, 0)
         await ctx.tick()
         assert await read(ctx, dut, Register.PROGRAM_ADDRESS) == (1, 9)
 
@@ -131,15 +134,15 @@ def test_settings_stay_and_a_stop_moves_the_program_on():
 def test_starts_and_aborts_are_pulses():
     async def script(ctx, dut):
         await write(ctx, dut, Register.CONTROL, 0b100)
-        assert not ctx.get(dut.abort_request), "nothing runs"
+        assert not ctx.get(dut.run.abort_request), "nothing runs"
         await write(ctx, dut, Register.CONTROL, 0b011)
-        assert (ctx.get(dut.start), ctx.get(dut.single_step)) == (1, 1)
-        ctx.set(dut.busy, 1)
+        assert (ctx.get(dut.run.start), ctx.get(dut.run.single_step)) == (1, 1)
+        ctx.set(dut.run.busy, 1)
         await ctx.tick()
-        assert not ctx.get(dut.start)
+        assert not ctx.get(dut.run.start)
         await write(ctx, dut, Register.CONTROL, 0b101)
-        assert (ctx.get(dut.start), ctx.get(dut.abort_request)) == (0, 1)
+        assert (ctx.get(dut.run.start), ctx.get(dut.run.abort_request)) == (0, 1)
         await ctx.tick()
-        assert not ctx.get(dut.abort_request)
+        assert not ctx.get(dut.run.abort_request)
 
     simulate(script)

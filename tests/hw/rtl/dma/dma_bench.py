@@ -32,16 +32,16 @@ def stall(memory, rng, share):
 async def start(dut, core, opcode, fields):
     words = encode(opcode, **fields)[:FORMAT_WORDS[Format.TRANSFER]]
     await FallingEdge(dut.clk)
-    core("words").value = sum(word << 32 * k for k, word in enumerate(words))
-    core("start").value = 1
+    core("control__words").value = sum(word << 32 * k for k, word in enumerate(words))
+    core("control__start").value = 1
     await FallingEdge(dut.clk)
-    core("start").value = 0
+    core("control__start").value = 0
 
 
 async def completed(dut, core):
-    fired = await First(RisingEdge(core("complete")), Timer(200, "us"))
+    fired = await First(RisingEdge(core("written__complete")), Timer(200, "us"))
     assert not isinstance(fired, Timer), "not complete after 20000 cycles"
-    assert core("error").value == 0
+    assert core("control__error").value == 0
 
 
 @cocotb.test()
@@ -52,8 +52,9 @@ async def there_and_back(dut):
     load, store = (lambda name, unit=unit: getattr(dut, f"{unit}__{name}")
                    for unit in ("load", "store"))
     for core in load, store:
-        for name, value in (("start", 0), ("abort", 0), ("unit_ready", 1), ("region_base", 0),
-                            ("region_limit", SIZE)):
+        for name, value in (("control__start", 0), ("control__abort", 0),
+                            ("control__unit_ready", 1), ("region__base", 0),
+                            ("region__limit", SIZE)):
             core(name).value = value
     dut.noise.value = int(os.environ["LOCKSTEP_NOISE"])
     dut.rst.value = 1
@@ -69,15 +70,15 @@ async def there_and_back(dut):
         nonlocal loaded
         while True:
             await FallingEdge(dut.clk)
-            loaded += int(load("progress").value)
+            loaded += int(load("written__progress").value)
     cocotb.start_soon(count_words())
 
     async def chase(n_words):
         unit = 0
         while True:
-            store("unit_ready").value = loaded >= (unit + 1) * n_words
+            store("control__unit_ready").value = loaded >= (unit + 1) * n_words
             await RisingEdge(dut.clk)
-            unit += int(store("unit_next").value)
+            unit += int(store("control__unit_next").value)
 
     half = SIZE // 2
     mirror = bytearray(rng.randbytes(half)) + bytearray(half)
@@ -104,4 +105,4 @@ async def there_and_back(dut):
         assert memory.read(0, SIZE) == bytes(mirror)
     for _ in range(20):
         await RisingEdge(dut.clk)
-    assert not int(load("busy").value) and not int(store("busy").value)
+    assert not int(load("control__busy").value) and not int(store("control__busy").value)

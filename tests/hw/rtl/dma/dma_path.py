@@ -2,13 +2,12 @@
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.rtl.dma import BusSignature, LoadEngine, StoreEngine, connect_master
 from hw.rtl.memory.crossbar import Crossbar
 
-_OF_CORE = ("words", "start", "done", "unit_ready", "unit_next", "error", "abort", "busy",
-            "progress", "complete", "region_base", "region_limit")
+_OF_CORE = ("control", "written", "region")
 
 
 class TransferPath(wiring.Component):
@@ -22,24 +21,25 @@ class TransferPath(wiring.Component):
 
     def __init__(self, target):
         self.target = target
-        self.engines = {"load": LoadEngine(target), "store": StoreEngine(target)}
+        self.load_engine, self.store_engine = LoadEngine(target), StoreEngine(target)
+
+        def side(engine):
+            return Out(wiring.Signature({name: engine.signature.members[name]
+                                         for name in _OF_CORE}))
+
         super().__init__({
             "bus": Out(BusSignature(target.bus_bits)), "noise": In(1),
-            **{name: Out(wiring.Signature({key: engine.signature.members[key]
-                                           for key in _OF_CORE}))
-               for name, engine in self.engines.items()}})
+            "load": side(self.load_engine), "store": side(self.store_engine)})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.crossbar = crossbar = Crossbar(self.target)
-        for name, engine in self.engines.items():
-            m.submodules[name] = engine
-            outer = getattr(self, name)
-            for key in _OF_CORE:
-                mine, its = getattr(outer, key), getattr(engine, key)
-                m.d.comb += (mine.eq(its) if engine.signature.members[key].flow == Out
-                             else its.eq(mine))
-        load, store = self.engines.values()
+        m.submodules.load = load = self.load_engine
+        m.submodules.store = store = self.store_engine
+        for outer, engine in ((self.load, load), (self.store, store)):
+            connect(m, flipped(outer.control), engine.control)
+            connect(m, engine.written, flipped(outer.written))
+            connect(m, flipped(outer.region), engine.region)
         connect(m, load.l, crossbar.l)
         connect(m, store.s, crossbar.s)
         connect_master(m, self.bus, load.bus, store.bus)

@@ -93,10 +93,11 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
     depths = local_depths(dut.target)
 
     async def testbench(ctx):
-        ctx.set(dut.region_base, low)
-        ctx.set(dut.region_limit, high)
-        core = [dut.done, dut.unit_next, dut.error, dut.error_previous, dut.busy, dut.progress,
-                dut.complete, dut.bytes]
+        ctx.set(dut.region.base, low)
+        ctx.set(dut.region.limit, high)
+        control, written_lines = dut.control, dut.written
+        core = [control.done, control.unit_next, control.error, control.error_previous,
+                control.busy, written_lines.progress, written_lines.complete, dut.bytes]
         if is_load:
             port = [dut.l.valid, dut.l.bank, dut.l.address, dut.l.data.as_value(), dut.l.enable,
                     dut.l.progress, dut.l.instruction_end,
@@ -112,19 +113,19 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
             # What the inputs are in this cycle.
             starts = (may_start and pending_start and n_started < len(program) and cycle > 2
                       and cycle >= (not_before or {}).get(n_started, 0))
-            ctx.set(dut.start, int(starts))
+            ctx.set(dut.control.start, int(starts))
             if starts:
                 opcode, fields = program[n_started]
                 for k, word in enumerate(encode(opcode, **fields)[:FORMAT_WORDS[Format.TRANSFER]]):
-                    ctx.set(dut.words[k], word)
+                    ctx.set(dut.control.words[k], word)
                 log.starts.append(cycle)
                 n_started, unit, unit_known_at, pending_start = n_started + 1, 0, cycle + 3, False
             aborts = any(first <= cycle < last for first, last in abort_windows)
-            ctx.set(dut.abort, int(aborts))
+            ctx.set(dut.control.abort, int(aborts))
             if aborts:
                 may_start, pending_start = False, True
             # Right after a start or unit_next the condition is still that of another unit.
-            ctx.set(dut.unit_ready, int(ready(n_started - 1, unit, cycle))
+            ctx.set(dut.control.unit_ready, int(ready(n_started - 1, unit, cycle))
                     if cycle >= unit_known_at else rng.getrandbits(1))
             port_ready = int(rng.random() >= stalls)
             if is_load:

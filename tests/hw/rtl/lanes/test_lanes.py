@@ -9,7 +9,8 @@ from amaranth.sim import Simulator
 
 from golden import arith
 from golden.arith import Rounding, requantize
-from hw.rtl.lanes.lanes import Lanes, array_item_layout
+from hw.rtl.lanes.lanes import Lanes
+from hw.rtl.lanes.ports import array_item_layout
 from hw.rtl.lanes.rescaler import RescalerPipeline
 from hw.rtl.memory.scratchpad import FIELDS_PER_CHANNEL
 from hw.rtl.vector.ports import Which, vector_item_layout
@@ -127,8 +128,8 @@ def simulate(target, parameters, *, array=(), vector=(), share=0.5, seed=0, dut=
 
 def observe(ctx, dut):
     """What leaves the lanes in one cycle."""
-    seen = {f"{engine}_{what}": ctx.get(getattr(dut, f"{engine}_{what}"))
-            for engine in ("array", "vector") for what in ("progress", "complete")}
+    seen = {engine: (ctx.get(written.progress), ctx.get(written.complete))
+            for engine, written in (("array", dut.array_written), ("vector", dut.vector_written))}
     if ctx.get(dut.r.valid):
         enable, word = ctx.get(dut.r.enable), list(ctx.get(dut.r.data))
         seen["r"] = ("r", ctx.get(dut.r.bank), ctx.get(dut.r.address),
@@ -155,8 +156,8 @@ def check(target, parameters, array, vector, **kwargs):
             assert seen.get(what) == wanted, (cycle, engine, item)
         for name in ("array", "vector"):
             mine = item is not None and name == engine
-            assert seen[f"{name}_progress"] == (item["progress"] if mine else 0), (cycle, item)
-            assert seen[f"{name}_complete"] == (item["instruction_end"] if mine else 0)
+            expected = (item["progress"], item["instruction_end"]) if mine else (0, 0)
+            assert seen[name] == expected, (cycle, item)
     assert not left
 
 

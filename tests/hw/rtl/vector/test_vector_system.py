@@ -77,23 +77,23 @@ def test_operations_on_the_real_memories_and_lanes():
     async def testbench(ctx):
         nonlocal memories
         await fill(ctx)
-        ctx.set(vector.unit_ready, 1)
+        ctx.set(vector.control.unit_ready, 1)
         for opcode, fields, out_base in INSTRUCTIONS:
             f = all_fields(opcode, **{"x_bank": 0, "w_bank": 1, "y_bank": 3, "out_bank": 2,
                                       "low": -120, "high": 115, "zero_point": -4,
                                       "first_channel": 1} | fields | {"out_base": out_base})
             memories = model(memories, f)
-            ctx.set(vector.words, encode(**f)[:FORMAT_WORDS[Format.VECTOR]])
-            ctx.set(vector.start, 1)
+            ctx.set(vector.control.words, encode(**f)[:FORMAT_WORDS[Format.VECTOR]])
+            ctx.set(vector.control.start, 1)
             done = complete = cycles = 0
             while not complete:
                 ctx.set(lanes.array.valid, rng.random() < 0.5)  # items without effect
                 await ctx.tick()
-                ctx.set(vector.start, 0)
+                ctx.set(vector.control.start, 0)
                 cycles += 1
                 assert cycles < WATCHDOG
-                done += ctx.get(vector.done)
-                complete += ctx.get(lanes.vector_complete) + ctx.get(crossbar.m.written_end)
+                done += ctx.get(vector.control.done)
+                complete += ctx.get(lanes.vector_written.complete) + ctx.get(crossbar.m.written_end)
                 assert not ctx.get(crossbar.address_error)
                 assert not ctx.get(lanes.address_error)
             assert done == complete == 1

@@ -172,11 +172,11 @@ def run(target, memories, instructions, *, stalls=0.0, seed=0, unit_cycles=0, la
         queue, chase, aborting = list(instructions), None, 0
         for now in range(watchdog):
             starts = chase is None and bool(queue) and not aborting
-            ctx.set(dut.start, starts)
+            ctx.set(dut.control.start, starts)
             if starts:
                 f = queue.pop(0)
                 words = encode(**f | {"chase": int(unit_cycles > 0)})
-                ctx.set(dut.words, words[:FORMAT_WORDS[Format.VECTOR]])
+                ctx.set(dut.control.words, words[:FORMAT_WORDS[Format.VECTOR]])
                 chase = Chase(f, memories.target.columns, rng, unit_cycles, v.n_reads)
                 report.starts.append(now)
             v.cycle(ctx, now, chase.check if chase else None)
@@ -184,10 +184,11 @@ def run(target, memories, instructions, *, stalls=0.0, seed=0, unit_cycles=0, la
             lanes.cycle(ctx, now)
             m.cycle(ctx, now)
             if chase:
-                ctx.set(dut.unit_ready, chase.cycle(ctx.get(dut.unit_next)) | ignore_units)
+                may_begin = chase.cycle(ctx.get(dut.control.unit_next))
+                ctx.set(dut.control.unit_ready, may_begin | ignore_units)
             if now == abort_at:
                 aborting = _ABORT_CYCLES
-            ctx.set(dut.abort, aborting > 0)
+            ctx.set(dut.control.abort, aborting > 0)
             if aborting:
                 queue, chase = list(instructions), None
                 quiet = not (ctx.get(dut.busy) or ctx.get(dut.v.valid) or ctx.get(dut.w.valid)
@@ -196,11 +197,11 @@ def run(target, memories, instructions, *, stalls=0.0, seed=0, unit_cycles=0, la
                 aborting -= 1
                 report.__init__()
             await ctx.tick()
-            if ctx.get(dut.done):
+            if ctx.get(dut.control.done):
                 assert chase.n_begun == len(chase.reads), "not every unit was begun"
                 report.done.append(now + 1)
                 chase = None
-            if error := ctx.get(dut.error):
+            if error := ctx.get(dut.control.error):
                 report.errors.append(error)
                 chase = None
             if (len(report.done) + len(report.errors) == len(instructions)
@@ -210,7 +211,7 @@ def run(target, memories, instructions, *, stalls=0.0, seed=0, unit_cycles=0, la
             raise WatchdogError(f"Not done after {now} cycles: {report}")
         for _ in range(2):
             await ctx.tick()
-            assert not ctx.get(dut.done) and not ctx.get(dut.busy)
+            assert not ctx.get(dut.control.done) and not ctx.get(dut.busy)
         report.n_reads, report.n_weight_reads = v.n_reads, w.n_reads
 
     sim = Simulator(dut)
