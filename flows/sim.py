@@ -19,7 +19,7 @@ import numpy as np
 
 from cli import command as cli
 from cli.hardware_report import hardware_fields, print_report
-from cli.inputs import DEFAULT_INPUTS, find_inputs, load_inputs
+from cli.inputs import DEFAULT_INPUTS, count_images, find_inputs, load_inputs
 from cli.rtl_backend import DEFAULT_TARGET, SimulationFailure, prepare_rtl, rtl_options, run_rtl
 from golden.errors import LockstepError
 from golden.program import Program
@@ -36,7 +36,8 @@ def parse(argv):
     parser = cli.Parser(
         prog="flows/sim.py", description="Run a program and compare the backends, op by op.")
     parser.add_argument("--program", required=True, metavar="PROGRAM", help="folder of the program")
-    parser.add_argument("--inputs", metavar="X.npy", help="batch first, float or int8 codes "
+    parser.add_argument("--inputs", metavar="X.npy", help="batch first, float or int8 codes; "
+                        "a .npz file where the program has several inputs "
                         f"(default {DEFAULT_INPUTS} beside the program, else random codes)")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--backend", choices=BACKENDS, help="one backend instead of all four")
@@ -50,7 +51,8 @@ def parse(argv):
                         f"tensor (default {DEFAULT_TRACED}, with --trace all)")
     parser.add_argument("--device", default="cpu", help="device of the torch backend")
     parser.add_argument("--outputs", metavar="Y.npy", help="write the integer output "
-                        "codes, in the layout of the file that the program came from")
+                        "codes, in the layout of the file that the program came from; .npz "
+                        "for several outputs")
     parser.add_argument("--trace", metavar="DIR", help="write every tensor, DIR/BACKEND/NAME.npy")
     parser.add_argument("--report", metavar="R.json", help="write cycles, utilisation, differences")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
@@ -119,6 +121,9 @@ def check_outputs(arguments, backends, program):
     tensor's name is too long for a file's."""
     for path in filter(None, (arguments.outputs, arguments.report)):
         cli.check_file(path)
+    if arguments.outputs and len(program.outputs) > 1 and not arguments.outputs.endswith(".npz"):
+        raise LockstepError(f"Program {program.name} has {len(program.outputs)} outputs, so "
+                            f"--outputs must end in .npz")
     for backend in backends if arguments.trace else ():
         folder = Path(arguments.trace) / backend
         if folder.is_dir() and any(path.suffix != ".npy" for path in folder.iterdir()):
@@ -143,6 +148,15 @@ def write_traces(directory, traces):
                 np.save(temporary / backend / trace_file(name), tensor)
 
 
+def write_outputs(file, program, trace):
+    """The output's array, or an archive of those of several by name."""
+    outputs = {name: program.output_array(trace[name], name) for name in program.outputs}
+    if len(outputs) == 1:
+        np.save(file, outputs[program.outputs[0]])
+    else:
+        np.savez(file, **outputs)
+
+
 def write_file(path, write):
     """Create `path` by `write(binary file)` and one rename."""
     path = Path(path)
@@ -156,7 +170,7 @@ def simulate(program, x, backends, **options):
     if "rtl" in backends:
         options["rtl"] = prepare_rtl(program, options["rtl"])
     for name in backends:
-        print(f"{name}: {len(x)} images ...", file=sys.stderr, flush=True)
+        print(f"{name}: {count_images(program, x)} images ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
         traces[name], report = run_backend(name, program, x, **options)
         seconds[name] = time.perf_counter() - start
@@ -176,7 +190,8 @@ def main(argv=None):
     backends = (arguments.backend,) if arguments.backend else BACKENDS
     check_outputs(arguments, backends, program)
     print(f"program {program.name}, sha256 {program.sha256}")
-    print(f"inputs  {path or 'random codes'}, {len(x)} images")
+    n_images = count_images(program, x)
+    print(f"inputs  {path or 'random codes'}, {n_images} images")
 
     try:
         traces, seconds, hardware = simulate(program, x, backends, rtl=rtl,
@@ -190,7 +205,7 @@ def main(argv=None):
         print_comparison(rows, differences)
 
     report = {"program": {"name": program.name, "sha256": program.sha256},
-              "target": rtl.target.name, "images": len(x),
+              "target": rtl.target.name, "images": n_images,
               "seconds": {name: round(value, 4) for name, value in seconds.items()},
               "comparison": rows,
               "differences": [asdict(difference) for difference in differences]}
@@ -199,10 +214,10 @@ def main(argv=None):
         print_report(report)
         print(f"rtl     {hardware.cycles:,} cycles per image, array utilisation "
               f"{hardware.utilisation:.1%}, {hardware.cycles_per_second:,.0f} cycles/s simulated, "
-              f"{hardware.traced_images} of {len(x)} images traced")
+              f"{hardware.traced_images} of {n_images} images traced")
     if arguments.outputs:
-        output = program.output_array(traces[backends[0]][program.outputs[0]])
-        write_file(arguments.outputs, lambda file: np.save(file, output))
+        write_file(arguments.outputs,
+                   lambda file: write_outputs(file, program, traces[backends[0]]))
         print(f"outputs {arguments.outputs}")
     if arguments.trace:
         write_traces(arguments.trace, traces)

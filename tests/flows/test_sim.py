@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from cli import command as cli
+from cli.inputs import DEFAULT_IMAGES
 from flows import deploy, formal, rtl, sim, synth
 from golden.program.interpreter import run as golden_run
 from hw.compiler import compile_program
 from hw.targets import get_target
+from tests.golden.stateful import streaming_inputs, streaming_program
 from tests.programs import linear_net, norm_net, random_codes, residual_net
 
 torch.set_num_threads(1)
@@ -146,7 +148,7 @@ def test_random_inputs_where_none_are_given(saved, tmp_path, capsys):
     _, folder, inputs = saved
     status, out, _ = exit_of(["--program", folder, "--backend", "golden"], capsys)
     assert status == 0
-    assert f"random codes, {sim.DEFAULT_IMAGES} images" in out
+    assert f"random codes, {DEFAULT_IMAGES} images" in out
     np.save(tmp_path / sim.DEFAULT_INPUTS, np.load(inputs))
     _, out, _ = exit_of(["--program", folder, "--backend", "golden"], capsys)
     assert f"{sim.DEFAULT_INPUTS}, 3 images" in out
@@ -301,7 +303,7 @@ def test_devices_and_links_are_never_replaced(saved, tmp_path, capsys, option):
 def test_outputs_have_the_name_that_was_asked_for(saved, tmp_path, capsys):
     _, folder, _ = saved
     exit_of(["--program", folder, "--backend", "golden", "--outputs", str(tmp_path / "y")], capsys)
-    assert len(np.load(tmp_path / "y")) == sim.DEFAULT_IMAGES
+    assert len(np.load(tmp_path / "y")) == DEFAULT_IMAGES
 
 
 @pytest.mark.parametrize("argv", [[], ["--backend", "fpga"], ["--images", "few"], ["--bogus"]])
@@ -336,3 +338,43 @@ def test_what_the_target_cannot_run_is_found_before_anything_runs(tmp_path, caps
     assert status == 2
     assert len(err.splitlines()) == 1
     assert "does not run on the accelerator" in err
+
+
+@pytest.fixture
+def streaming(tmp_path):
+    """(program, its folder, its inputs' file): two inputs, two outputs and state."""
+    program, path = streaming_program("NHWC"), tmp_path / "x.npz"
+    np.savez(path, **streaming_inputs("NHWC", n_images=3))
+    return program, str(program.save(tmp_path / "program")), str(path)
+
+
+@pytest.mark.parametrize("backend", ["golden", "torch", "onnx"])
+def test_several_inputs_and_outputs_are_archives(backend, streaming, tmp_path, capsys):
+    program, folder, inputs = streaming
+    outputs = tmp_path / "y.npz"
+    assert exit_of(["--program", folder, "--inputs", inputs, "--backend", backend, "--images", "2",
+                    "--outputs", str(outputs)], capsys)[0] == 0
+    trace = golden_run(program, streaming_inputs("NHWC", n_images=3))
+    with np.load(outputs) as archive:
+        assert archive.files == ["limited", "both"]
+        for name in archive.files:
+            assert archive[name].shape == (2, 3, 4, 2)
+            np.testing.assert_array_equal(archive[name],
+                                          np.moveaxis(trace[name], 1, -1)[:2])
+
+
+def test_files_for_several_inputs_and_outputs_that_do_not_fit(streaming, tmp_path, capsys):
+    program, folder, inputs = streaming
+    run = ["--program", folder, "--backend", "golden", "--inputs"]
+    one_line(exit_of([*run, inputs, "--outputs", str(tmp_path / "y.npy")], capsys),
+             "has 2 outputs, so --outputs must end in .npz")
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 4, 2), np.int8))
+    one_line(exit_of([*run, str(tmp_path / "x.npy")], capsys), "not a NumPy .npz file of arrays")
+    np.savez(tmp_path / "half.npz", x=np.zeros((1, 3, 4, 2), np.int8))
+    one_line(exit_of([*run, str(tmp_path / "half.npz")], capsys),
+             "Inputs of program stream must be x, bias, not x")
+    one_line(exit_of([*run, str(tmp_path / "no.npz")], capsys), "No such file")
+    np.savez(tmp_path / "none.npz", **streaming_inputs("NHWC", n_images=0))
+    one_line(exit_of([*run, str(tmp_path / "none.npz")], capsys), "at least 1 image")
+    one_line(exit_of(["--program", folder, "--backend", "rtl"], capsys), "stream", "2 inputs")
+    assert exit_of(run[:-1], capsys)[0] == 0
