@@ -3,7 +3,6 @@
 import numpy as np
 
 from golden.errors import LockstepError
-from golden.program import Node
 from golden.program.builder import ProgramBuilder
 
 __all__ = ["Parts", "check_weights"]
@@ -24,24 +23,8 @@ class Parts(ProgramBuilder):
         super().__init__(names)
         self.notes, self._n_weights = [], 0
 
-    def _count(self, op):
-        self._n_weights += np.size(getattr(op, "weights", ()))
-        check_weights(self._n_weights)
-
     def node(self, name, op, inputs, quantization=None, **fields):
         """`ProgramBuilder.node`; LockstepError for too many weights in all."""
-        self._count(op)
+        self._n_weights += np.size(getattr(op, "weights", ()))
+        check_weights(self._n_weights)
         return super().node(name, op, inputs, quantization, **fields)
-
-    def declare(self, name, shape, quantization):
-        """A tensor; returns its name."""
-        return self._tensor(name, shape, quantization, True)
-
-    def append(self, op, inputs, output):
-        """The node that writes a declared tensor and is called after it."""
-        self._count(op)
-        self.nodes.append(Node(name=output, op=op, inputs=tuple(inputs), outputs=(output,)))
-
-    def put_part(self, wanted, op, inputs, quantization):
-        """As `node`, of a tensor that the model lacks, called `wanted` or like it."""
-        return self.node(self.invent(wanted), op, inputs, quantization)

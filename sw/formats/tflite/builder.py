@@ -22,6 +22,11 @@ def program_shape(shape):
     return (shape[-1], *shape[1:-1])
 
 
+def quantization_of(info):
+    """The Quantization of a tensor of the file."""
+    return Quantization(scale=info.scale, zero_point=info.zero_point)
+
+
 def round_half_away(x):
     """float to the nearest integer, ties away from zero, as C's round."""
     return int(np.copysign(np.floor(np.abs(x) + 0.5), x))
@@ -84,24 +89,22 @@ class Builder(Parts):
             self._names[info.index] = info.name if owner == info.index else self.invent(info.name)
         return self._names[info.index]
 
-    def add_tensor(self, name, shape, info):
-        """A tensor with the quantization of one of the file."""
-        return self.declare(name, shape, Quantization(scale=info.scale,
-                                                      zero_point=info.zero_point))
-
-    def declare_info(self, info):
-        """A tensor of the file becomes one of the Program. Returns its name."""
+    def source(self, info):
+        """The Program's input is a tensor of the file."""
         check_activation(info)
-        return self.add_tensor(self.name(info), program_shape(info.shape), info)
+        self.input(self.name(info), program_shape(info.shape), quantization_of(info))
 
     def emit(self, operator, op, inputs):
         """The node that writes the operator's output. inputs: names."""
-        self.append(op, inputs, self.declare_info(operator.output))
+        output = operator.output
+        check_activation(output)
+        self.node(self.name(output), op, inputs, quantization_of(output),
+                  shape=program_shape(output.shape))
 
     def emit_part(self, operator, part, op, inputs, info):
         """A node before the last of an operator, its tensor quantized as ``info``; its name."""
-        return self.put_part(f"{self.name(operator.output)}/{part}", op, inputs,
-                             Quantization(scale=info.scale, zero_point=info.zero_point))
+        name = self.invent(f"{self.name(operator.output)}/{part}")
+        return self.node(name, op, inputs, quantization_of(info))
 
     def emit_shaped(self, operator, part, op, inputs):
         """As `emit`, with a Reshape behind the node where the file's shape is another; ``part`` is

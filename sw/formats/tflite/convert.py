@@ -5,7 +5,6 @@ from pathlib import Path
 
 from golden.errors import LockstepError
 from golden.program import Program
-from golden.program.verify import verify
 from sw.formats.files import sha256_of
 from sw.formats.tflite import layout, pointwise, pools, products, schema, windows
 from sw.formats.tflite.builder import Builder
@@ -33,11 +32,9 @@ def import_tflite(path: str | Path) -> Program:
     """
     graph = schema.read(path)
     try:
-        program = _program(Path(path), graph)
-        notes = program.metadata["notes"] + overflow_notes(program, verify(program))
+        return _program(Path(path), graph)
     except (LockstepError, TypeError, ValueError) as error:
         raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
-    return replace(program, metadata={**program.metadata, "notes": notes})
 
 
 def _program(path: Path, graph: Graph) -> Program:
@@ -48,7 +45,7 @@ def _program(path: Path, graph: Graph) -> Program:
             raise LockstepError(f"{operator.title} is not supported; supported are "
                                 f"{', '.join(sorted(KINDS))}")
     builder = Builder(graph.names)
-    builder.declare_info(source)
+    builder.source(source)
     readers = _readers(operators, result)
     for operator in operators:
         if operator.kind == "PAD" and _is_folded(operator, readers):
@@ -61,10 +58,10 @@ def _program(path: Path, graph: Graph) -> Program:
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             operator.refuse(error)
     metadata = {"source": {"format": "tflite", "file": path.name, "sha256": sha256_of(path)},
-                "host_input": before, "host_output": after, "notes": builder.notes}
-    return Program(name=path.stem, nodes=builder.nodes, tensors=builder.tensors,
-                   inputs=(builder.name(source),), outputs=(builder.name(result),),
-                   input_layout=LAYOUT, metadata=metadata)
+                "host_input": before, "host_output": after}
+    program = builder.build(path.stem, builder.name(result), input_layout=LAYOUT)
+    notes = builder.notes + overflow_notes(program, builder.report)
+    return replace(program, metadata={**metadata, "notes": notes})
 
 
 def _convert(builder: Builder, operator: OperatorInfo) -> None:

@@ -123,8 +123,8 @@ def channelwise(walk, node):
     channels = source.shape[0]
     if len(source.shape) != 3:      # one pixel of many channels
         flat, pixel = source.shape, ops.Reshape(shape=(channels, 1, 1))
-        name = walk.parts.put_part(f"{node.output}/pixel", pixel, [source.name],
-                                   source.quantization)
+        name = walk.parts.node(walk.parts.invent(f"{node.output}/pixel"), pixel, [source.name],
+                               source.quantization)
         source = replace(source, name=name, shape=pixel.shape)
     ones = Weights(codes=np.full((channels, 1, 1, 1), AFFINE_STEPS), scales=np.array(
         [1 / AFFINE_STEPS]), zero_points=np.zeros(1), axis=0, name=node.output)

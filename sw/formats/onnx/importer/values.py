@@ -210,8 +210,8 @@ class Mean(Pending):
             low, high = self.bounds(target)
             op = ops.CodeAveragePool(**window, low=low, high=high)
             return parts.node(name, op, [source.name], target)
-        part = parts.put_part(f"{name}/mean", ops.CodeAveragePool(**window), [source.name],
-                              quantization)
+        part = parts.node(parts.invent(f"{name}/mean"), ops.CodeAveragePool(**window),
+                          [source.name], quantization)
         op = ops.Rescaling(input_zero_point=quantization.zero_point,
                            rescale=self.rescale(quantization.scale / target.scale, target))
         return parts.node(name, op, [part], target)
@@ -241,11 +241,11 @@ class Join(Pending):
         for index, source in enumerate(self.inputs):
             part = source.name
             if source.quantization != target:
-                part = parts.put_part(f"{name}/{index}", shift_op(source.quantization, target),
-                                      [source.name], target)
+                part = parts.node(parts.invent(f"{name}/{index}"),
+                                  shift_op(source.quantization, target), [source.name], target)
             names.append(part)
         low, high = self.bounds(target)
         if (low, high) == (arith.INT8_MIN, arith.INT8_MAX):
             return parts.node(name, ops.Concat(axis=1), names, target)
-        joined = parts.put_part(f"{name}/joined", ops.Concat(axis=1), names, target)
+        joined = parts.node(parts.invent(f"{name}/joined"), ops.Concat(axis=1), names, target)
         return parts.node(name, ops.Clamp(low=low, high=high), [joined], target)
