@@ -13,7 +13,8 @@ import numpy as np
 
 from golden import ops
 from golden.arith import Rounding, multiplier_and_shift
-from golden.program import Node, Program, Quantization, Tensor
+from golden.program import Program, Quantization
+from golden.program.builder import ProgramBuilder
 from hw.isa import N_WORDS
 from hw.targets import Target
 
@@ -35,6 +36,10 @@ def random_target(target: Target, rng: np.random.Generator) -> Target:
                    instruction_words=N_WORDS * int(rng.choice([10, 64])))
 
 
+def _unit(zero_point):
+    return Quantization(scale=1.0, zero_point=zero_point)
+
+
 class LayerMaker:
     """Draws Programs.
 
@@ -54,12 +59,16 @@ class LayerMaker:
             ops.RangeNorm: self._range_norm}
 
     def program(self) -> Program:
-        """One to three layers behind each other; half of them read what a convolution wrote."""
-        self.nodes, self.tensors = [], {}
+        """One to three layers behind each other; half of them read what a convolution wrote.
+
+        Raises LockstepError where the sums may overflow.
+        """
+        self.builder = ProgramBuilder()
+        self.nodes, self.tensors = self.builder.nodes, self.builder.tensors
         self.rounding = list(Rounding)[self._integer(0, len(Rounding) - 1)]
         channels = self._channels()
-        self._tensor("input", (channels, *self._size(channels)), self._zero_point())
-        x = "input"
+        x = self.builder.input("input", (channels, *self._size(channels)),
+                               _unit(self._zero_point()))
         if self.rng.random() < 0.5:
             x = self._pointwise(x, channels)
         kinds = [ops.Conv2d, ops.Conv2d, ops.Conv2d, *self.layers]
@@ -67,8 +76,7 @@ class LayerMaker:
             x = self.layers[kinds[self.rng.integers(len(kinds))]](x) or x
         if not self.nodes:
             x = self._clamp(x)
-        return Program(name="layers", nodes=tuple(self.nodes), tensors=self.tensors,
-                       inputs=("input",), outputs=(x,))
+        return self.builder.build("layers", x)
 
     # Draws
 
@@ -100,16 +108,9 @@ class LayerMaker:
 
     # Tensors and nodes
 
-    def _tensor(self, name, shape, zero_point):
-        self.tensors[name] = Tensor(name=name, shape=tuple(int(n) for n in shape),
-                                    quantization=Quantization(scale=1.0, zero_point=zero_point))
-        return name
-
     def _append(self, op, inputs, zero_point):
         name = f"{type(op).__name__.lower()}{len(self.nodes)}"
-        shape = op.output_shape(*(self.tensors[source].shape for source in inputs))
-        self.nodes.append(Node(name=name, op=op, inputs=tuple(inputs), outputs=(f"{name}_out",)))
-        return self._tensor(f"{name}_out", shape, zero_point)
+        return self.builder.node(name, op, inputs, _unit(zero_point), outputs=[f"{name}_out"])
 
     def _shape(self, name):
         return self.tensors[name].shape
