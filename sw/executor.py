@@ -32,7 +32,7 @@ def _exact_float(x, depth):
     return torch.float32 if is_float32 else torch.float64
 
 
-def int_matmul(a, b):
+def int_matmul(a, b) -> torch.Tensor:
     """Exact product of int8 matrices a (M, K) and b (K, N): int32 (M, N).
 
     Pads to the shapes CUDA asks for. Sums must fit int32 (`golden.program.verify` proves it).
@@ -60,7 +60,7 @@ def _int_mm_is_exact():
     return bool((product == 64 * 128 * 128).all() and (mixed == -64 * 128 * 127).all())
 
 
-def patches(x, kernel, stride, padding, dilation, fill):
+def patches(x, kernel, stride, padding, dilation, fill) -> torch.Tensor:
     """Sliding windows of x (N, C, H, W): a view (N, C, OH, OW, kh, kw); the padding is `fill`."""
     top, left, bottom, right = padding
     x = torch.nn.functional.pad(x, (left, right, top, bottom), value=fill).contiguous()
@@ -176,7 +176,7 @@ def _folded(weights, bias, zero_point):
 TORCH = Torch()
 
 
-def execute(op, *inputs):
+def execute(op, *inputs) -> torch.Tensor | tuple:
     """One golden operator on int8 tensors (N, ...): an int8 tensor, or a tuple of them."""
     if not isinstance(op, Operator):
         raise LockstepError(f"The torch executor has no {type(op).__name__}")
@@ -200,7 +200,7 @@ def _device(name):
     return device
 
 
-def run(program, x, device="cpu", state=None):
+def run(program, x, device="cpu", state=None) -> dict[str, np.ndarray]:
     """Execute the program on a torch device.
 
     program: a `golden.program.Program`; x and state: as of `golden.program.interpreter.run`;

@@ -26,28 +26,28 @@ class _Products(Accumulating):
         validate.instance("Rescale", self.rescale, Rescale).check_channels(n_outputs)
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """Its own."""
         return (self.input_zero_point,)
 
-    def folded_bias(self):
+    def folded_bias(self) -> np.ndarray:
         """bias - input_zero_point * sum(weights), int64 (O,): for machines that multiply codes."""
         flat = self.weights.reshape(self.weights.shape[0], -1).astype(np.int64)
         return self.bias.astype(np.int64) - self.input_zero_point * flat.sum(axis=1)
 
-    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX) -> tuple:
         """Bounds of every partial sum of w * (x - zero point), bias first or last, any order.
 
         low, high: the smallest and largest input code. Returns two int64 (O,) arrays.
         """
         return self._bounds(low - self.input_zero_point, high - self.input_zero_point, self.bias)
 
-    def raw_accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+    def raw_accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX) -> tuple:
         """The same for machines that add w * x to the folded bias; padding is a code as well."""
         return self._bounds(min(low, self.input_zero_point), max(high, self.input_zero_point),
                             self.folded_bias())
 
-    def accumulators(self, input_ranges):
+    def accumulators(self, input_ranges) -> tuple:
         """Both forms; those of raw codes cover the folded bias itself too."""
         return (self.accumulator_bounds(*input_ranges[0]),
                 self.raw_accumulator_bounds(*input_ranges[0]))
@@ -93,11 +93,11 @@ class Conv2d(Windowed, _Products):
             raise ValueError(f"Groups must divide {n_outputs} output channels, not {self.groups}")
 
     @property
-    def kernel(self):
+    def kernel(self) -> tuple:
         """(kh, kw)"""
         return self.weights.shape[2:]
 
-    def output_shape(self, shape):
+    def output_shape(self, shape) -> tuple:
         """(I, H, W) to (O, OH, OW)."""
         channels, *size = windows.image_shape("Conv2d", shape)
         expected = self.weights.shape[1] * self.groups
@@ -106,7 +106,7 @@ class Conv2d(Windowed, _Products):
         return (self.weights.shape[0],
                 *windows.output_size(size, self.kernel, self.stride, self.padding, self.dilation))
 
-    def macs(self, shape):
+    def macs(self, shape) -> int:
         """Multiplications for one image of shape (I, H, W), those with padding included."""
         _, rows, columns = self.output_shape(shape)
         return self.weights.size * rows * columns
@@ -138,18 +138,18 @@ class Linear(_Products):
     def __post_init__(self):
         self._validate(weights_ndim=2)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape) -> tuple:
         """(I,) to (O,)."""
         shape = tuple(shape)
         if shape != (self.weights.shape[1],):
             raise ValueError(f"Linear must get shape ({self.weights.shape[1]},), not {shape}")
         return (self.weights.shape[0],)
 
-    def macs(self, shape):
+    def macs(self, shape) -> int:
         """Multiplications for one input."""
         return self.weights.size
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """Everything."""
         return None
 

@@ -50,7 +50,7 @@ class Add(Elementwise, Accumulating):
         validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """Its own."""
         return self.input_zero_points
 
@@ -68,13 +68,13 @@ class Add(Elementwise, Accumulating):
         """The sum."""
         return r.add(first, second)
 
-    def accumulator_bounds(self, ranges=(INT8, INT8)):
+    def accumulator_bounds(self, ranges=(INT8, INT8)) -> tuple:
         """Bounds of both terms and of their sum, int64 (3,) each; terms are monotone in q."""
         lows, highs = ([self._term(index, int(ranges[index][side])) for index in (0, 1)]
                        for side in (0, 1))
         return (np.array([*lows, sum(lows)], np.int64), np.array([*highs, sum(highs)], np.int64))
 
-    def accumulators(self, input_ranges):
+    def accumulators(self, input_ranges) -> tuple:
         """The terms, which their own left shift must not saturate, and their sum."""
         for index, (_, shift) in enumerate(self.input_rescales):
             left, _ = arith.split_shift(shift)
@@ -98,7 +98,7 @@ class Concat(Operator):
     def __post_init__(self):
         self._put("axis", validate.integer("Axis", self.axis, 1, MOST_AXES))
 
-    def output_shape(self, *shapes):
+    def output_shape(self, *shapes) -> tuple:
         """Shapes that differ on the axis alone to the joined shape."""
         axis = self.axis - 1
         shapes = [tuple(shape) for shape in shapes]
@@ -111,7 +111,7 @@ class Concat(Operator):
         joined = sum(shape[axis] for shape in shapes)
         return (*shapes[0][:axis], joined, *shapes[0][axis + 1:])
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """The same rows of all inputs, unless it joins rows."""
         return None if self.axis == 2 else ((first, end),) * len(shapes)
 
@@ -122,7 +122,7 @@ class Concat(Operator):
     compute_real = compute
 
 
-def orders_agree(shape):
+def orders_agree(shape) -> bool:
     """Are the elements of (C, ...) the same in C, H, W and in H, W, C order?"""
     return shape[0] == 1 or prod(shape[1:]) == 1
 
@@ -144,14 +144,14 @@ class Reshape(Operator):
         self._put("shape", validate.integers("Shape", self.shape, None, 1, arith.INT32_MAX))
         validate.instance("Channels last", self.channels_last, bool)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape) -> tuple:
         """Any shape with as many elements to `self.shape`."""
         if prod(shape) != prod(self.shape):
             raise ValueError(f"Reshape to {self.shape} must get {prod(self.shape)} elements, "
                              f"not shape {tuple(shape)}")
         return self.shape
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """Everything."""
         return None
 
@@ -181,7 +181,7 @@ class Clamp(Elementwise):
         self._put("low", validate.integer("Low", self.low, *INT8))
         self._put("high", validate.integer("High", self.high, self.low, arith.INT8_MAX))
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """The input's, clamped."""
         (low, high), = input_ranges
         return arith.clamp(low, self.low, self.high), arith.clamp(high, self.low, self.high)
@@ -208,16 +208,16 @@ class Rescaling(Elementwise, Accumulating):
         validate.instance("Rescale", self.rescale, Rescale)
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """Its own."""
         return (self.input_zero_point,)
 
     @property
-    def pointwise(self):
+    def pointwise(self) -> bool:
         """Unless every channel has a function of its own."""
         return self.rescale.n_channels == 1
 
-    def output_shape(self, shape):
+    def output_shape(self, shape) -> tuple:
         """The input's shape."""
         if shape:
             self.rescale.check_channels(shape[0])

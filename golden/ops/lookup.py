@@ -25,7 +25,7 @@ class Lookup(Elementwise):
         length = arith.INT8_MAX - arith.INT8_MIN + 1
         self._put("table", validate.int_array("Table", self.table, np.int8, 1, length=length))
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """The entries of the input's range."""
         (low, high), = input_ranges
         entries = self.table[low - arith.INT8_MIN:high - arith.INT8_MIN + 1]

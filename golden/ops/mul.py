@@ -34,11 +34,11 @@ class Mul(Elementwise, Accumulating):
         validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """Its own."""
         return self.input_zero_points
 
-    def output_shape(self, first, second):
+    def output_shape(self, first, second) -> tuple:
         """Two shapes, of which the second may be of one pixel, to the first."""
         first, second = tuple(first), tuple(second)
         pixel = (*first[:1], 1, 1)
@@ -47,7 +47,7 @@ class Mul(Elementwise, Accumulating):
             raise ValueError(f"Mul must get a second input of shape {wanted}, not {second}")
         return first
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """The same rows, of a single pixel that one."""
         return (first, end), (first, end) if shapes[1][1] == shapes[0][1] else (0, 1)
 
@@ -61,7 +61,7 @@ class Mul(Elementwise, Accumulating):
         """The product."""
         return r.gained(r.mul(first, second), self.rescale)
 
-    def accumulators(self, input_ranges):
+    def accumulators(self, input_ranges) -> tuple:
         """The products at the corners of both ranges."""
         first, second = ([code - zero_point for code in codes]
                          for codes, zero_point in zip(input_ranges, self.input_zero_points))

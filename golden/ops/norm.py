@@ -75,33 +75,33 @@ class RangeNorm(Elementwise):
         return cls(multiplier=multiplier, bias=bias, shift=shift, low=low, high=high)
 
     @property
-    def label(self):
+    def label(self) -> str:
         """Batch statistics are another thing than constants."""
         return "RangeNorm with batch statistics" if self.batch else "RangeNorm"
 
     @property
-    def n_channels(self):
+    def n_channels(self) -> int:
         """The number of channels."""
         return self.batch.n_channels if self.batch else len(self.multiplier)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape) -> tuple:
         """The input's shape."""
         shape = tuple(shape)
         if not shape or shape[0] != self.n_channels:
             raise ValueError(f"RangeNorm must get {self.n_channels} channels, not shape {shape}")
         return shape
 
-    def parameters(self, q):
+    def parameters(self, q) -> tuple:
         """(multiplier, bias, shift) used for the input q, int64 (C,) each."""
         if self.batch:
             return self.batch.parameters(*range_norm.statistics(q))
         return self.multiplier, self.bias, self.shift
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """The same rows; all of them for the statistics of a batch."""
         return None if self.batch else super().input_rows(first, end, *shapes)
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """The clamp bounds."""
         return self.low, self.high
 

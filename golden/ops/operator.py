@@ -52,7 +52,7 @@ class Operator(ABC):
         object.__setattr__(self, name, value)
 
     @property
-    def label(self):
+    def label(self) -> str:
         """The name in messages of stages that cannot run it."""
         return type(self).__name__
 
@@ -79,7 +79,7 @@ class Operator(ABC):
         return inputs
 
     @cached_property
-    def table(self):
+    def table(self) -> np.ndarray | None:
         """int8 (256,): the output of every code, at index code + 128; None unless `pointwise`."""
         if not self.pointwise:
             return None
@@ -90,13 +90,13 @@ class Operator(ABC):
     # Shapes
 
     @abstractmethod
-    def output_shape(self, *shapes):
+    def output_shape(self, *shapes) -> tuple:
         """The output's shape (a tuple of shapes where there are several outputs).
 
         Raises ValueError where an input does not fit.
         """
 
-    def output_batched(self, *batched):
+    def output_batched(self, *batched) -> bool | tuple:
         """Whether the output has a batch axis (a tuple where there are several outputs).
 
         batched: of each input. By default of one kind all, as the output then. Arrays of tensors
@@ -107,7 +107,7 @@ class Operator(ABC):
         return batched[0] if self.n_outputs == 1 else batched[:1] * self.n_outputs
 
     @abstractmethod
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """The rows of each input that rows `first` to `end` of the output are computed from.
 
         shapes: of the inputs, (C, H, W) each
@@ -115,34 +115,34 @@ class Operator(ABC):
         operator reads its inputs as a whole.
         """
 
-    def for_rows(self, first, end, *shapes):
+    def for_rows(self, first, end, *shapes) -> "Operator":
         """The operator that gives these rows of the output from `input_rows` alone."""
         return self
 
-    def macs(self, *shapes):
+    def macs(self, *shapes) -> int:
         """Multiplications of one image for inputs of these shapes."""
         return 0
 
     # What is proven of it
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """The zero point that the codes of each input must have; () where any will do."""
         return ()
 
     @property
-    def writes_zero_point(self):
+    def writes_zero_point(self) -> int | None:
         """The zero point of the output's codes; None where the operator does not set it."""
         return None
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """(low, high) of the output's codes (a tuple of them where there are several outputs).
 
         By default all that come in.
         """
         return min(low for low, _ in input_ranges), max(high for _, high in input_ranges)
 
-    def accumulators(self, input_ranges):
+    def accumulators(self, input_ranges) -> tuple:
         """Bounds of every partial sum of both forms, or None.
 
         Returns (with the zero points subtracted, of raw codes), each (lows, highs), int64 arrays by
@@ -155,7 +155,7 @@ class Operator(ABC):
 class Elementwise(Operator):
     """Every output element comes from the elements at its own place."""
 
-    def output_shape(self, *shapes):
+    def output_shape(self, *shapes) -> tuple:
         """Equal shapes to the same shape."""
         shapes = [tuple(shape) for shape in shapes]
         if len({*shapes}) != 1:
@@ -163,7 +163,7 @@ class Elementwise(Operator):
                              f"not {' and '.join(map(str, shapes))}")
         return shapes[0]
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """The same rows."""
         return ((first, end),) * len(shapes)
 
@@ -172,11 +172,11 @@ class Rescaled(Operator):
     """An operator that ends in its field `rescale`, a `golden.ops.Rescale`."""
 
     @property
-    def writes_zero_point(self):
+    def writes_zero_point(self) -> int | None:
         """The rescale's."""
         return self.rescale.zero_point
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """The rescale's bounds."""
         return self.rescale.low, self.rescale.high
 
@@ -192,6 +192,6 @@ class Accumulating(Rescaled):
         """The rescaled sums."""
         return self.rescale.compute(p, self.sums(p, *inputs))
 
-    def accumulate(self, *inputs):
+    def accumulate(self, *inputs) -> np.ndarray:
         """int8 arrays with a batch axis. Returns the accumulators, int64."""
         return self.sums(NUMPY, *self._checked(inputs))

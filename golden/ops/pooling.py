@@ -28,11 +28,11 @@ class _Sums(Accumulating):
     """Sums of x - input_zero_point."""
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """Its own."""
         return (self.input_zero_point,)
 
-    def accumulators(self, input_ranges):
+    def accumulators(self, input_ranges) -> tuple:
         """With the zero point subtracted; machines that sum raw codes prove their own."""
         return self.accumulator_bounds(*input_ranges[0]), None
 
@@ -80,7 +80,7 @@ class AveragePool(Windowed, _Sums):
         object.__setattr__(self, "input_zero_point", _input_zero_point(self.input_zero_point))
         validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
 
-    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX) -> tuple:
         """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
         return _sum_bounds(self.kernel[0] * self.kernel[1], low, high, self.input_zero_point)
 
@@ -121,11 +121,11 @@ class CodeAveragePool(Windowed):
         object.__setattr__(self, "high", validate.integer("High", self.high, self.low,
                                                           arith.INT8_MAX))
 
-    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX) -> tuple:
         """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
         return _sum_bounds(self.kernel[0] * self.kernel[1], low, high, 0)
 
-    def counts(self, size):
+    def counts(self, size) -> list:
         """Pixels in each window of an input of `size` (H, W): int64 (OH,) and (OW,), factors."""
         out = windows.output_size(size, self.kernel, self.stride, self.padding)
         counts = []
@@ -135,16 +135,16 @@ class CodeAveragePool(Windowed):
             counts.append(end - np.maximum(first, 0))
         return counts
 
-    def factors(self, size):
+    def factors(self, size) -> tuple:
         """Multiplier and shift of each window of an input of `size`: int64 (OH, OW) each."""
         rows, columns = self.counts(size)
         return arith.average_factor(rows[:, None] * columns)
 
-    def accumulators(self, input_ranges):
+    def accumulators(self, input_ranges) -> tuple:
         """Of codes alone, as the zero point counts as 0."""
         return self.accumulator_bounds(*input_ranges[0]), None
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """An average lies among its codes."""
         (low, high), = input_ranges
         return arith.clamp(low, self.low, self.high), arith.clamp(high, self.low, self.high)
@@ -153,7 +153,7 @@ class CodeAveragePool(Windowed):
         """x: (N, C, H, W) to int64 (N, C, OH, OW)."""
         return p.window_sum(x, 0, self.kernel, self.stride, self.padding)
 
-    def accumulate(self, x):
+    def accumulate(self, x) -> np.ndarray:
         """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, OH, OW)."""
         return self.sums(NUMPY, *self._checked([x]))
 
@@ -189,7 +189,7 @@ class GlobalAveragePool(_Sums):
                                                              windows.KERNEL_MAX))
         validate.instance("Rescale", self.rescale, Rescale).check_channels(1)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape) -> tuple:
         """(C, H, W) to (C, 1, 1)."""
         channels, *size = windows.image_shape("GlobalAveragePool", shape)
         if tuple(size) != self.window:
@@ -197,11 +197,11 @@ class GlobalAveragePool(_Sums):
                              f"not {tuple(size)}")
         return (channels, 1, 1)
 
-    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX):
+    def accumulator_bounds(self, low=arith.INT8_MIN, high=arith.INT8_MAX) -> tuple:
         """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
         return _sum_bounds(self.window[0] * self.window[1], low, high, self.input_zero_point)
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """Everything."""
         return None
 

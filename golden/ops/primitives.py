@@ -118,7 +118,7 @@ class Primitives:
         self._refuse("host")
 
 
-def exact_float(largest):
+def exact_float(largest) -> type:
     """The fastest float type that adds integers up to `largest` in magnitude exactly."""
     if largest < 1 << 24:
         return np.float32
@@ -127,7 +127,7 @@ def exact_float(largest):
     raise ValueError(f"Sum of products must stay below 2**53, not {largest}")
 
 
-def product_bounds(weights, low, high):
+def product_bounds(weights, low, high) -> tuple:
     """Bounds of every partial sum of weights (O, K) times inputs in [low, high], in any order.
 
     Returns two int64 (O,) arrays, the smallest (<= 0) and the largest (>= 0).

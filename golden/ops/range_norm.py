@@ -30,6 +30,9 @@ import numpy as np
 from golden import arith, validate
 from golden.ops.primitives import NUMPY
 
+__all__ = ["RangeNormConfig", "apply", "by_channel", "chunking", "range_constant",
+           "range_norm_reference", "statistics"]
+
 N_CHUNKS = 16
 COUNT_MIN, COUNT_MAX = N_CHUNKS + 1, 1 << 24
 SPREAD_WIDTH = 12               # 16 * 255 fits
@@ -50,7 +53,7 @@ ZERO_SHIFT = FRACTION_WIDTH     # sh of a channel with m = 0
 BASE_SHIFT_MAX = SHIFT_MAX + DENOMINATOR_WIDTH
 
 
-def chunking(count):
+def chunking(count) -> tuple:
     """(length, number) of the chunks for `count` codes per channel; ValueError outside 17..2**24.
 
     length = ceil(count / 16), number = ceil(count / length); the last chunk may be shorter.
@@ -60,7 +63,7 @@ def chunking(count):
     return length, -(-count // length)
 
 
-def range_constant(length, kind="code"):
+def range_constant(length, kind="code") -> float:
     """Factor from a mean chunk range to a standard deviation, for chunks of `length` values.
 
     kind: "code" (0.5 * 0.35 * (1 + sqrt(pi ln 4)) / sqrt(2 ln length), as in
@@ -73,12 +76,12 @@ def range_constant(length, kind="code"):
     return fix / math.sqrt(2 * math.log(length))
 
 
-def by_channel(q):
+def by_channel(q) -> np.ndarray:
     """q: (N, C, H, W) or (N, C). Returns (C, N * H * W), in N, H, W order."""
     return np.moveaxis(q, 1, 0).reshape(q.shape[1], -1)
 
 
-def statistics(q, p=NUMPY):
+def statistics(q, p=NUMPY) -> tuple:
     """sum of (q + 128) and sum over chunks of (max - min), int64 (C,) each, numpy.
 
     q: int8 (N, C, H, W) or (N, C), N * H * W in 17..2**24, by the primitives `p`
@@ -145,7 +148,7 @@ class RangeNormConfig:
 
     @classmethod
     def from_floats(cls, *, count, gamma, beta, eps, input_scale, output_scale, output_zero_point,
-                    constant="code", low=arith.INT8_MIN, high=arith.INT8_MAX):
+                    constant="code", low=arith.INT8_MIN, high=arith.INT8_MAX) -> "RangeNormConfig":
         """The integer constants for float parameters.
 
         count: N * H * W; gamma, beta: float (C,); eps >= 0; input_scale, output_scale > 0
@@ -193,16 +196,16 @@ class RangeNormConfig:
                    beta=codes, epsilon=epsilon, low=low, high=high)
 
     @property
-    def n_channels(self):
+    def n_channels(self) -> int:
         """The number of channels."""
         return len(self.gain)
 
     @property
-    def chunk_length(self):
+    def chunk_length(self) -> int:
         """Codes per chunk; the last chunk may be shorter."""
         return chunking(self.count)[0]
 
-    def parameters(self, total, spread):
+    def parameters(self, total, spread) -> tuple:
         """(m, B, sh), int64 (C,) each, from the sums and spreads of `statistics`."""
         total, spread = np.asarray(total, np.int64), np.asarray(spread, np.int64)
         denominator = (np.maximum(spread, 1) << FRACTION_WIDTH) + self.epsilon
@@ -235,7 +238,7 @@ class RangeNormConfig:
 
 
 def range_norm_reference(q, *, gamma, beta, eps, input_scale, output_scale, output_zero_point,
-                         constant="code", low=arith.INT8_MIN, high=arith.INT8_MAX):
+                         constant="code", low=arith.INT8_MIN, high=arith.INT8_MAX) -> np.ndarray:
     """Float64 RangeBN of the same codes, quantized once at the end: what the integers approach.
 
     Arguments as in `RangeNormConfig.from_floats`; q: int8 (N, C, H, W) or (N, C). Returns int8.

@@ -45,7 +45,7 @@ class Rescale:
         put("rounding", arith.Rounding(self.rounding))
 
     @classmethod
-    def from_factors(cls, factors, **fields):
+    def from_factors(cls, factors, **fields) -> "Rescale":
         """The Rescale nearest to real `factors`, (C,) or scalar; ValueError names the channel."""
         pairs = []
         for channel, factor in enumerate(np.atleast_1d(factors)):
@@ -57,7 +57,7 @@ class Rescale:
         return cls(multiplier=multiplier, shift=shift, **fields)
 
     @property
-    def n_channels(self):
+    def n_channels(self) -> int:
         """The number of multipliers: 1 where all channels share one."""
         return len(self.multiplier)
 
@@ -76,7 +76,7 @@ class Rescale:
         return p.codes(arith.requantize(acc, multiplier, shift, self.zero_point, self.low,
                                         self.high, self.rounding))
 
-    def check_channels(self, n_channels):
+    def check_channels(self, n_channels) -> None:
         """Raises ValueError unless there is one multiplier, or one for each of the channels."""
         if self.n_channels not in (1, n_channels):
             raise ValueError(f"Rescale must have 1 or {n_channels} multipliers, "

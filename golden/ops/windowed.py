@@ -14,7 +14,7 @@ class Windowed(Operator):
     needs_image = True
     dilation = (1, 1)
 
-    def output_shape(self, shape):
+    def output_shape(self, shape) -> tuple:
         """(C, H, W) to (C, OH, OW)."""
         channels, *size = windows.image_shape(type(self).__name__, shape)
         return (channels, *windows.output_size(size, self.kernel, self.stride, self.padding,
@@ -26,13 +26,13 @@ class Windowed(Operator):
         return low, low + (end - first - 1) * self.stride[0] + (
             self.kernel[0] - 1) * self.dilation[0] + 1
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """From the first row of the first window to the last one of the last window."""
         (above, below), height = self._span(first, end), shapes[0][1]
         low, high = max(0, above), min(height, below)
         return ((low, high) if low < high else (0, 0),)
 
-    def for_rows(self, first, end, *shapes):
+    def for_rows(self, first, end, *shapes) -> "Operator":
         """The same windows, with as much padding above and below as is missing of the input.
 
         Windows over padding alone have an input without rows.

@@ -4,10 +4,12 @@ import numpy as np
 
 from golden import validate
 
+__all__ = ["KERNEL_MAX", "geometry", "image_shape", "output_size", "pad", "sliding"]
+
 KERNEL_MAX = 1 << 16
 
 
-def geometry(kernel, stride, padding, dilation=(1, 1)):
+def geometry(kernel, stride, padding, dilation=(1, 1)) -> tuple:
     """Validated (kernel, stride, padding, dilation) as tuples of ints.
 
     kernel, stride, dilation: (height, width), at least 1; padding: (top, left, bottom, right)
@@ -18,7 +20,7 @@ def geometry(kernel, stride, padding, dilation=(1, 1)):
             validate.integers("Dilation", dilation, 2, 1, KERNEL_MAX))
 
 
-def image_shape(name, shape):
+def image_shape(name, shape) -> tuple:
     """Returns (C, H, W); raises ValueError for a shape that is not an image."""
     shape = tuple(shape)
     if len(shape) != 3:
@@ -26,7 +28,7 @@ def image_shape(name, shape):
     return shape
 
 
-def output_size(size, kernel, stride, padding, dilation=(1, 1)):
+def output_size(size, kernel, stride, padding, dilation=(1, 1)) -> tuple:
     """(H, W) of the output for an input of `size` (H, W); ValueError where no window fits."""
     top, left, bottom, right = padding
     result = []
@@ -38,7 +40,7 @@ def output_size(size, kernel, stride, padding, dilation=(1, 1)):
     return tuple(result)
 
 
-def pad(x, padding, value):
+def pad(x, padding, value) -> np.ndarray:
     """Pads the last two axes of x (N, C, H, W) with a constant."""
     top, left, bottom, right = padding
     if not any(padding):
@@ -46,7 +48,7 @@ def pad(x, padding, value):
     return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
 
 
-def sliding(x, kernel, stride, dilation=(1, 1)):
+def sliding(x, kernel, stride, dilation=(1, 1)) -> np.ndarray:
     """View of x (N, C, H, W), already padded, as (N, C, kh, kw, OH, OW)."""
     rows, columns = output_size(x.shape[2:], kernel, stride, (0, 0, 0, 0), dilation)
     n, c, h, w = x.strides

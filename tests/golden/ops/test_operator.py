@@ -10,6 +10,7 @@ from golden.errors import LockstepError
 from golden.ops.operator import Elementwise
 from golden.program import Program, encoding, interpreter
 from golden.program.verify import verify
+from tests.golden import literal_operators
 from tests.golden.ops import examples
 
 INT8 = (-128, 127)
@@ -18,9 +19,16 @@ EVERY = pytest.mark.parametrize(("op", "shapes"), examples.EXAMPLES, ids=example
 
 def test_every_operator_has_an_example():
     assert {type(op) for op, _ in examples.EXAMPLES} == {*ops.OPERATORS}
+    assert {*literal_operators.BY_CLASS} == {operator.__name__ for operator in ops.OPERATORS}
     for operator in ops.OPERATORS:
         assert issubclass(operator, ops.Operator)
         assert encoding.CLASSES[operator.__name__] is operator
+
+
+@EVERY
+def test_every_operator_is_the_literal_one(op, shapes):
+    x = examples.inputs(shapes, n_images=2)
+    np.testing.assert_array_equal(op(*x), literal_operators.run(op, *x))
 
 
 def check_rows(op, shapes):

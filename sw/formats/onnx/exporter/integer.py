@@ -5,6 +5,8 @@ MatMulInteger give the int32 products, and the requantization is `golden.arith`'
 int64 operators (see `sw.formats.onnx.exporter.builder`).
 """
 
+import onnx
+
 from golden.errors import LockstepError
 from golden.ops.primitives import Unsupported
 from sw.formats.onnx.exporter.builder import GraphBuilder
@@ -31,7 +33,7 @@ def _batch(program, tensor):
     return program.batch or BATCH if tensor.batched else 1
 
 
-def export_integer(program, *, trace=False):
+def export_integer(program, *, trace=False) -> onnx.ModelProto:
     """The integer program as an onnx.ModelProto, checked by onnx.checker.
 
     program: a `golden.program.Program`. The model's inputs and outputs are codes, channels first,

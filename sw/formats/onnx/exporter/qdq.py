@@ -6,6 +6,8 @@ codes to differ by one where a value lies near a rounding boundary, and such dif
 the integer export is the exact one.
 """
 
+import onnx
+
 from golden.errors import LockstepError
 from golden.ops.operator import INT8
 from golden.ops.primitives import Unsupported
@@ -48,7 +50,7 @@ def _real_form(graph, node, real, sources, target):
         raise LockstepError(f"Node {node.name}: {node.op.label} has no QDQ form") from error
 
 
-def export_qdq(program):
+def export_qdq(program) -> onnx.ModelProto:
     """The program as a float-in, float-out onnx.ModelProto with QDQ pairs.
 
     The input is the real NCHW input, float32; the output is the dequantized output. The scales of

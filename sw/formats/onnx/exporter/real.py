@@ -17,7 +17,7 @@ FLOAT32 = np.finfo(np.float32)
 ACTIVATION_STEPS = INT8_MAX - INT8_MIN      # between two codes
 
 
-def factors(graph, values, what, hint, steps=1):
+def factors(graph, values, what, hint, steps=1) -> str:
     """The name of factors whose multiples up to `steps` are float32; 0 is one of them.
 
     Raises LockstepError naming what they are, `what`, for those beyond float32 or subnormal there.
