@@ -6,7 +6,7 @@ from pathlib import Path
 from golden.errors import LockstepError
 from golden.program import Program
 from sw.formats.files import sha256_of
-from sw.formats.tflite import layout, pointwise, pools, products, schema, windows
+from sw.formats.tflite import layout, pointwise, pools, products, schema, tables, windows
 from sw.formats.tflite.builder import Builder
 from sw.formats.tflite.graph import Graph, OperatorInfo, TensorInfo
 from sw.formats.tflite.overflow import overflow_notes
@@ -14,7 +14,7 @@ from sw.formats.tflite.registry import KINDS, on_host
 
 __all__ = ["import_tflite"]
 
-REGISTERING = layout, pointwise, pools, products    # their operators, by being imported
+REGISTERING = layout, pointwise, pools, products, tables    # their operators, by being imported
 LAYOUT = "NHWC"
 
 on_host("SOFTMAX", options="SoftmaxOptions", fields=("Beta",))

@@ -117,15 +117,18 @@ class Graph:
         return {info.name for infos in groups for info in infos if info}
 
 
-def check_activation(info):
-    """LockstepError unless the tensor is int8 of one scale and zero point and a known shape."""
+def check_activation(info, is_constant=False):
+    """LockstepError unless the tensor is int8 of one scale and zero point and a known shape.
+
+    is_constant: it may lack the batch
+    """
     what = f"Tensor {info.name!r}"
     if info.dtype != "int8":
         raise LockstepError(f"{what} must be int8, not {info.dtype}")
     if info.is_dynamic:
         raise LockstepError(f"{what} must have a known shape, not {list(info.shape)} with "
                             f"dimensions left open")
-    if len(info.shape) < 2 or info.shape[0] != 1 or min(info.shape) < 1:
+    if not is_constant and (len(info.shape) < 2 or info.shape[0] != 1 or min(info.shape) < 1):
         raise LockstepError(f"{what} must have a batch of 1 in front of its dimensions, "
                             f"not shape {list(info.shape)}")
     if info.size > MOST_ELEMENTS:

@@ -16,7 +16,8 @@ OPTIONS = {
     "RESHAPE": None, "CONCATENATION": "ConcatenationOptions", "PAD": "PadOptions", "RELU": None,
     "RELU6": None, "SOFTMAX": "SoftmaxOptions", "QUANTIZE": "QuantizeOptions",
     "DEQUANTIZE": "DequantizeOptions", "SQUEEZE": "SqueezeOptions", "TANH": None,
-    "EXPAND_DIMS": "ExpandDimsOptions",
+    "EXPAND_DIMS": "ExpandDimsOptions", "MUL": "MulOptions", "LOGISTIC": None,
+    "HARD_SWISH": None, "LEAKY_RELU": "LeakyReluOptions", "RELU_N1_TO_1": None, "ELU": None,
 }
 
 

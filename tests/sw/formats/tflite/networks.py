@@ -108,6 +108,12 @@ class Network(ModelFile):
                       FusedActivationFunction=getattr(ACTIVATIONS, activation))
         return z
 
+    def mul(self, x, y, activation="NONE"):
+        z = self.activation(max(self.shapes[x], self.shapes[y], key=np.prod))
+        self.operator("MUL", [x, y], [z],
+                      FusedActivationFunction=getattr(ACTIVATIONS, activation))
+        return z
+
     def pool(self, kind, x, kernel=(2, 2), stride=(2, 2), padding="VALID", activation="NONE"):
         y = self.activation((1, *self._window(x, kernel, stride, padding), self.shapes[x][3]),
                             like=x)
@@ -143,7 +149,7 @@ class Network(ModelFile):
         return y
 
     def pointwise(self, kind, x, like=None, **options):
-        """RELU, RELU6, QUANTIZE between int8 tensors, SOFTMAX."""
+        """An operator of one input: the RELU family, QUANTIZE, LOGISTIC, SOFTMAX and others."""
         y = self.activation(self.shapes[x], like=like)
         self.operator(kind, [x], [y], **options)
         return y

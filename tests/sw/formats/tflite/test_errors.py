@@ -26,8 +26,8 @@ def finished():
 def test_an_unsupported_operator(tmp_path):
     net = Network((1, 10))
     y = net.activation((1, 10), name="squashed")
-    net.operator("TANH", [net.input], [y])
-    refused(net.finish(y), tmp_path, r"Operator TANH \(tensor 'squashed'\) is not supported; "
+    net.operator("ELU", [net.input], [y])
+    refused(net.finish(y), tmp_path, r"Operator ELU \(tensor 'squashed'\) is not supported; "
             r"supported are ADD, AVERAGE_POOL_2D, .*SOFTMAX")
 
 
@@ -148,6 +148,38 @@ def test_an_addition_on_which_the_reference_kernel_stops(scale, tmp_path):
         return
     refused(net.finish(y), tmp_path, r"Operator ADD .tensor 'sum'.: the output's scale must be "
             r"above 9.54e-07 for these inputs, or the reference kernel stops")
+
+
+def test_a_product_that_broadcasts_otherwise(tmp_path):
+    net = Network((1, 4, 4, 3))
+    pixels = net.activation((1, 4, 4, 1))
+    refused(net.finish(net.mul(net.input, pixels)), tmp_path, r"Operator MUL .*: beside an input "
+            r"of shape \[1, 4, 4, 3\] the other must have the same one or, of 4 dimensions, one "
+            r"value per channel, not shape \[1, 4, 4, 1\]")
+    net = Network((1, 5, 3))
+    refused(net.finish(net.mul(net.activation((1, 1, 3)), net.input)), tmp_path,
+            r"one value per channel, not shape \[1, 1, 3\]")
+
+
+@pytest.mark.parametrize("kind", ["ADD", "MUL"])
+def test_constant_operands(kind, tmp_path):
+    net = Network((1, 4, 4, 3))
+    constant, y = net.constant(np.ones(3, np.int8), 0.1, name="each"), net.activation((1, 4, 4, 3))
+    net.operator(kind, [net.input, constant], [y])
+    refused(net.finish(y), tmp_path, r"Operator .*: a constant operand must have one value, not "
+            r"shape \[3\] \(tensor 'each'\)")
+    net = Network((1, 4))
+    y = net.activation((1, 4))
+    net.operator(kind, [net.input, net.constant(np.ones(1, np.float32), 0.1, name="real")], [y])
+    refused(net.finish(y), tmp_path, "Tensor 'real' must be int8, not float32")
+
+
+def test_a_hard_swish_to_a_scale_far_below_its_inputs(tmp_path):
+    net = Network((1, 4))
+    net.input, y = net.tensor((1, 4), 1.28, 0), net.tensor((1, 4), 0.0099, 0, name="fine")
+    net.operator("HARD_SWISH", [net.input], [y])
+    refused(net.finish(y), tmp_path, r"Operator HARD_SWISH .tensor 'fine'.: the output's scale "
+            r"must be at least 0.01 for this input")
 
 
 def test_tensors_beyond_all_measure(tmp_path):
