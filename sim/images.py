@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hw.compiler.memory.image import Image, from_bus, to_bus
-from hw.isa import N_WORDS, Counter, ErrorCode, Register
+from hw.isa import Counter, ErrorCode, Register
 from sim.batches import by_tensor
 from sim.commands import Answers, Commands
 from sim.runner import SimulationError
@@ -83,13 +83,9 @@ class ImageRuns:
             self._make_ready(words)
             for name in words:
                 tensors[name] = self._read(image.placements[name])
-            n_records, n_started = image.target.instruction_words // N_WORDS, 0
             for step in image.steps:
                 step_counters.append([])
                 for _ in range(step.n_instructions):
-                    if n_started and n_started % n_records == 0:  # the memory is a ring
-                        commands.write(Register.PROGRAM_ADDRESS, [0])
-                    n_started += 1
                     self._start(single_step=True)
                     step_counters[-1].append(commands.read(Register.COUNTERS, 2 * len(Counter)))
                 for name in step.outputs:

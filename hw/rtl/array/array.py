@@ -169,7 +169,7 @@ class MacArray(wiring.Component):
         """
         lengths = {"first": self.columns + self.product_latency - 1,
                    "last": self.columns + self.product_latency}
-        chains, entering = [], {name: getattr(self, name) for name in _CONTROLS}
+        chains, entering = [], {"first": self.first, "last": self.last}
         for i in range(self.rows):
             if i:  # a control enters row i as late as its operand
                 entering = {name: chains[-1][name][1] for name in _CONTROLS}

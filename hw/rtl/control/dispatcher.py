@@ -98,6 +98,7 @@ class Dispatcher(wiring.Component):
         head = SimpleNamespace(
             base=Signal(range(self.target.instruction_words)),
             record=Signal(range(max(2, self.n_records))),
+            kept=Signal(), goes_on=Signal(),  # base and record are those of the index
             count=Signal(range(N_WORDS + self.fetch_latency + 2)),
             length=Signal(range(N_WORDS + 1)), opcode=Signal(4), engine=Signal(2),
             known=Signal(), is_engine=Signal(), arriving=Signal(range(N_WORDS)),
@@ -112,7 +113,7 @@ class Dispatcher(wiring.Component):
         with m.FSM() as fsm:
             self._begin(m, finder, head, one_only, after)
             self._fetch(m, finder, head, free, synced, one_only, after)
-            self._end(m, finder, counts.all_complete, after)
+            self._end(m, finder, head, counts.all_complete, after)
         # Registers, as they go to all parts of the accelerator.
         m.d.sync += [self.run.busy.eq(~fsm.ongoing("IDLE")), abort.eq(fsm.ongoing("ABORT"))]
         self._abort_engines(m, abort)
@@ -199,33 +200,40 @@ class Dispatcher(wiring.Component):
             finder.commit_engine.eq(head.engine), finder.commit_index.eq(run.index),
             finder.commit_number.eq(Array([counts.issued[e] for e in ENGINES])[head.engine])]
 
-    def _give_up(self, m, finder, after):
+    def _give_up(self, m, finder, head, after):
         """In a state: an error ends the run."""
         with m.If(finder.found):
             m.d.sync += [self.run.error.eq(finder.code), self.run.done.eq(0),
                          after.eq(FLUSH_CYCLES)]
             with m.If(~finder.at_fetch):
                 m.d.sync += self.run.index.eq(finder.index)
+            m.d.sync += head.kept.eq(0)
             m.next = "ABORT"
 
     def _begin(self, m, finder, head, one_only, after):
-        """States in which a run begins."""
+        """States in which a run begins: at an address, or where the last one stopped.
+
+        The index counts on behind the end of the ring, so what goes on keeps its record.
+        """
         run = self.run
+        goes_on = run.resume & head.kept
         with m.State("IDLE"):
             with m.If(run.start):
                 m.d.sync += [run.begin.eq(1), run.done.eq(0), run.error.eq(ErrorCode.NONE),
                              one_only.eq(run.single_step), run.index.eq(run.program_address),
-                             head.record.eq(run.program_address),
-                             head.base.eq(run.program_address * N_WORDS)]
+                             head.goes_on.eq(goes_on), head.kept.eq(1)]
+                with m.If(~goes_on):
+                    m.d.sync += [head.record.eq(run.program_address),
+                                 head.base.eq(run.program_address * N_WORDS)]
                 m.next = "BEGIN"
         with m.State("BEGIN"):
             m.d.sync += [self.fetch_address.eq(head.base), head.count.eq(0)]
-            with m.If(run.index >= self.n_records):
-                m.d.sync += [run.error.eq(ErrorCode.ADDRESS), run.done.eq(1)]
+            with m.If((run.index >= self.n_records) & ~head.goes_on):
+                m.d.sync += [run.error.eq(ErrorCode.ADDRESS), run.done.eq(1), head.kept.eq(0)]
                 m.next = "IDLE"
             with m.Else():
                 m.next = "HEAD"
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
 
     def _fetch(self, m, finder, head, free, synced, one_only, after):
         """States of one instruction: the first word tells its engine and its length, then the
@@ -235,11 +243,11 @@ class Dispatcher(wiring.Component):
             with m.If(head.count == self.fetch_latency):
                 m.d.sync += head.opcode.eq(self.fetch_data[:4])
                 m.next = "DECODE"
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
         with m.State("DECODE"):
             self._decode(m, head)
             m.next = "CHOOSE"
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
         with m.State("CHOOSE"):
             m.d.sync += [self.fetch_address.eq(head.base), head.count.eq(0), head.arriving.eq(0)]
             with m.If(~head.known):
@@ -249,7 +257,7 @@ class Dispatcher(wiring.Component):
                 m.next = "DRAIN"
             with m.Elif(free | ~head.is_engine):
                 m.next = "STREAM"
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
         with m.State("STREAM"):
             m.d.sync += [self.fetch_address.eq(self.fetch_address + 1),
                          head.count.eq(head.count + 1)]
@@ -259,7 +267,7 @@ class Dispatcher(wiring.Component):
                 with m.If(head.arriving + 1 == head.length):
                     m.d.sync += after.eq(_SYNC_CYCLES)
                     m.next = "COMMIT"
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
         with m.State("COMMIT"):
             with m.If(head.is_engine | (synced & (after == 0))):
                 m.d.comb += head.committing.eq(1)
@@ -271,14 +279,14 @@ class Dispatcher(wiring.Component):
                 m.next = "ADVANCE"
             with m.If(after != 0):
                 m.d.sync += after.eq(after - 1)
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
         with m.State("ADVANCE"):
             m.d.sync += [self.run.index.eq(self.run.index + 1), self.fetch_address.eq(head.base),
                          head.count.eq(0), after.eq(3)]
             m.next = "HEAD"
             with m.If(one_only):
                 m.next = "DRAIN"
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
 
     def _decode(self, m, head):
         """Engine and length of an opcode; without external memory transfers are unknown."""
@@ -296,7 +304,7 @@ class Dispatcher(wiring.Component):
             with m.Default():
                 m.d.sync += [head.known.eq(0), head.is_engine.eq(0)]
 
-    def _end(self, m, finder, all_complete, after):
+    def _end(self, m, finder, head, all_complete, after):
         """States in which a run ends, by itself or by an error."""
         with m.State("DRAIN"):
             with m.If(~all_complete):
@@ -306,7 +314,7 @@ class Dispatcher(wiring.Component):
             with m.Else():
                 m.d.sync += self.run.done.eq(1)
                 m.next = "IDLE"
-            self._give_up(m, finder, after)
+            self._give_up(m, finder, head, after)
         with m.State("ABORT"):
             with m.If(after != 0):
                 m.d.sync += after.eq(after - 1)

@@ -99,7 +99,8 @@ class RunControl(wiring.Signature):
 
     Members
     -------
-    start, abort_request : pulses. single_step, program_address : how and where to start.
+    start, abort_request : pulses. single_step, program_address : how and where to start. resume :
+        ``program_address`` is the ``index`` of the last stop, at which the dispatcher goes on.
     cycle_limit, watchdog_limit : cycles.
     busy, done, error, index : status; ``index`` is the refused or halting instruction, or the next
         one after a single step. begin : the run begins, for counters.
@@ -108,7 +109,7 @@ class RunControl(wiring.Signature):
     def __init__(self, target):
         super().__init__({
             "start": Out(1), "single_step": Out(1), "abort_request": Out(1),
-            "program_address": Out(16), "cycle_limit": Out(32),
+            "program_address": Out(16), "resume": Out(1), "cycle_limit": Out(32),
             "watchdog_limit": Out(32, init=target.watchdog),
             "busy": In(1), "done": In(1), "error": In(ErrorCode), "index": In(16),
             "begin": In(1)})

@@ -101,7 +101,7 @@ class ControlRegisters(wiring.Component):
         was_busy = Signal()
         m.d.sync += was_busy.eq(run.busy)
         with m.If(was_busy & ~run.busy):
-            m.d.sync += run.program_address.eq(run.index)
+            m.d.sync += [run.program_address.eq(run.index), run.resume.eq(1)]
         chosen_register = {register: at(register.name, offset == register)
                            for register in Register if register != Register.COUNTERS}
         with m.If(write & chosen_register[Register.CONTROL]):
@@ -113,6 +113,8 @@ class ControlRegisters(wiring.Component):
         for register, setting in settings.items():
             with m.If(write & chosen_register[register]):
                 m.d.sync += setting.eq(write_data)
+        with m.If(write & chosen_register[Register.PROGRAM_ADDRESS]):
+            m.d.sync += run.resume.eq(0)
         error = Mux(run.error != ErrorCode.NONE, run.error,
                     Mux(refused, ErrorCode.START_WHILE_BUSY, ErrorCode.NONE))
         values = {

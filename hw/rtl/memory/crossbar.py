@@ -74,6 +74,8 @@ class Crossbar(wiring.Component):
             "h_write": In(WaitingWrite(word)),
             "conflict": Out(1), "address_error": Out(1),
             "address_errors": Out(data.StructLayout(dict.fromkeys(_PORTS, 1)))})
+        self._ports = {"a": self.a, "b": self.b, "v": self.v, "w": self.w, "s": self.s, "h": self.h,
+                       "r": self.r, "m": self.m, "l": self.l, "h_write": self.h_write}
         self._row_width = exact_bits(max(target.bank_words) // 2) or 1
         self._request = data.StructLayout({
             "banks": N_BANKS, "even_row": self._row_width, "odd_row": self._row_width, "odd": 1})
@@ -83,7 +85,7 @@ class Crossbar(wiring.Component):
 
     def _select_bank(self, m, name, address):
         """The bank that a port wants, one-hot; as a second value the same, 0 beyond its end."""
-        port = getattr(self, name)
+        port = self._ports[name]
         banks = Cat(port.bank == k for k in range(N_BANKS))
         inside = banks & Cat(address < depth for depth in self.target.bank_words)
         ready = port.ready if "ready" in port.signature.members else 1
@@ -92,7 +94,7 @@ class Crossbar(wiring.Component):
 
     def _waiting(self, m, name, buffer, fields):
         """A buffer for a port that may wait: its output stream, whose ready is still open."""
-        port = getattr(self, name)
+        port = self._ports[name]
         m.submodules[f"{name}_buffer"] = buffer
         m.d.comb += [buffer.i.valid.eq(port.valid), port.ready.eq(buffer.i.ready)]
         m.d.comb += [buffer.i.payload[key].eq(value) for key, value in fields.items()]
@@ -103,7 +105,7 @@ class Crossbar(wiring.Component):
         request = Signal(self._request, name=f"{name}_request")
         banks, _ = self._select_bank(m, name, word_address)
         m.d.sync += [
-            request.banks.eq(Mux(getattr(self, name).valid, banks, 0)),
+            request.banks.eq(Mux(self._ports[name].valid, banks, 0)),
             request.odd.eq(word_address[0]), request.odd_row.eq(word_address[1:]),
             request.even_row.eq((word_address + 1)[1:])]
         return request
@@ -115,7 +117,7 @@ class Crossbar(wiring.Component):
         b = self._array_request(m, "b", self.b.address)
         heads = {}
         for name in "vwsh":
-            address = getattr(self, name).address
+            address = self._ports[name].address
             banks, _ = self._select_bank(m, name, address)
             heads[name] = self._waiting(m, name, SkidBuffer(self._request), {
                 "banks": banks, "even_row": address[1:], "odd_row": address[1:],
@@ -157,7 +159,7 @@ class Crossbar(wiring.Component):
         word = self.target.word_bytes
 
         def fields(name):
-            port = getattr(self, name)
+            port = self._ports[name]
             odd = port.address[0]
             _, inside = self._select_bank(m, name, port.address)
             return {"banks": inside, "row": port.address[1:], "data": port.data.as_value(),
@@ -170,7 +172,7 @@ class Crossbar(wiring.Component):
             m.d.sync += direct.banks.eq(0)
         requests = {"r": (1, direct, None)}
         for name in _WAITING_WRITES:
-            port = getattr(self, name)
+            port = self._ports[name]
             head = self._waiting(m, name, WaitingQueue(self._write), fields(name) | {
                 "progress": port.progress, "instruction_end": port.instruction_end})
             requests[name] = (head.valid, head.payload, head.ready)
@@ -188,7 +190,7 @@ class Crossbar(wiring.Component):
             m.d.comb += [bank.write_row.eq(row), bank.write_data.eq(content),
                          bank.write_enable.eq(Cat(enables))]
         for name in _WAITING_WRITES:
-            port = getattr(self, name)
+            port = self._ports[name]
             valid, _, ready = requests[name]
             _, request = granted[name]
             passed = Signal(name=f"{name}_passed")

@@ -86,20 +86,25 @@ class Engines:
         return testbench
 
 
-def run(program, engines, *, limit=20000, watchdog=1 << 20, cycle_limit=0, single_step=False,
-        at=0, target=TARGET):
-    """Play a program; returns (error, index, cycles, abort seen)."""
-    dut = Dispatcher(target=target, fetch_latency=LATENCY)
+def fetch_process(dut, program):
+    """The instruction memory."""
     memory = [word for record in program for word in record]
-    result = {}
 
-    async def memory_process(ctx):
+    async def testbench(ctx):
         pipe = [0] * LATENCY
         while True:
             address = ctx.get(dut.fetch_address)
             pipe = [memory[address] if address < len(memory) else 0, *pipe[:-1]]
             await ctx.tick()
             ctx.set(dut.fetch_data, pipe[LATENCY - 1] if LATENCY > 1 else pipe[0])
+    return testbench
+
+
+def run(program, engines, *, limit=20000, watchdog=1 << 20, cycle_limit=0, single_step=False,
+        at=0, target=TARGET):
+    """Play a program; returns (error, index, cycles, abort seen)."""
+    dut = Dispatcher(target=target, fetch_latency=LATENCY)
+    result = {}
 
     async def testbench(ctx):
         ctx.set(dut.run.watchdog_limit, watchdog)
@@ -121,7 +126,7 @@ def run(program, engines, *, limit=20000, watchdog=1 << 20, cycle_limit=0, singl
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-8)
-    simulator.add_testbench(memory_process, background=True)
+    simulator.add_testbench(fetch_process(dut, program), background=True)
     for engine in Engine:
         simulator.add_testbench(engines.process(dut, engine), background=True)
     simulator.add_testbench(testbench)
@@ -298,6 +303,56 @@ def test_the_program_memory_is_a_ring():
     result = run(program, engines, at=n - 3)
     assert (result["error"], result["index"]) == (ErrorCode.NONE, n)
     assert sum(e[1] == "complete" for e in engines.events) == 3
+
+
+def single_steps(program, engines, *, at, n_steps, resume=True):
+    """Steps like those of the registers; returns (error, index) after each."""
+    dut = Dispatcher(target=TARGET, fetch_latency=LATENCY)
+    seen = []
+
+    async def testbench(ctx):
+        run = dut.run
+        ctx.set(run.watchdog_limit, 1 << 20)
+        ctx.set(run.single_step, 1)
+        ctx.set(run.program_address, at)
+        for _ in range(n_steps):
+            ctx.set(run.start, 1)
+            await ctx.tick()
+            ctx.set(run.start, 0)
+            await ctx.tick()
+            await ctx.tick().until(~run.busy)
+            seen.append((ErrorCode(ctx.get(run.error)), ctx.get(run.index)))
+            ctx.set(run.program_address, ctx.get(run.index))
+            ctx.set(run.resume, int(resume))
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(fetch_process(dut, program), background=True)
+    for engine in Engine:
+        simulator.add_testbench(engines.process(dut, engine), background=True)
+    simulator.add_testbench(testbench)
+    simulator.run()
+    return seen
+
+
+def test_single_steps_count_on_behind_the_end_of_the_ring():
+    n = TARGET.instruction_words // N_WORDS
+    program = [encode(Opcode.ADD)] * 2 + [encode(Opcode.MATMUL)] + [encode(Opcode.ADD)] * (n - 3)
+    engines = Engines(refuse=(Engine.ARRAY, 0))
+    seen = single_steps(program, engines, at=n - 2, n_steps=5)
+    assert seen == [*((ErrorCode.NONE, n - 1 + k) for k in range(4)), (ErrorCode.FIELD, n + 2)]
+    assert [e[1:] for e in engines.events if e[1] == "start"] == [
+        *(("start", Engine.VECTOR, k) for k in range(4)), ("start", Engine.ARRAY, 0)]
+
+
+def test_an_address_behind_the_memory_is_refused_where_nothing_goes_on():
+    n = TARGET.instruction_words // N_WORDS
+    program = [encode(Opcode.ADD)] * n
+    seen = single_steps(program, Engines(), at=n - 1, n_steps=2, resume=False)
+    assert seen == [(ErrorCode.NONE, n), (ErrorCode.ADDRESS, n)]
+    # After a refusal no record is kept either.
+    seen = single_steps(program, Engines(), at=n, n_steps=2)
+    assert seen == [(ErrorCode.ADDRESS, n)] * 2
 
 
 def test_a_start_behind_the_memory_is_refused():

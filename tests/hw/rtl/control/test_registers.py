@@ -127,6 +127,9 @@ def test_settings_stay_and_a_stop_moves_the_program_on():
         ctx.set(dut.run.busy, 0)
         await ctx.tick()
         assert await read(ctx, dut, Register.PROGRAM_ADDRESS) == (1, 9)
+        assert ctx.get(dut.run.resume), "the program goes on where it has stopped"
+        await write(ctx, dut, Register.PROGRAM_ADDRESS, 9)
+        assert not ctx.get(dut.run.resume), "the host has named a place"
 
     simulate(script)
 
