@@ -14,22 +14,20 @@ from pathlib import Path
 
 from cli import command as cli
 from golden.errors import LockstepError
-from synthesis import xilinx
+from hw.targets import DEFAULT_DEVICE, DEVICES, Device, device_of
 from synthesis.cache import CACHE, write_json
 from synthesis.design import Design, design_of
-from synthesis.report import RESOURCES, excess, implement, synthesis_only
+from synthesis.report import RESOURCES, excess, implement
 from synthesis.tools import NEXTPNR
 from synthesis.tops import TOPS, top_design
 
-FMAX_GOALS = {"ecp5-85k": 110, "ecp5-85k-packed": 95}  # MHz at speed grade 6
-
 
 def place_and_route(component, directory: Path | str, name: str, *, frequency_mhz: float = 150,
-                    seed: int = 1) -> dict:
+                    seed: int = 1, device: Device = DEVICES[DEFAULT_DEVICE]) -> dict:
     """Synthesize one component, place and route it; returns the report.
 
     Arguments: `directory` receives NAME.v, the tools' logs and NAME.report.json; `frequency_mhz`
-    is what the placer aims at.
+    is what the placer aims at; `device` has a flow that places.
 
     The report holds luts (as nextpnr counts them), ffs, dsps, brams, fmax_mhz, available,
     critical_path (from, to, ns, steps), ports (ns from and to a register outside), units, and the
@@ -37,7 +35,7 @@ def place_and_route(component, directory: Path | str, name: str, *, frequency_mh
     the device.
     """
     design = design_of(component, name)
-    report, logs = implement(design, seeds=[seed], frequency_mhz=frequency_mhz, cache=CACHE)
+    report, logs = implement(design, device, seeds=[seed], frequency_mhz=frequency_mhz, cache=CACHE)
     report |= {"seed": seed}
     if not report["fits"]:
         raise LockstepError("; ".join(excess(report)))
@@ -93,16 +91,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     target = get_target(args.target)
     design = top_design(args.top, target)
-    if target.device == xilinx.DEVICE:
-        print(f"synthesizing {args.top} of {target.name} for {xilinx.DEVICE}", flush=True)
-        report, logs = synthesis_only(design, CACHE)
-    else:
-        print(f"placing and routing {args.top} of {target.name}, minutes for a whole accelerator",
-              flush=True)
-        report, logs = implement(design, seeds=args.seeds, frequency_mhz=args.freq,
-                                 jobs=args.jobs, cache=CACHE, nextpnr=args.nextpnr,
-                                 progress=_tell)
-    goal = FMAX_GOALS.get(target.name) if args.top == "accelerator" else None
+    device = device_of(target)
+    print(f"placing and routing {args.top} of {target.name}, minutes for a whole accelerator"
+          if device.places else f"synthesizing {args.top} of {target.name} for {device.name}",
+          flush=True)
+    report, logs = implement(design, device, seeds=args.seeds, frequency_mhz=args.freq,
+                             jobs=args.jobs, cache=CACHE, nextpnr=args.nextpnr, progress=_tell)
+    goal = device.goals_mhz.get(target.name) if args.top == "accelerator" else None
     report = {"target": target.name, "top": args.top,
               "configuration_id": target.configuration_id, **report, "goal_mhz": goal,
               "command": _command(args, target)}
@@ -120,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args, target) -> str:
     words = ["python", "flows/synth.py", "--target", args.target]
     words += [] if args.top == "accelerator" else ["--top", args.top]
-    if target.device != xilinx.DEVICE:
+    if device_of(target).places:
         words += ["--seeds", ",".join(map(str, args.seeds)), "--freq", f"{args.freq:g}"]
         words += [] if args.nextpnr == NEXTPNR else ["--nextpnr", Path(args.nextpnr).name]
     return shlex.join(words)

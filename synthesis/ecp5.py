@@ -1,4 +1,4 @@
-"""ECP5-85: yosys once, nextpnr per seed, each step cached by content."""
+"""ECP5: yosys once, nextpnr per seed, each step cached by content."""
 
 import json
 import os
@@ -10,22 +10,21 @@ from pathlib import Path
 from statistics import median_low
 
 from golden.errors import LockstepError
+from hw.targets import Device
 from synthesis import block_ram, floorplan
 from synthesis.cache import cached, content_key, write_json
 from synthesis.design import SHELL, SHIFT_CLOCK, UNIT_CLOCK, WRAPPER, Design
 from synthesis.paths import path_summary, unit_table
 from synthesis.tools import NEXTPNR, YOSYS, read_json, run_tool, stop_tools, tool_version
 
-__all__ = ["AVAILABLE", "DEVICE", "LOG", "median_of", "netlist_resources", "place_seeds",
-           "synthesize"]
+__all__ = ["LOG", "NAMES", "median_of", "netlist_resources", "place_seeds", "synthesize"]
 
-DEVICE, PACKAGE, SPEED = "LFE5U-85F", "CABGA381", 6
 # The default one leaves a large array's wires a fifth longer, and then they cannot be routed.
 PLACER = "static"
 LOG = "yosys.log"
 KINDS = {"luts": "TRELLIS_COMB", "ffs": "TRELLIS_FF", "dsps": "MULT18X18D", "brams": "DP16KD",
          "distributed_ram": "TRELLIS_RAMW"}
-AVAILABLE = {"luts": 83640, "ffs": 83640, "dsps": 156, "brams": 208, "distributed_ram": 10455}
+NAMES = {"luts": "LUT4", "ffs": "flip-flops", "dsps": "MULT18X18D", "brams": "DP16KD"}
 # Logic cells (TRELLIS_COMB) that nextpnr makes of one netlist cell, and cells that take none.
 LOGIC_CELLS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}
 # Registers whose wire says `keep` are copies for separate loads, which yosys would merge.
@@ -93,15 +92,15 @@ def netlist_resources(cells: dict[str, int]) -> dict[str, int]:
             "brams": cells.get("DP16KD", 0)}
 
 
-def place_seeds(netlist: Path, design: Design, *, seeds: Sequence[int], frequency_mhz: float,
-                jobs: int = 1, cache: Path, nextpnr: str = NEXTPNR,
+def place_seeds(netlist: Path, design: Design, device: Device, *, seeds: Sequence[int],
+                frequency_mhz: float, jobs: int = 1, cache: Path, nextpnr: str = NEXTPNR,
                 progress=lambda figures: None) -> list[dict]:
     """Place and route once per seed, `jobs` at a time; returns the figures in the seeds' order.
 
     nextpnr: the pinned package, or a program of the user's.
     """
     def work(seed):
-        figures = _route(netlist, design, seed, frequency_mhz, cache, nextpnr)
+        figures = _route(netlist, design, device, seed, frequency_mhz, cache, nextpnr)
         progress(figures)
         return figures
 
@@ -131,11 +130,11 @@ def _cell_counts(folder: Path, name: str) -> dict[str, int]:
                             ) from None
 
 
-def _route(netlist: Path, design: Design, seed: int, frequency_mhz: float, cache: Path,
-           nextpnr: str) -> dict:
+def _route(netlist: Path, design: Design, device: Device, seed: int, frequency_mhz: float,
+           cache: Path, nextpnr: str) -> dict:
     version = tool_version(nextpnr)
-    options = ("--85k", "--package", PACKAGE, "--speed", str(SPEED), "--freq",
-               str(float(frequency_mhz)), "--seed", str(seed), "--timing-allow-fail",
+    options = (device.part, "--package", device.package, "--speed", str(device.speed_grade),
+               "--freq", str(float(frequency_mhz)), "--seed", str(seed), "--timing-allow-fail",
                "--lpf-allow-unconstrained", "--placer", PLACER)
     cells = read_json(netlist / "figures.json", YOSYS, LOG)["cells"]
     log = f"seed{seed}.nextpnr.log"

@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 
 from cli.training.report import BLUE, GREEN, RED
-from synthesis.report import NAMES, RESOURCES
+from synthesis.report import RESOURCES, names_of
 
 WIDTH, HEIGHT = 560, 230
 STYLE = """
@@ -78,7 +78,7 @@ def _head(report: dict) -> str:
 
 
 def _resource_table(report: dict) -> str:
-    names = NAMES[report["device"]]
+    names = names_of(report)
     rows = [[names[key], report[key], report["available"][key], f"{report['percent'][key]} %"]
             for key in RESOURCES]
     return "<h3>Resources</h3>" + _table(["", "used", "available", ""], rows, {1, 2, 3})
@@ -126,7 +126,7 @@ def _facts(report: dict) -> str:
 def _resources(report: dict):
     from bokeh.plotting import figure
 
-    names = NAMES[report["device"]]
+    names = names_of(report)
     labels = [names[key] for key in reversed(RESOURCES)]
     values = [report["percent"][key] for key in reversed(RESOURCES)]
     plot = figure(title="Resources, % of the device", y_range=labels, width=WIDTH, height=HEIGHT,

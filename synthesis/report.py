@@ -2,48 +2,55 @@
 
 from pathlib import Path
 
+from hw.targets import DEVICES, Device
 from synthesis import ecp5, xilinx
 from synthesis.design import Design
 from synthesis.tools import NEXTPNR, read_json
 
-__all__ = ["RESOURCES", "excess", "implement", "synthesis_only"]
+__all__ = ["FLOWS", "RESOURCES", "excess", "implement", "names_of"]
 
 RESOURCES = ("luts", "ffs", "dsps", "brams")
-NAMES = {ecp5.DEVICE: {"luts": "LUT4", "ffs": "flip-flops", "dsps": "MULT18X18D",
-                       "brams": "DP16KD"},
-         xilinx.DEVICE: {"luts": "LUT", "ffs": "flip-flops", "dsps": "DSP48E1",
-                         "brams": "BRAM36"}}
+#: The modules of the tool flows, by hw.targets.Device.flow.
+FLOWS = {"ecp5": ecp5, "xilinx": xilinx}
+
+
+def names_of(report: dict) -> dict[str, str]:
+    """What the tools of a report's device call its resources."""
+    return FLOWS[DEVICES[report["device"]].flow].NAMES
 
 
 def excess(report: dict) -> list[str]:
     """One line for each resource of which the design needs more than the device has."""
-    names = NAMES[report["device"]]
+    names = names_of(report)
     return [f"{report['name']} needs {report[key]} {names[key]} of the {report['available'][key]} "
             f"of {report['device']}"
             for key in RESOURCES if report[key] > report["available"][key]]
 
 
-def implement(design: Design, *, seeds: list[int], frequency_mhz: float, cache: Path,
-              jobs: int = 1, nextpnr: str = NEXTPNR,
+def implement(design: Design, device: Device, *, seeds: list[int], frequency_mhz: float,
+              cache: Path, jobs: int = 1, nextpnr: str = NEXTPNR,
               progress=lambda text: None) -> tuple[dict, list[Path]]:
-    """Synthesize for the ECP5, place and route every seed; returns the report and the logs.
+    """Synthesize for a device, place and route every seed; returns the report and the logs.
 
-    A design that is larger than the device is not placed: it has no fmax_mhz.
+    A design that is larger than the device is not placed: it has no fmax_mhz. Nor has one whose
+    device has no place and route: ``seeds`` is of no use there.
     """
+    if not device.places:
+        return _synthesis_only(design, device, cache)
     folder = ecp5.synthesize(design, cache)
     figures = read_json(folder / "figures.json", "yosys", ecp5.LOG)
     progress(f"synthesized {design.name} in {figures['synthesis_s']} s")
-    common = _common(design, ecp5.DEVICE, figures) | {
-        "package": ecp5.PACKAGE, "speed_grade": ecp5.SPEED, "aimed_at_mhz": frequency_mhz}
+    common = _common(design, device, figures) | {
+        "package": device.package, "speed_grade": device.speed_grade, "aimed_at_mhz": frequency_mhz}
     used = ecp5.netlist_resources(figures["cells"]["unit"])
-    report = _filled(common, used, ecp5.AVAILABLE) | {
+    report = _filled(common, used, device.available) | {
         "fmax_mhz": None, "seeds": [], "units": figures["units"],
         "registers_in_block_ram": figures["registers_in_block_ram"],
         "fixed_multipliers": figures["fixed_multipliers"]}
     if not report["fits"]:
         return report, [folder / ecp5.LOG]
     routes = ecp5.place_seeds(
-        folder, design, seeds=seeds, frequency_mhz=frequency_mhz, jobs=jobs, cache=cache,
+        folder, design, device, seeds=seeds, frequency_mhz=frequency_mhz, jobs=jobs, cache=cache,
         nextpnr=nextpnr, progress=lambda route: progress(
             f"seed {route['seed']}: {route['fmax_mhz']} MHz in {route['place_route_s']} s"))
     median = ecp5.median_of(routes)
@@ -56,18 +63,18 @@ def implement(design: Design, *, seeds: list[int], frequency_mhz: float, cache: 
     return report, [folder / ecp5.LOG, *(Path(route["log"]) for route in routes)]
 
 
-def synthesis_only(design: Design, cache: Path) -> tuple[dict, list[Path]]:
-    """Synthesize for the Zynq-7020: resources, no clock; returns the report and the log."""
-    folder = xilinx.synthesize(design, cache)
+def _synthesis_only(design: Design, device: Device, cache: Path) -> tuple[dict, list[Path]]:
+    """Resources, no clock; returns the report and the log."""
+    folder = xilinx.synthesize(design, device, cache)
     figures = read_json(folder / "figures.json", "yosys", xilinx.LOG)
-    report = _filled(_common(design, xilinx.DEVICE, figures),
-                     xilinx.used_resources(figures["cells"]), xilinx.AVAILABLE)
+    report = _filled(_common(design, device, figures),
+                     xilinx.used_resources(figures["cells"]), device.available)
     return report | {"fmax_mhz": None, "fmax_note": xilinx.NO_CLOCK,
                      "cells": figures["cells"]}, [folder / xilinx.LOG]
 
 
-def _common(design: Design, device: str, figures: dict) -> dict:
-    return {"name": design.name, "device": device, "verilog_sha256": design.sha256,
+def _common(design: Design, device: Device, figures: dict) -> dict:
+    return {"name": design.name, "device": device.name, "verilog_sha256": design.sha256,
             "synthesis_s": figures["synthesis_s"], "tools": {"yosys": figures["version"]}}
 
 

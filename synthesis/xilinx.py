@@ -1,6 +1,6 @@
-"""Zynq-7020: what synth_xilinx makes of a design, counted against the part's limits.
+"""Xilinx: what synth_xilinx makes of a design, counted against the part's limits.
 
-There is no open place and route for this part here, so there is no clock frequency. LUTs are
+There is no open place and route for these parts here, so there is no clock frequency. LUTs are
 counted as yosys maps them, two small ones in one LUT6 not merged.
 """
 
@@ -8,18 +8,19 @@ import time
 from pathlib import Path
 
 from golden.errors import LockstepError
+from hw.targets import Device
 from synthesis.cache import cached, content_key, write_json
 from synthesis.design import SHELL, Design
 from synthesis.tools import YOSYS, read_json, run_tool, tool_version
 
-__all__ = ["AVAILABLE", "DEVICE", "LOG", "NO_CLOCK", "synthesize", "used_resources"]
+__all__ = ["LOG", "NAMES", "NO_CLOCK", "synthesize", "used_resources"]
 
-DEVICE, LOG = "xc7z020", "yosys.log"
-AVAILABLE = {"luts": 53200, "ffs": 106400, "dsps": 220, "brams": 140}
+LOG = "yosys.log"
+NAMES = {"luts": "LUT", "ffs": "flip-flops", "dsps": "DSP48E1", "brams": "BRAM36"}
 NO_CLOCK = "no place and route for this part: no clock frequency"
 SCRIPT = """\
 read_verilog -sv {name}.v shell.v
-synth_xilinx -family xc7 -flatten -noiopad -noclkbuf -top {shell}
+synth_xilinx -family {part} -flatten -noiopad -noclkbuf -top {shell}
 check -assert
 tee -q -o unit.json stat -json
 """
@@ -33,11 +34,11 @@ HALF_BRAMS = {"RAMB36E1": 2, "RAMB18E1": 1}
 FREE = {"CARRY4", "MUXF7", "MUXF8", "GND", "VCC", "$scopeinfo"}
 
 
-def synthesize(design: Design, cache: Path) -> Path:
+def synthesize(design: Design, device: Device, cache: Path) -> Path:
     """The folder with figures.json, the Verilog and yosys.log of a design."""
     version = tool_version(YOSYS)
     texts = {f"{design.name}.v": design.source, "shell.v": design.shell(),
-             "netlist.ys": SCRIPT.format(name=design.name, shell=SHELL)}
+             "netlist.ys": SCRIPT.format(name=design.name, shell=SHELL, part=device.part)}
     key = content_key("xilinx", version, texts)
 
     def make(folder):

