@@ -262,7 +262,7 @@ def small_programs(seed=0):
     """Dict by name: every program above with half-up rounding, and three with gemmlowp's."""
     programs = {make.__name__: make(seed) for make in
                 (residual_net, linear_net, pool_net, code_average_net, conv_shapes_net, concat_net,
-                 norm_net)}
+                 norm_net, gate_net)}
     for make in (residual_net, pool_net, conv_shapes_net):
         programs[f"{make.__name__}_gemmlowp"] = make(seed, Rounding.GEMMLOWP)
     return programs

@@ -10,10 +10,10 @@ from golden.program.compare import compare
 from golden.program.interpreter import run as golden_run
 from golden.program.verify import verify
 from sw import executor
-from tests.programs import batch_norm_net, gate_net, random_codes, residual_net, small_programs
+from tests.programs import batch_norm_net, random_codes, residual_net, small_programs
 
 torch.set_num_threads(1)
-PROGRAMS = {**small_programs(), "gate_net": gate_net()}
+PROGRAMS = small_programs()
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device here"))]
 

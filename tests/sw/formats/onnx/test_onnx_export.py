@@ -14,7 +14,6 @@ from sw.formats.onnx import runtime as onnx_runtime
 from sw.formats.onnx.exporter.integer import export_integer, export_qdq
 from tests.programs import (
     batch_norm_net,
-    gate_net,
     linear_net,
     norm_net,
     random_codes,
@@ -22,7 +21,7 @@ from tests.programs import (
     small_programs,
 )
 
-PROGRAMS = {**small_programs(), "gate_net": gate_net()}
+PROGRAMS = small_programs()
 
 
 def assert_same(program, x, **options):

@@ -9,11 +9,11 @@ from golden.errors import LockstepError
 from golden.program.interpreter import run
 from sw.formats.onnx.exporter.integer import export_integer, export_qdq
 from sw.formats.onnx.importer import import_onnx
-from tests.programs import gate_net, random_codes, residual_net, small_programs
+from tests.programs import random_codes, residual_net, small_programs
 from tests.sw.formats.onnx.importer.networks import saved
 
 EXPORTS = {"integer": export_integer, "qdq": export_qdq}
-PROGRAMS = {**small_programs(), "gate_net": gate_net()}
+PROGRAMS = small_programs()
 
 
 @pytest.mark.parametrize("form", EXPORTS)
