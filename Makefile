@@ -1,6 +1,7 @@
 # Lockstep: each target is one flow. `make help` lists them.
 PYTHON  ?= python3
-PROGRAM ?= runs/demo/program
+DEMO    := runs/demo/program
+PROGRAM ?= $(DEMO)
 TARGET  ?= sim-8x8
 OUT     ?= build
 BIN     := .venv/bin
@@ -8,6 +9,10 @@ PY      := $(BIN)/python
 STAMP   := .venv/.lockstep-stamp
 PYTEST  := $(BIN)/python -m pytest -n 2
 export OMP_NUM_THREADS ?= 1
+TRAIN    = $(PY) flows/train.py --model resnet_digits --model-config "{'quantize': True}" \
+           --dataset digits --save demo
+# Of what is simulated and deployed only the demo's program is made here, where it is not there yet.
+NEEDED   = $(filter $(DEMO)/program.json,$(PROGRAM)/program.json)
 
 .PHONY: setup demo train-8bit rtl sim deploy synth test test-quick lint formal bench clean help
 .DEFAULT_GOAL := help
@@ -28,16 +33,18 @@ demo: $(STAMP)  ## train, lower, simulate and deploy the digits network, and com
 	$(PY) flows/demo.py
 
 train-8bit: $(STAMP)  ## train the demo's network in 8 bits
-	$(PY) flows/train.py --model resnet_digits --model-config "{'quantize': True}" \
-	  --dataset digits --save demo
+	$(TRAIN)
+
+$(DEMO)/program.json: | $(STAMP)
+	$(TRAIN)
 
 rtl: $(STAMP)  ## write the accelerator's Verilog
 	$(PY) flows/rtl.py --target $(TARGET) -o $(OUT)/rtl
 
-sim: $(STAMP)  ## run PROGRAM on every backend and compare, op by op
+sim: $(STAMP) $(NEEDED)  ## run PROGRAM on every backend and compare, op by op
 	$(PY) flows/sim.py --program $(PROGRAM) --target $(TARGET)
 
-deploy: $(STAMP)  ## write the deployment folder
+deploy: $(STAMP) $(NEEDED)  ## write the deployment folder
 	$(PY) flows/deploy.py --program $(PROGRAM) --target $(TARGET) -o $(OUT)/deploy
 
 synth: $(STAMP)  ## place and route on ECP5
