@@ -70,20 +70,8 @@ def _batch(size: int, side: int, classes: int, device: str):
 
 
 def _cpu_step(kind: str, batch_size: int) -> Step:
-    from sw.train.torch_compile import switch_put_back
-
-    with switch_put_back():
-        return _step(_network(kind), *_batch(batch_size, 32, 10, "cpu"),
-                     compiled=kind.endswith("_compiled"))
-
-
-def _run(kind: str, step: Step) -> None:
-    from sw.layers import fused
-    from sw.train.torch_compile import switch_put_back
-
-    with switch_put_back():
-        fused.compile_kernels(kind.endswith("_compiled"))
-        step()
+    return _step(_network(kind), *_batch(batch_size, 32, 10, "cpu"),
+                 compiled=kind.endswith("_compiled"))
 
 
 def _peak_resident() -> int:
@@ -132,13 +120,13 @@ def measure_cpu(batch_size: int, repetitions: int, threads: int, command: str) -
         start = time.perf_counter()
         steps[kind] = _cpu_step(kind, batch_size)
         for _ in range(3):
-            _run(kind, steps[kind])
+            steps[kind]()
         seconds_to_compile[kind] = time.perf_counter() - start
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(repetitions):
         for kind, step in steps.items():
             start = time.process_time()
-            _run(kind, step)
+            step()
             times[kind].append(time.process_time() - start)
     context = (f"ResNet-8, batch {batch_size}, channels_last, {threads} threads, CPU time, median "
                f"of {repetitions} interleaved steps" +

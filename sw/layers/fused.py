@@ -3,9 +3,9 @@
 Each function equals a chain of modules of ``sw/layers/weighted.py`` (convolution, RangeBN with its
 input quantizer, activation, output quantizer) as one ``autograd.Function`` with the passes of
 ``sw/layers/fused_kernels.py``. Run as they are, their results are the modules' to the bit, except
-for the random bits of gradients, which come from a counter hash. After ``compile_kernels(True)``
-the same kernels go through torch.compile, sums are taken in another order, and a code may move by
-one.
+for the random bits of gradients, which come from a counter hash. With ``compiles`` the same kernels
+go through torch.compile, sums are taken in another order, and a code may move by one. A kernel is
+compiled once per shape, at its first use: seconds each, less from Inductor's cache.
 
 Statistics come back to the caller: running averages stay in the modules.
 """
@@ -28,32 +28,12 @@ from sw.quantize.gradients import split_rounding
 from sw.quantize.quantizers import EIGHT_BIT
 from sw.quantize.recipe import Recipe
 
-_compiles = False
 _compiled: dict[tuple, Callable] = {}  # by kernel and shapes
 
 
-def compile_kernels(enable: bool) -> None:
-    """Run the kernels through torch.compile from now on, or as they are.
-
-    For the whole process. A kernel is compiled once per shape, at its first use: seconds each, less
-    from Inductor's cache.
-    """
-    global _compiles
-    _compiles = enable
-
-
-def compiles_kernels() -> bool:
-    """True while the kernels run through torch.compile."""
-    return _compiles
-
-
-def _merges_passes() -> bool:
-    return _compiles or torch.compiler.is_compiling()
-
-
-def _run(kernel: Callable, *arguments):
+def _run(compiles: bool, kernel: Callable, *arguments):
     """The kernel's result; compiled, from a copy of it that only ever sees these shapes."""
-    if not _compiles or torch.compiler.is_compiling():
+    if not compiles or torch.compiler.is_compiling():
         return kernel(*arguments)
     key = kernel, *(_signature(a) for a in arguments)
     function = _compiled.get(key)
@@ -78,7 +58,8 @@ class FusedNorm:
     average: activation ranges are the means of the images' extremes (batch_mean), else min_max.
     mask: the gradient of clipped activations is zero. activation: None, "relu" or "relu6".
     stochastic: rounding of the 8-bit gradients, else half up. bifurcated: the gradient to the
-    weight has its 16-bit copy, else the 8-bit one. owner: the layer, for messages.
+    weight has its 16-bit copy, else the 8-bit one. compiles: run the kernels through torch.compile.
+    owner: the layer, for messages.
     """
 
     activation: str | None = None
@@ -90,6 +71,7 @@ class FusedNorm:
     stochastic: bool = True
     bifurcated: bool = True
     synchronise: bool = False
+    compiles: bool = False
     owner: str = "RangeBN"
 
     def __post_init__(self):
@@ -97,12 +79,13 @@ class FusedNorm:
             raise LockstepError(f"Activation must be relu, relu6 or None, not {self.activation!r}")
 
     @classmethod
-    def of(cls, recipe: Recipe, activation: str | None, owner: str = "RangeBN") -> "FusedNorm":
+    def of(cls, recipe: Recipe, activation: str | None, owner: str = "RangeBN",
+           compiles: bool = False) -> "FusedNorm":
         norm = recipe.norm
         return cls(activation=activation, chunks=norm.chunks, constant=norm.constant,
                    mask=recipe.activation.clipped == "mask",
                    average=recipe.activation.range == "batch_mean", synchronise=norm.synchronise,
-                   quantize_gradient=norm.quantize_gradient, owner=owner,
+                   quantize_gradient=norm.quantize_gradient, compiles=compiles, owner=owner,
                    stochastic=split_rounding(recipe) == "stochastic", bifurcated=recipe.bifurcated)
 
 
@@ -170,6 +153,10 @@ def _average(*vectors: Tensor) -> Tensor:
     return values / dist.get_world_size()
 
 
+def _merges_passes(norm: FusedNorm) -> bool:
+    return norm.compiles or torch.compiler.is_compiling()
+
+
 def _forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm):
     """RangeBN's part of a forward pass; returns (tensors to save, Normalized)."""
     rows = _rows(x)
@@ -178,24 +165,26 @@ def _forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm):
     length = -(-count // norm.chunks)
     number = -(-count // length)
     images = None
-    if _merges_passes() and length % rows.shape[1] == 0:
+    if _merges_passes(norm) and length % rows.shape[1] == 0:
         images = length // rows.shape[1]
         images = images if rows.shape[0] % images == 0 else None
     constant = range_to_sigma(length, norm.constant)
     if _is_synchronised(norm):
-        found = _run(kernels.norm_statistics, rows, norm.chunks, images, norm.average)
+        found = _run(norm.compiles, kernels.norm_statistics, rows, norm.chunks, images,
+                     norm.average)
         found = *found[:-2], *_average(*found[-2:])
         lowest, highest, _, _, _, _, *rest = found
-        made = _run(kernels.norm_output, rows, lowest, highest, *rest, gamma, beta, constant,
-                    norm.activation, norm.average)
+        made = _run(norm.compiles, kernels.norm_output, rows, lowest, highest, *rest, gamma, beta,
+                    constant, norm.activation, norm.average)
     else:
-        results = _run(kernels.norm_forward, rows, gamma, beta, norm.chunks, images, constant,
-                       norm.activation, norm.average)
+        results = _run(norm.compiles, kernels.norm_forward, rows, gamma, beta, norm.chunks, images,
+                       constant, norm.activation, norm.average)
         found, made = results[:11], results[11:]
     _, _, at_low, at_high, low, high, scale, first, last, mean, _ = found
     y, sigma, factor, output_low, output_high, *out_grid = made
     result = Normalized(_maps(y, x.shape), mean, sigma, low, high, output_low, output_high)
-    ctx.norm, ctx.chunking, ctx.shape = norm, (constant, number, images), x.shape
+    ctx.norm, ctx.shape = norm, x.shape
+    ctx.chunking = kernels.Chunking(constant=constant, number=number, images=images)
     ctx.mark_non_differentiable(*result[1:])
     return (rows, beta, scale, first, last, mean, sigma, factor, at_low, at_high, *out_grid), result
 
@@ -203,23 +192,25 @@ def _forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm):
 def _backward(ctx, saved, gradient: Tensor, copies: str | None):
     """(gradient or g16, None or g8, gradient to gamma, gradient to beta)."""
     rows, beta, scale, first, last, mean, sigma, factor, at_low, at_high, *out_grid = saved
-    norm, (constant, number, images), out_grid = ctx.norm, ctx.chunking, tuple(out_grid)
+    norm, chunking = ctx.norm, ctx.chunking
+    state = kernels.NormState(
+        grid=(scale, first, last), mean=mean, sigma=sigma, factor=factor, beta=beta, at_low=at_low,
+        at_high=at_high, out_grid=tuple(out_grid))
+    passes = kernels.Passes(activation=norm.activation, mask=norm.mask,
+                            quantize=norm.quantize_gradient)
     gradient = _rows(gradient)
     seeds = _draw_seeds(gradient) if norm.stochastic else (None, None)
     if _is_synchronised(norm):
-        codes, step, *sums = _run(
-            kernels.norm_sums, gradient, rows, scale, first, last, mean, factor, beta, out_grid,
-            seeds[0], norm.activation, norm.mask, norm.quantize_gradient)
-        result = _run(kernels.norm_gradient, codes, step, *_average(*sums), rows, scale, first,
-                      last, sigma, factor, at_low, at_high, constant, number, images, norm.mask)[0]
+        codes, step, *sums = _run(norm.compiles, kernels.norm_sums, gradient, rows, state, seeds[0],
+                                  passes)
+        result = _run(norm.compiles, kernels.norm_gradient, codes, step, *_average(*sums), rows,
+                      state, chunking, norm.mask)[0]
         g16, g8 = result, None
         if copies is not None:
-            g16, g8 = _run(kernels.split, result, seeds[1], copies == "16+8")[:2]
+            g16, g8 = _run(norm.compiles, kernels.split, result, seeds[1], copies == "16+8")[:2]
     else:
-        g16, g8, *sums = _run(
-            kernels.norm_backward, gradient, rows, scale, first, last, mean, sigma, factor, beta,
-            at_low, at_high, out_grid, seeds, constant, number, images, norm.activation, norm.mask,
-            norm.quantize_gradient, copies)[:4]
+        g16, g8, *sums = _run(norm.compiles, kernels.norm_backward, gradient, rows, state,
+                              seeds, chunking, passes, copies)[:4]
     total, moment = sums
     grad_gamma = torch.where(sigma > 0, moment / (sigma + kernels.EPSILON), 0.0)
     g16, g8 = (g if g is None else _maps(g, ctx.shape) for g in (g16, g8))
@@ -283,8 +274,9 @@ class ConvFunction(torch.autograd.Function):
     """Convolution with bias and bifurcated gradient, no norm: arguments as F.conv2d's, grouped."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, geometry):
+    def forward(ctx, x, weight, bias, geometry, compiles):
         ctx.save_for_backward(x, weight)
+        ctx.compiles = compiles
         ctx.geometry, ctx.bias_size = geometry, None if bias is None else [len(bias)]
         return F.conv2d(x, weight, bias, *geometry)
 
@@ -293,19 +285,21 @@ class ConvFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         want_x, want_weight = ctx.needs_input_grad[:2]
         g16, g8 = (g if g is None else _maps(g, gradient.shape) for g in _run(
-            kernels.split, _rows(gradient), _draw_seeds(gradient)[0], want_x)[:2])
+            ctx.compiles, kernels.split, _rows(gradient), _draw_seeds(gradient)[0], want_x)[:2])
         return *_convolution_gradients(g16, g8, x, weight, ctx.geometry, want_weight,
-                                       ctx.bias_size), None
+                                       ctx.bias_size), None, None
 
 
 class QuantizeFunction(torch.autograd.Function):
-    """forward(x, other or None, activation, mask, average) -> the fields of Quantized."""
+    """forward(x, other or None, activation, mask, average, compiles) -> the fields of Quantized."""
 
     @staticmethod
-    def forward(ctx, x, other, activation, mask, average):
+    def forward(ctx, x, other, activation, mask, average, compiles):
         ctx.activation, ctx.mask, ctx.has_other = activation, mask, other is not None
+        ctx.compiles = compiles
         rows = _rows(x), None if other is None else _rows(other)
-        y, low, high, *out_grid = _run(kernels.quantize_forward, *rows, activation, average)
+        y, low, high, *out_grid = _run(compiles, kernels.quantize_forward, *rows, activation,
+                                        average)
         if activation is not None or mask:
             ctx.save_for_backward(x, *([] if other is None else [other]), *out_grid)
         ctx.mark_non_differentiable(low, high)
@@ -315,11 +309,11 @@ class QuantizeFunction(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         if ctx.saved_tensors:
             x, *other, scale, first, last = ctx.saved_tensors
-            rows = _run(kernels.quantize_backward, _rows(gradient), _rows(x),
+            rows = _run(ctx.compiles, kernels.quantize_backward, _rows(gradient), _rows(x),
                         _rows(other[0]) if other else None, (scale, first, last), ctx.activation,
                         ctx.mask)
             gradient = _maps(rows, gradient.shape)
-        return gradient, gradient if ctx.has_other else None, None, None, None
+        return gradient, gradient if ctx.has_other else None, None, None, None, None
 
 
 def norm_activation_quantize(x: Tensor, gamma: Tensor, beta: Tensor, norm: FusedNorm
@@ -338,21 +332,23 @@ def conv_norm_activation_quantize(x: Tensor, weight: Tensor, gamma: Tensor, beta
     return Normalized(*ConvNormFunction.apply(x, weight, gamma, beta, geometry, norm))
 
 
-def bifurcated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
+def bifurcated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple,
+                      compiles: bool = False) -> Tensor:
     """Convolution without norm; the gradient to x from the 8-bit copy, the others from 16 bits."""
-    return ConvFunction.apply(x, weight, bias, geometry)
+    return ConvFunction.apply(x, weight, bias, geometry, compiles)
 
 
 def add_activation_quantize(x: Tensor, other: Tensor, activation: str | None = None,
-                            mask: bool = False, average: bool = False) -> Quantized:
+                            mask: bool = False, average: bool = False,
+                            compiles: bool = False) -> Quantized:
     """A QAdd in training: sum of two tensors of one shape, activation, output quantizer.
 
-    average: the range is the mean of the images' extremes, as in FusedNorm.
+    average: the range is the mean of the images' extremes, as in FusedNorm. compiles: likewise.
     """
-    return Quantized(*QuantizeFunction.apply(x, other, activation, mask, average))
+    return Quantized(*QuantizeFunction.apply(x, other, activation, mask, average, compiles))
 
 
 def activation_quantize(x: Tensor, activation: str | None = None, mask: bool = False,
-                        average: bool = False) -> Quantized:
+                        average: bool = False, compiles: bool = False) -> Quantized:
     """Activation and output quantizer of a training step: QInput, or behind a pooling layer."""
-    return Quantized(*QuantizeFunction.apply(x, None, activation, mask, average))
+    return Quantized(*QuantizeFunction.apply(x, None, activation, mask, average, compiles))

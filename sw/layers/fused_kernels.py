@@ -11,6 +11,8 @@ with the sign of its factor, so the range of each intermediate tensor follows ex
 minimum and maximum of each (image, channel), which are taken once.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,42 @@ from sw.quantize.gradients import GRADIENT16_HIGH
 from sw.quantize.quantizers import EIGHT_BIT, affine_parameters
 
 _CODE_LOW, _CODE_HIGH = EIGHT_BIT.activation.code_bounds
+
+
+class Chunking(NamedTuple):
+    """constant: from a mean range to a deviation. number: of chunks. images: whole ones per chunk,
+    where chunks are, else None."""
+
+    constant: float
+    number: int
+    images: int | None
+
+
+class NormState(NamedTuple):
+    """What the forward pass leaves to the backward one.
+
+    grid, out_grid: scale, smallest and largest step of the quantizers in front and behind, scalars.
+    mean, sigma, factor, beta: (C,). at_low, at_high: places of the extremes, as norm_statistics
+    gives them.
+    """
+
+    grid: tuple[Tensor, Tensor, Tensor]
+    mean: Tensor
+    sigma: Tensor
+    factor: Tensor
+    beta: Tensor
+    at_low: Tensor
+    at_high: Tensor
+    out_grid: tuple[Tensor, Tensor, Tensor]
+
+
+class Passes(NamedTuple):
+    """activation: behind the norm, None, "relu" or "relu6". mask: the gradient of clipped values is
+    zero. quantize: the gradient that enters the norm is rounded to 8 bits."""
+
+    activation: str | None
+    mask: bool
+    quantize: bool
 
 
 def grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,17 +218,18 @@ def norm_forward(x, gamma, beta, chunks, images, constant, activation, average):
                                 average)
 
 
-def norm_sums(gradient, x, scale, first, last, mean, factor, beta, out_grid, seed, activation,
-              mask, quantize):
+def norm_sums(gradient, x, state: NormState, seed, passes: Passes):
     """The gradient entering RangeBN, in steps (N, S, C), its step, and its two sums (C,).
 
     The sums are those of g and of g * (x - mean), x quantized.
     """
-    centred = clip(steps(x, scale), first, last) * scale - mean
-    keep = _passes(centred * factor + beta, activation, out_grid, mask)
+    scale, first, last = state.grid
+    centred = clip(steps(x, scale), first, last) * scale - state.mean
+    keep = _passes(centred * state.factor + state.beta, passes.activation, state.out_grid,
+                   passes.mask)
     if keep is not None:
         gradient = torch.where(keep, gradient, 0.0)
-    if quantize:
+    if passes.quantize:
         codes16, scale16 = _codes16(gradient)
         codes, step = _codes8(codes16, gradient, seed), scale16 * 256
     else:
@@ -199,24 +238,25 @@ def norm_sums(gradient, x, scale, first, last, mean, factor, beta, out_grid, see
     return codes, step, total, (codes * centred).sum(1).sum(0) * step
 
 
-def norm_gradient(codes, step, total, moment, x, scale, first, last, sigma, factor, at_low,
-                  at_high, constant, number, images, mask):
+def norm_gradient(codes, step, total, moment, x, state: NormState, chunking: Chunking, mask: bool):
     """The gradient to x (N, S, C), and the coefficients it was made with.
 
     g * factor - mean(g * factor), and the range's gradient to the first extremes of each chunk.
     total, moment: the sums of ``norm_sums``, (C,).
     """
-    inverse = torch.where(sigma > 0, 1 / (sigma + EPSILON), 0.0)
-    to_range = -moment * factor * inverse * (constant / number)
+    scale, first, last = state.grid
+    factor, extremes = state.factor, (state.at_high, state.at_low)
+    inverse = torch.where(state.sigma > 0, 1 / (state.sigma + EPSILON), 0.0)
+    to_range = -moment * factor * inverse * (chunking.constant / chunking.number)
     slope, offset = step * factor, total * factor / (x.shape[0] * x.shape[1])
     result = codes * slope - offset
-    if images:
+    if chunking.images:
         index = positions(x)
-        for places, share in ((at_high, to_range), (at_low, -to_range)):
+        for places, share in zip(extremes, (to_range, -to_range)):
             result = result + torch.where(index == places.unsqueeze(1), share, 0.0)
     else:
-        channel = torch.arange(x.shape[2], device=x.device).view(-1, 1).expand_as(at_high)
-        for places, share in ((at_high, to_range), (at_low, -to_range)):
+        channel = torch.arange(x.shape[2], device=x.device).view(-1, 1).expand_as(extremes[0])
+        for places, share in zip(extremes, (to_range, -to_range)):
             where = places // x.shape[1], places % x.shape[1], channel
             result = result.index_put(where, share.view(-1, 1).expand_as(places), accumulate=True)
     if mask:
@@ -225,16 +265,14 @@ def norm_gradient(codes, step, total, moment, x, scale, first, last, sigma, fact
     return result, to_range, slope, offset
 
 
-def norm_backward(gradient, x, scale, first, last, mean, sigma, factor, beta, at_low, at_high,
-                  out_grid, seeds, constant, number, images, activation, mask, quantize, copies):
+def norm_backward(gradient, x, state: NormState, seeds, chunking: Chunking, passes: Passes,
+                  copies: str | None):
     """Both phases and, with copies "16" or "16+8", the bifurcation of the result.
 
     Returns the gradient to x or its copies (g16, g8), the two sums, and what the passes share.
     """
-    sums = norm_sums(gradient, x, scale, first, last, mean, factor, beta, out_grid, seeds[0],
-                     activation, mask, quantize)
-    result, *shared = norm_gradient(*sums, x, scale, first, last, sigma, factor, at_low, at_high,
-                                    constant, number, images, mask)
+    sums = norm_sums(gradient, x, state, seeds[0], passes)
+    result, *shared = norm_gradient(*sums, x, state, chunking, passes.mask)
     if copies is None:
         return result, None, *sums[2:], sums[1], *shared
     g16, g8, *scales = split(result, seeds[1], copies == "16+8")

@@ -49,6 +49,8 @@ class QLayer(nn.Module):
     path once ``sw.layers.connect.connect`` has named it, for messages.
     """
 
+    compiles_passes = False  #: merged passes go through torch.compile (sw/train/torch_compile.py)
+
     def __init__(self, config: Recipe, activation: str | None = None):
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -67,7 +69,7 @@ class QLayer(nn.Module):
         """Sum with ``other``, if given; activation function; output quantizer."""
         if self.fuses:
             options = (self.activation, self.config.activation.clipped == "mask",
-                       self.config.activation.range == "batch_mean")
+                       self.config.activation.range == "batch_mean", self.compiles_passes)
             made = fused.activation_quantize(x, *options) if other is None \
                 else fused.add_activation_quantize(x, other, *options)
             self.output.follow(made.low, made.high)
@@ -166,7 +168,7 @@ class WeightedLayer(QLayer):
 
     def _fused_forward(self, x: Tensor) -> Tensor:
         weight = quantize_weight(self.weight, self.config.tensor("weight"), self.owner)
-        norm = fused.FusedNorm.of(self.config, self.activation, self.owner)
+        norm = fused.FusedNorm.of(self.config, self.activation, self.owner, self.compiles_passes)
         made = self.fused_product(x, weight, norm)
         self.norm.input.follow(made.low, made.high)
         self.norm.follow(mean=made.mean, scale=made.scale)

@@ -33,7 +33,7 @@ from sw.train.schedule import (
     regime_at,
     set_options,
 )
-from sw.train.torch_compile import check_narrow, compiled, switch_put_back
+from sw.train.torch_compile import check_narrow, compile_passes, compiled
 
 __all__ = ["EpochResult", "NotFiniteError", "Step", "TrainConfig", "TrainState", "accuracy",
            "evaluate", "logits_of", "train"]
@@ -82,7 +82,6 @@ def _update_average(averaged: AveragedModel, model: nn.Module) -> None:
             mean.copy_(newest)
 
 
-@switch_put_back()
 def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World = ALONE,
           teacher: nn.Module | None = None, start_epoch: int = 0,
           optimizer_state: dict | None = None, averaged_state: dict | None = None,
@@ -104,6 +103,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
     network: nn.Module = model
     if world.size > 1:
         network = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    compile_passes(model, False)
     if config.compile:
         network = compiled(network)
     averaged = average_of(model, config.average_weights) if config.average_weights else None

@@ -1,11 +1,9 @@
 """torch.compile for a training step, where it pays."""
 
-import contextlib
 import functools
 import os
 import subprocess
 import sysconfig
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -65,29 +63,24 @@ def _check_compiler(command: str) -> None:
                         f"headers; {command} says: {reason}")
 
 
-@contextlib.contextmanager
-def switch_put_back() -> Iterator[None]:
-    """Leave the process-wide switch of ``sw/layers/fused.py`` as it was found, so that a later
-    training
-    without --compile gives the numbers that it would give alone. Also a decorator."""
-    before = fused.compiles_kernels()
-    try:
-        yield
-    finally:
-        fused.compile_kernels(before)
+def compile_passes(network: nn.Module, enable: bool) -> None:
+    """Let the layers of a network run their merged passes (``sw/layers/fused.py``) through
+    torch.compile from now on, or as they are. Other networks of the process are not touched."""
+    for layer in network.modules():
+        if isinstance(layer, QLayer):
+            layer.compiles_passes = enable
 
 
 def compiled(network: nn.Module) -> nn.Module:
     """The network to call in place of this one, compiled at its first steps.
 
     Where its layers take the merged passes of ``sw/layers/fused.py``, those kernels are compiled
-    one by one, for the whole process until ``switch_put_back`` ends: that is faster than compiling
-    the network (1.4 against 2 times the float32 step of a ResNet-8 on two cores), and other layers
-    run as they are. Any other network is compiled as a whole. Raises LockstepError as
-    check_compilable.
+    one by one: that is faster than compiling the network (1.4 against 2 times the float32 step of a
+    ResNet-8 on two cores), and other layers run as they are. Any other network is compiled as a
+    whole. Raises LockstepError as check_compilable.
     """
     check_compilable(network)
     if _has_merged_passes(network):
-        fused.compile_kernels(True)
+        compile_passes(network, True)
         return network
     return torch.compile(network)

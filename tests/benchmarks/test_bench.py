@@ -8,7 +8,6 @@ from benchmarks import accuracy, train_speed
 from benchmarks.suites import command_of
 from flows import bench
 from golden.errors import LockstepError
-from sw.layers import fused
 
 
 @pytest.mark.slow
@@ -123,7 +122,6 @@ def test_train_speed_rows(monkeypatch):
     monkeypatch.setattr("torch.compile", lambda model, **_: model)  # it takes minutes
     monkeypatch.setattr(train_speed, "_has_brevitas", lambda: False)
     rows = {row["name"]: row for row in train_speed.measure_cpu(8, 2, 1, "command")}
-    assert not fused.compiles_kernels()
     assert rows["train_speed.resnet8.ratio_to_float32"]["value"] > 1
     assert rows["train_speed.resnet8.banner.milliseconds"]["value"] > 0
     assert 5 < rows["train_speed.resnet8.float.peak_memory"]["value"] < 500

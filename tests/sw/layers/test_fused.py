@@ -3,6 +3,7 @@ float64."""
 
 import contextlib
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ GRADIENT_CASES = [((16, 4, 6, 6), 4), ((16, 8, 4, 4), 16), ((7, 3, 5, 3), 4), ((
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("merged", [False, True])
 def test_gradients_against_float64(shape, chunks, activation, mask, merged, monkeypatch):
-    monkeypatch.setattr(fused, "_merges_passes", lambda: merged)  # the compiled structure, as it is
+    monkeypatch.setattr(fused, "_merges_passes", lambda norm: merged)  # as compiled
     x, gamma, beta = example(shape, 1, channels_last=True, constant_channel=True)
     norm = FusedNorm(activation=activation, chunks=chunks, mask=mask, quantize_gradient=False)
     mine = gradients(lambda *a: fused.norm_activation_quantize(*a, norm).output, x, gamma, beta)
@@ -145,13 +146,13 @@ def test_gradients_against_float64(shape, chunks, activation, mask, merged, monk
 def test_the_gradient_check_sees_planted_faults(fault, monkeypatch):
     original = fused_kernels.norm_gradient
 
-    def faulty(*arguments):
-        values = list(arguments)
+    def faulty(codes, step, total, moment, x, state, *rest):
         if fault == "position":
-            values[10] = (values[10] + 1) % (values[4].shape[0] * values[4].shape[1])
+            at_low = (state.at_low + 1) % (x.shape[0] * x.shape[1])
+            state = state._replace(at_low=at_low)
         else:
-            values[9] = values[9] * 1.001
-        return original(*values)
+            state = state._replace(factor=state.factor * 1.001)
+        return original(codes, step, total, moment, x, state, *rest)
 
     x, gamma, beta = example((16, 4, 6, 6), 1)
     activation = "relu"
@@ -336,19 +337,16 @@ def test_compiled_equals_eager(shape):
     norm = FusedNorm(activation="relu", chunks=16, quantize_gradient=False)
     expected = fused.norm_activation_quantize(x, gamma, beta, norm)
     both = fused.add_activation_quantize(x, x.flip(0), "relu")
-    fused.compile_kernels(True)
-    try:
-        result = fused.norm_activation_quantize(x, gamma, beta, norm)
-        mine = gradients(lambda *a: fused.norm_activation_quantize(*a, norm).output,
-                         x, gamma, beta)
-        both_compiled = fused.add_activation_quantize(x, x.flip(0), "relu")
-        torch.testing.assert_close(both_compiled.output, both.output)
-        quantized = FusedNorm(activation="relu", chunks=16)
-        torch.manual_seed(4)
-        rounded = gradients(lambda *a: fused.norm_activation_quantize(*a, quantized).output,
-                            x, gamma, beta)
-    finally:
-        fused.compile_kernels(False)
+    compiled = replace(norm, compiles=True)
+    result = fused.norm_activation_quantize(x, gamma, beta, compiled)
+    mine = gradients(lambda *a: fused.norm_activation_quantize(*a, compiled).output,
+                     x, gamma, beta)
+    both_compiled = fused.add_activation_quantize(x, x.flip(0), "relu", compiles=True)
+    torch.testing.assert_close(both_compiled.output, both.output)
+    quantized = FusedNorm(activation="relu", chunks=16)
+    torch.manual_seed(4)
+    rounded = gradients(lambda *a: fused.norm_activation_quantize(
+        *a, replace(quantized, compiles=True)).output, x, gamma, beta)
     torch.manual_seed(4)
     rounded_eager = gradients(lambda *a: fused.norm_activation_quantize(*a, quantized).output,
                               x, gamma, beta)

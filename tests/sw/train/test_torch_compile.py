@@ -1,6 +1,5 @@
 """Compiled training: the switch, the compiler, checkpoints that any process loads."""
 
-import copy
 import dataclasses
 
 import pytest
@@ -8,11 +7,11 @@ import torch
 
 from golden.errors import LockstepError
 from models import build_model
-from sw.layers import fused
+from sw.layers.weighted import QLayer
 from sw.train.checkpoint import load_checkpoint, make_checkpoint
 from sw.train.engine import TrainConfig, train
 from sw.train.schedule import make_optimizer
-from sw.train.torch_compile import check_compilable, check_narrow, compiled, switch_put_back
+from sw.train.torch_compile import check_compilable, check_narrow, compile_passes, compiled
 from tests.sw.trained import digits
 
 
@@ -21,44 +20,32 @@ def fresh(seed=5, **options):
     return build_model("resnet_digits", {"width": 8, **options})
 
 
-def test_the_switch_is_put_back():
-    for before in (True, False):
-        fused.compile_kernels(before)
-        with switch_put_back():
-            compiled(fresh())
-            assert fused.compiles_kernels()
-        assert fused.compiles_kernels() == before
-    with pytest.raises(InterruptedError), switch_put_back():
-        compiled(fresh())
-        raise InterruptedError
-    assert not fused.compiles_kernels()
+def compiles(network):
+    """Which answers its layers give: do their merged passes go through torch.compile?"""
+    return {layer.compiles_passes for layer in network.modules() if isinstance(layer, QLayer)}
 
 
-def test_a_training_that_fails_puts_the_switch_back():
+def test_only_the_layers_of_the_compiled_network_compile():
+    """One network that is compiled leaves the numbers of every other as they are."""
+    first, other = fresh(), fresh()
+    assert compiled(first) is first
+    assert (compiles(first), compiles(other)) == ({True}, {False})
+    compile_passes(first, False)
+    assert compiles(first) == {False}
+
+
+def test_a_training_without_the_option_is_as_if_it_had_come_alone():
     foreign = make_optimizer(torch.nn.Linear(2, 2), {"lr": 0.1}).state_dict()
-    seen = []
-
-    class Spied(type(digits())):
-        def steps(self, *arguments):
-            seen.append(fused.compiles_kernels())
-            return super().steps(*arguments)
-    data = copy.copy(digits())
-    data.__class__ = Spied
-    for _ in range(2):  # the second as if it had come alone
-        with pytest.raises(LockstepError, match="state does not fit"):
-            train(fresh(), data, TrainConfig(epochs=1, batch_size=256, compile=True),
-                  optimizer_state=foreign)
-    assert seen == [False, False]
-    assert not fused.compiles_kernels()
+    network = compiled(fresh())
+    with pytest.raises(LockstepError, match="state does not fit"):
+        train(network, digits(), TrainConfig(epochs=1, batch_size=256), optimizer_state=foreign)
+    assert compiles(network) == {False}
 
 
 def test_only_recipes_with_merged_passes_turn_it_on():
-    with switch_put_back():
-        network = fresh(recipe="float")
-        assert compiled(network) is not network
-        assert not fused.compiles_kernels()
-        network = fresh()
-        assert compiled(network) is network
+    network = fresh(recipe="float")
+    assert compiled(network) is not network
+    assert compiles(network) == {False}
 
 
 class Foreign(torch.nn.Module):
@@ -115,7 +102,6 @@ def test_without_a_compiler_no_training_begins(tmp_path, monkeypatch):
         monkeypatch.setenv("CXX", str(command))
         with pytest.raises(LockstepError, match=f"^--compile needs a C.. compiler .*{reason}.*"):
             compiled(fresh())
-    assert not fused.compiles_kernels()
 
 
 @pytest.mark.slow
@@ -130,7 +116,6 @@ def test_a_compiled_training_learns_resumes_and_loads(tmp_path, recipe):
                         ).save(tmp_path / f"{result.epoch}.pt")
     whole = fresh(recipe=recipe)
     results = train(whole, digits(), settings, on_epoch=save)
-    assert not fused.compiles_kernels()
     assert results[-1].test_accuracy > 0.6  # chance is 0.1
     assert set(torch.load(tmp_path / "3.pt", weights_only=True)["state"]) == \
         set(fresh(recipe=recipe).state_dict())
