@@ -1,9 +1,10 @@
 # amaranth: UnusedElaboratable=no
-"""Regenerate the tables of docs/hardware.md that come from the code.
+"""Regenerate the documents that come from the code and from measurements.
 
-A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`; everything
-else in the file is left as it is. With --check nothing is written, and a stale part is reported
-with exit status 1.
+docs/results.md is made of docs/results/*.json, docs/overview.svg is the README's picture. A
+generated part of docs/hardware.md stands between `<!-- generated: NAME -->` and
+`<!-- end: NAME -->`; everything else in that file is left as it is. With --check nothing is
+written, and what is stale is reported with exit status 1.
 """
 
 import os
@@ -12,9 +13,12 @@ import sys
 from pathlib import Path
 
 from cli import command as cli
+from cli.documents.picture import picture
+from cli.documents.results import results_document
 from golden.errors import LockstepError
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCUMENT = DOCS / "hardware.md"
 
 
 def instruction_table() -> str:
@@ -176,28 +180,43 @@ def regenerated(text: str) -> str:
     return text
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise LockstepError(f"{path}: {error.strerror}") from None
+
+
+def generated(document: Path, docs: Path = DOCS) -> dict[Path, str]:
+    """What every generated file should hold, by its path.
+
+    document: with generated parts; docs: the folder of results/*.json and of what is made of them
+    """
+    return {document: regenerated(_read(document)),
+            docs / "results.md": results_document(docs / "results"),
+            docs / "overview.svg": picture()}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = cli.Parser(prog="flows/docs.py", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where stale")
     parser.add_argument("--document", type=Path, default=DOCUMENT, metavar="FILE.md",
-                        help="file to regenerate (default docs/hardware.md)")
+                        help="file with generated parts (default docs/hardware.md)")
     arguments = parser.parse_args(argv)
-    path = arguments.document
-    try:
-        before = path.read_text()
-    except OSError as error:
-        raise LockstepError(f"{path}: {error.strerror}") from None
-    after = regenerated(before)
-    if arguments.check:
-        if after != before:
+    status = 0
+    for path, after in generated(arguments.document).items():
+        before = path.read_text() if path.exists() else None
+        if arguments.check and after != before:
             print(f"{path} is stale: run python flows/docs.py", file=sys.stderr)
-        return int(after != before)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(after)
-    os.replace(temporary, path)
-    print(f"wrote {path}" + (" (unchanged)" if after == before else ""))
-    return 0
+            status = 1
+        if arguments.check:
+            continue
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_text(after)
+        os.replace(temporary, path)
+        print(f"wrote {path}" + (" (unchanged)" if after == before else ""))
+    return status
 
 
 if __name__ == "__main__":

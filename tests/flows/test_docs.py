@@ -1,6 +1,7 @@
 """The documentation agrees with the code: generated tables, examples, registers, links."""
 
 import doctest
+import json
 import re
 from pathlib import Path
 
@@ -28,6 +29,26 @@ def test_a_stale_table_is_noticed_and_repaired(tmp_path, capsys):
     assert docs.main(["--document", str(copy)]) == 0
     assert copy.read_text() == good
     assert docs.main(["--check", "--document", str(copy)]) == 0
+
+
+def test_generated_documents_are_fresh():
+    for path, text in docs.generated(docs.DOCUMENT).items():
+        assert path.read_text() == text, f"{path.name} is stale: run python flows/docs.py"
+
+
+def test_results_of_a_suite_replace_its_recorded_ones(tmp_path):
+    (tmp_path / "results").mkdir()
+    row = {"name": "digits.accuracy", "value": 98.5, "unit": "%", "goal": ">= 97.5", "met": True,
+           "command": "python flows/bench.py digits", "context": "5 seeds"}
+    (tmp_path / "results" / "recorded.json").write_text(json.dumps([row | {"value": "97 %"}]))
+    old = docs.results_document(tmp_path / "results")
+    assert "| digits.accuracy | 97 % % | >= 97.5: met | `python flows/bench.py digits` |" in old
+    (tmp_path / "results" / "digits.json").write_text(json.dumps([row]))
+    new = docs.results_document(tmp_path / "results")
+    assert "| digits.accuracy | 98.5 % |" in new and "97 %" not in new
+    (tmp_path / "results" / "noise.json").write_text("[{}]")
+    with pytest.raises(LockstepError, match="noise.json holds a row without"):
+        docs.results_document(tmp_path / "results")
 
 
 def test_a_missing_marker_is_an_error():

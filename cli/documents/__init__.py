@@ -1,0 +1,1 @@
+"""Generated documents: the results page and the picture of the README."""
