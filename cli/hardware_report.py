@@ -27,9 +27,9 @@ def hardware_fields(program, target, report) -> dict:
     ops = [_op(program, nodes.get(step.node) or nodes[step.node.rpartition("#")[0]], target, step)
            for step in report.steps]
     fields = {name: getattr(report, name) for name in (
-        "configuration_id", "simulator", "batch", "macs", "cycles", "utilisation", "counters",
-        "unexplained", "traced_images", "simulated_cycles", "wall_seconds", "build_seconds",
-        "cycles_per_second")}
+        "configuration_id", "simulator", "batch", "macs", "vector_macs", "cycles", "utilisation",
+        "array_utilisation", "vector_utilisation", "counters", "unexplained", "traced_images",
+        "simulated_cycles", "wall_seconds", "build_seconds", "cycles_per_second")}
     moved = sum(sum(_bytes(program, node)) for node in program.nodes)
     return {**fields, "bytes_moved": report.batch * moved, "ops": ops}
 
@@ -65,13 +65,14 @@ def print_report(fields: dict) -> None:
     """The table of `hardware_fields`."""
     if fields["ops"]:
         width = max(4, *(len(_shown(op["node"])) for op in fields["ops"]))
-        print(f"{'node':<{width}} {'MACs':>13} {'cycles':>10} {'util':>6} {'busy':>10} "
-              f"{'drain':>7} {'vector':>8} {'bytes':>10} {'roofline':>8} bound")
+        print(f"{'node':<{width}} {'MACs':>13} {'cycles':>10} {'array':>6} {'vector':>6} "
+              f"{'busy':>10} {'drain':>7} {'v. busy':>8} {'bytes':>10} {'roofline':>8} bound")
     for op in fields["ops"]:
         counters = op["counters"]
         attained = "" if op["attainment"] is None else f"{op['attainment']:.1%}"
         print(f"{_shown(op['node']):<{width}} {op['macs']:>13,} {op['cycles']:>10,} "
-              f"{op['utilisation']:>6.1%} {counters['array_busy']:>10,} "
+              f"{op['array_utilisation']:>6.1%} {op['vector_utilisation']:>6.1%} "
+              f"{counters['array_busy']:>10,} "
               f"{counters['array_drain']:>7,} {counters['vector_busy']:>8,} "
               f"{op['bytes_moved']:>10,} {attained:>8} {op['bound_by']}")
     counters = fields["counters"]

@@ -100,7 +100,8 @@ def demo(arguments) -> dict:
         "differences": sum(row["differences"] for row in rows),
         "codes_unlike_the_float_simulation": _unlike_simulation(run, program, x, traces["golden"]),
         "target": target.name, "cycles_per_image": hardware.cycles,
-        "array_utilisation": hardware.utilisation,
+        "array_utilisation": hardware.array_utilisation,
+        "vector_utilisation": hardware.vector_utilisation,
         "simulated_cycles_per_second": hardware.cycles_per_second,
         "seconds": stage.seconds, "backend_seconds": {k: round(v, 2) for k, v in seconds.items()},
         "simulator_build_seconds": round(hardware.build_seconds, 2),
@@ -120,7 +121,8 @@ def print_summary(summary: dict) -> None:
         ("tensors compared", f"{summary['tensors']:,} of each image, {summary['values']:,} values"),
         ("differences", f"{summary['differences']:,}"),
         ("cycles per image", f"{summary['cycles_per_image']:,} on {summary['target']}"),
-        ("array utilisation", f"{summary['array_utilisation']:.1%}"),
+        ("utilisation", f"array {summary['array_utilisation']:.1%}, vector engine "
+                        f"{summary['vector_utilisation']:.1%}"),
         ("simulation speed", f"{summary['simulated_cycles_per_second']:,.0f} cycles/s"),
     ]
     rows += [(f"time, {name}", f"{value:.1f} s") for name, value in summary["seconds"].items()]

@@ -213,7 +213,8 @@ def main(argv=None):
         report.update(hardware_fields(program, rtl.target, hardware))
         print_report(report)
         print(f"rtl     {hardware.cycles:,} cycles per image, array utilisation "
-              f"{hardware.utilisation:.1%}, {hardware.cycles_per_second:,.0f} cycles/s simulated, "
+              f"{hardware.array_utilisation:.1%}, vector {hardware.vector_utilisation:.1%}, "
+              f"{hardware.cycles_per_second:,.0f} cycles/s simulated, "
               f"{hardware.traced_images} of {n_images} images traced")
     if arguments.outputs:
         write_file(arguments.outputs,

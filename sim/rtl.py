@@ -18,6 +18,7 @@ from golden.errors import LockstepError
 from golden.program.sources import source_codes
 from hw.compiler import Image, compile_program
 from hw.isa import Counter
+from hw.rtl.vector.weights import N_MULTIPLIERS
 from hw.targets import Target, get_target
 from sim.batches import groups_of, joined
 from sim.commands import play
@@ -33,7 +34,8 @@ class StepReport:
     """One node by single steps: nothing else runs meanwhile.
 
     counters: by the names of hw.isa.Counter in lower case; utilisation = macs / (rows * columns *
-    cycles).
+    cycles), of which vector_macs are computed beside the array, which may pass 1; array_utilisation
+    and vector_utilisation are the shares of each engine's own multiplications.
     """
 
     node: str
@@ -41,6 +43,9 @@ class StepReport:
     macs: int
     cycles: int
     utilisation: float
+    vector_macs: int
+    array_utilisation: float
+    vector_utilisation: float
     counters: dict[str, int]
 
 
@@ -62,6 +67,9 @@ class RtlReport:
     macs: int
     cycles: int
     utilisation: float
+    vector_macs: int
+    array_utilisation: float
+    vector_utilisation: float
     counters: dict[str, int]
     steps: list[StepReport] = field(default_factory=list)
     images: int = 0
@@ -82,19 +90,27 @@ class RtlReport:
         return self.simulated_cycles / self.wall_seconds if self.wall_seconds else 0.0
 
 
+def _shares(target, macs: int, vector_macs: int, cycles: int) -> dict:
+    """The fields that say how much of the engines' multiplications were useful."""
+    def share(used, per_cycle):
+        return used / (per_cycle * cycles) if cycles else 0.0
+    return {"macs": macs, "vector_macs": vector_macs, "cycles": cycles,
+            "utilisation": share(macs, target.n_macs),
+            "array_utilisation": share(macs - vector_macs, target.n_macs),
+            "vector_utilisation": share(vector_macs, N_MULTIPLIERS * target.columns)}
+
+
 def _report(image, simulator, runs, answers) -> RtlReport:
-    peak = image.target.n_macs
-    macs = sum(step.macs for step in image.steps)
     counters = runs.counters(answers, 0)
     report = RtlReport(
         target=image.target.name, configuration_id=image.target.configuration_id,
-        simulator=simulator, batch=image.batch, macs=macs, cycles=counters["cycles"],
-        utilisation=macs / (peak * counters["cycles"]), counters=counters)
+        simulator=simulator, batch=image.batch, counters=counters,
+        **_shares(image.target, sum(step.macs for step in image.steps),
+                  sum(step.vector_macs for step in image.steps), counters["cycles"]))
     for step, counters in zip(image.steps, runs.step_counters(answers, 0)):
-        cycles = counters["cycles"]
         report.steps.append(StepReport(
-            node=step.node, op=step.op, macs=step.macs, cycles=cycles, counters=counters,
-            utilisation=step.macs / (peak * cycles) if cycles else 0.0))
+            node=step.node, op=step.op, counters=counters,
+            **_shares(image.target, step.macs, step.vector_macs, counters["cycles"])))
     return report
 
 

@@ -181,6 +181,10 @@ class Instruction:
         """Change a machine's memories; the instruction is not refused and its check passes."""
         raise NotImplementedError
 
+    def product_results(self, f) -> int:
+        """Results that are sums of products with weights; fields that are 0 may be missing."""
+        return 0
+
     def cost(self, f, target) -> Cost:
         """What the instruction takes; fields that are given as offsets only may be missing."""
         raise NotImplementedError

@@ -53,6 +53,9 @@ class MatMul(Instruction):
     def unit_progress(self, f, target) -> int:
         return target.rows
 
+    def product_results(self, f) -> int:
+        return f["n_pixels"] * (f["n_channels"] - f.get("first_channel", 0))
+
     # Extents
 
     def reads(self, f, target, needed=False):

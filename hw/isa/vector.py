@@ -99,6 +99,10 @@ class WeightedSum(VectorInstruction):
         yield throughout(f["w_bank"], self.weight_words(f) & WORD_MASK, n_units, is_early=True)
         yield parameter_reads(f, f["n_chunks"], n_units, target, needed)
 
+    def product_results(self, f) -> int:
+        n_lines, n_pixels = self.outputs(f)
+        return n_lines * n_pixels * (f["n_channels"] - f.get("first_channel", 0))
+
     def codes(self, machine, f):
         words = parameter_words(f, f["n_chunks"], machine.target)
         return machine.rescale(f, wrap(self.sums(machine, f), 32), words)

@@ -63,6 +63,9 @@ def test_agreement_and_report(command):
     for field in ("macs", "bytes_moved"):
         assert report[field] == sum(step[field] for step in report["ops"]) > 0
     assert report["utilisation"] == report["macs"] / (TARGET.n_macs * report["cycles"])
+    assert 0 < report["array_utilisation"] <= 1 and 0 <= report["vector_utilisation"] <= 1
+    on_array = report["macs"] - report["vector_macs"]
+    assert report["array_utilisation"] == on_array / (TARGET.n_macs * report["cycles"])
     assert report["wall_seconds"] > 0
     assert report["cycles_per_second"] > 0
 

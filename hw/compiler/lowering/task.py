@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 
 from golden.arith import Rounding
 from hw.compiler.memory.placement import Placement
 from hw.compiler.refusals import CannotRun
-from hw.isa import FORMAT_OF, Format, Opcode
+from hw.isa import ENGINE_OF, FORMAT_OF, INSTRUCTIONS, Engine, Format, Opcode
 from hw.targets import Target
 
-__all__ = ["NodeContext", "Task", "Window2d", "parameter_block", "rescale_fields"]
+__all__ = ["NodeContext", "Task", "Window2d", "parameter_block", "rescale_fields",
+           "vector_share"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,15 @@ class Task:
             second = places[self.inputs[1]]
             f["y_bank"], f["y_base"] = second.bank, second.base + f.get("y_base", 0)
         return f
+
+
+def vector_share(tasks) -> Fraction:
+    """The part of a node's sums of products that the vector engine computes, 0..1."""
+    results = {engine: sum(INSTRUCTIONS[task.opcode].product_results(task.fields) for task in tasks
+                           if ENGINE_OF[task.opcode] == engine)
+               for engine in (Engine.ARRAY, Engine.VECTOR)}
+    total = sum(results.values())
+    return Fraction(results[Engine.VECTOR], total) if total else Fraction(0)
 
 
 def rescale_fields(rescale) -> dict:

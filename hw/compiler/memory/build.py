@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 from hw.compiler.lowering.dispatch import runs_whole
+from hw.compiler.lowering.task import vector_share
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
 from hw.compiler.memory.image import Block, Image, Step
 from hw.compiler.refusals import DoesNotFit
@@ -265,7 +266,8 @@ def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
     for image, node, node_tasks in sequence:
         here = {name: slots.place(name, image, layout, where)
                 for name in (*node.inputs, *node.outputs)}
-        steps.append(step_of(program, node, len(fields), len(node_tasks), image))
+        steps.append(step_of(program, node, len(fields), len(node_tasks), image,
+                             vector_share(node_tasks)))
         for task in node_tasks:
             key = constants.weight_key(task)
             bound = task.bind(here, where[key] if key else None,
@@ -288,8 +290,11 @@ def _decoded(program, bound):
     return decode([int(word) for word in encode_program(program, [bound])])
 
 
-def step_of(program, node, first, n, image) -> Step:
-    """The Step of a node of image ``image``, None for all: n instructions from ``first`` on."""
+def step_of(program, node, first, n, image, share=0) -> Step:
+    """The Step of a node of image ``image``, None for all: n instructions from ``first`` on.
+
+    share: of its MACs that the vector engine computes
+    """
     shapes = [program.tensors[name].shape for name in node.inputs]
     suffix = f"#{image}" if image else ""
     macs, outputs = int(node.op.macs(*shapes)), tuple(name + suffix for name in node.outputs)
@@ -298,7 +303,7 @@ def step_of(program, node, first, n, image) -> Step:
         outputs = tuple(f"{name}#{k}" if k else name for name in node.outputs
                         for k in range(program.batch if program.tensors[name].batched else 1))
     return Step(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,
-                n_instructions=n, outputs=outputs, macs=macs)
+                n_instructions=n, outputs=outputs, macs=macs, vector_macs=int(macs * share))
 
 
 def _blocks(weights, where):

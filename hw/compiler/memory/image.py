@@ -28,8 +28,8 @@ _FORMAT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One node of the program: its instructions, its useful MACs, and the placements' names of
-    the tensors that are there once they are over.
+    """One node of the program: its instructions, its useful MACs, those of them that the vector
+    engine computes, and the placements' names of the tensors that are there once they are over.
     """
 
     node: str
@@ -38,6 +38,7 @@ class Step:
     n_instructions: int
     outputs: tuple[str, ...]
     macs: int
+    vector_macs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

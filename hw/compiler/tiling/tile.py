@@ -72,19 +72,22 @@ def _tile(program, target, order, batch, budget):
     return Image(
         program=program.name, program_sha256=program.sha256, target=target,
         instructions=words[:n_records * N_WORDS], parameters=np.zeros((1, 3), "<u4"), blocks=(),
-        placements=one.placements(), steps=_steps(program, one.last_instructions()),
+        placements=one.placements(), steps=_steps(program, one),
         inputs=program.sources, outputs=results(program), batch=batch, external=external,
         metadata=metadata)
 
 
-def _steps(program, last_instructions):
+def _steps(program, work):
     """Nodes by their last instruction; a step begins where the one before ends.
 
     Nodes are computed side by side, so a step also holds instructions of later ones.
     """
     steps, first = [], 0
-    for (image, node), last in sorted(last_instructions.items(), key=lambda entry: entry[1]):
-        steps.append(step_of(program, node, first, last + 1 - first, image))
+    on_vector = {owner.node.name for owner in work.nodes if not owner.on_array}
+    for (image, node), last in sorted(work.last_instructions().items(),
+                                      key=lambda entry: entry[1]):
+        steps.append(step_of(program, node, first, last + 1 - first, image,
+                             node.name in on_vector))
         first = last + 1
     return tuple(steps)
 
