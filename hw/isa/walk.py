@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hw.isa.instruction import ENDLESS, WORD_MASK, wrap
+from hw.isa.instruction import ENDLESS, wrap
 from hw.isa.layout import Feed
 
 __all__ = ["pixel_words", "port_lanes", "reduction_steps", "walk"]
@@ -68,8 +68,8 @@ def walk(f, port: str, target, tiles) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pixel_words(f, n_pixels: int) -> np.ndarray:
-    """int64 (n_pixels,): first word of each output pixel of a MATMUL."""
+    """int64 (n_pixels,): first word of each output pixel of a MATMUL, before it wraps."""
     x_count = f["out_x_count"] or ENDLESS
     line, x = np.divmod(np.arange(n_pixels), x_count)
     line_step = (x_count - 1) * f["out_step"] + f["out_line_step"]
-    return f["out_base"] + line * line_step + x * f["out_step"] & WORD_MASK
+    return f["out_base"] + line * line_step + x * f["out_step"]
