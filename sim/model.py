@@ -22,9 +22,12 @@ _MOST_MORE = 3
 
 
 def machine_of(image: Image) -> Machine:
-    """A Machine whose memories hold the image."""
+    """A Machine whose memories hold the image, and noise where the image holds nothing."""
     size = 0 if image.external is None else len(image.external)
     machine = Machine(image.target, external_bytes=size)
+    noise = np.random.default_rng(size)
+    for bank in machine.banks:
+        bank[:] = noise.integers(-128, 128, bank.shape, np.int8)
     if size:
         machine.external[:] = image.external
         machine.region_limit = size

@@ -12,8 +12,13 @@ from golden.ops.norm import RangeNorm
 from golden.ops.operator import Operator
 from golden.ops.pooling import AveragePool, CodeAveragePool, GlobalAveragePool, MaxPool
 from golden.ops.rescale import Rescale
+from golden.ops.training import ConvolutionSums, InputGradient, WeightGradient
 
 OPERATORS = (Conv2d, Linear, Add, Mul, MaxPool, AveragePool, CodeAveragePool, GlobalAveragePool,
              Concat, Reshape, Clamp, Rescaling, Lookup, RangeNorm)
 
-__all__ = ["OPERATORS", "Operator", "Rescale", *(operator.__name__ for operator in OPERATORS)]
+#: What a training step has beside them; whole batches of a Program.
+TRAINING_OPERATORS = (ConvolutionSums, InputGradient, WeightGradient)
+
+__all__ = ["OPERATORS", "Operator", "Rescale", "TRAINING_OPERATORS",
+           *(operator.__name__ for operator in (*OPERATORS, *TRAINING_OPERATORS))]

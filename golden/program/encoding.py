@@ -16,7 +16,7 @@ from golden.ops import range_norm
 
 __all__ = ["CLASSES", "array_hash", "canonical", "decode", "digest", "encode"]
 
-CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, ops.Rescale,
+CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, *ops.TRAINING_OPERATORS, ops.Rescale,
                                             range_norm.RangeNormConfig)}
 
 

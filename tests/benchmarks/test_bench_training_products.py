@@ -1,12 +1,14 @@
 """Rows of the training products, on played runs."""
 
-import numpy as np
+from types import SimpleNamespace
+
 import pytest
 
-import sim.training
+import sim.rtl
 from benchmarks import training_products
+from benchmarks.training_products import Convolution
 from cli.rtl_backend import SimulationFailure
-from hw.compiler.training.products import Convolution
+from golden.program import interpreter
 from hw.targets import get_target
 from sim.runner import SimulationError
 
@@ -20,19 +22,17 @@ def layer(channels):
 
 @pytest.fixture
 def played(monkeypatch):
-    """Two small layers; the results are torch's, always in CYCLES."""
-    results = {}
-    real = training_products.cases
-
-    def cases(*arguments):
-        for kind, product, expected in real(*arguments):
-            results[product.name] = expected
-            yield kind, product, expected
+    """Two small layers; the results are golden's, always in CYCLES."""
     monkeypatch.setattr(training_products, "layers", lambda: [layer(4), layer(8)])
-    monkeypatch.setattr(training_products, "cases", cases)
-    monkeypatch.setattr(sim.training, "run_product",
-                        lambda product: (results[product.name], {"cycles": CYCLES}))
-    return results
+
+    def run(program, inputs, *, target, trace, report):
+        macs = sum(program.batch * node.op.macs(*(program.tensors[name].shape
+                                                  for name in node.inputs))
+                   for node in program.nodes)
+        report.append(SimpleNamespace(macs=macs, cycles=CYCLES, utilisation=macs / CYCLES))
+        return interpreter.run(program, inputs)
+    monkeypatch.setattr(sim.rtl, "run", run)
+    return run
 
 
 def rows():
@@ -51,19 +51,19 @@ def test_macs_and_cycles_are_summed_over_the_layers(played):
 
 
 def test_a_wrong_result_is_no_figure(played, monkeypatch):
-    def run_product(product):
-        values = {name: np.array(value) for name, value in played[product.name].items()}
-        next(iter(values.values())).flat[3] ^= 1
-        return values, {"cycles": CYCLES}
-    monkeypatch.setattr(sim.training, "run_product", run_product)
+    def run(program, inputs, **options):
+        trace = played(program, inputs, **options)
+        trace[program.outputs[0]].flat[3] ^= 1
+        return trace
+    monkeypatch.setattr(sim.rtl, "run", run)
     with pytest.raises(SimulationFailure, match="c4.forward on .*: 1 of .* values of y differ"):
         rows()
 
 
 def test_a_stopped_accelerator_is_a_failure(played, monkeypatch):
-    def run_product(product):
+    def run(*program, **options):
         raise SimulationError("stopped")
-    monkeypatch.setattr(sim.training, "run_product", run_product)
+    monkeypatch.setattr(sim.rtl, "run", run)
     with pytest.raises(SimulationFailure, match="c4.forward on sim-4x4: stopped"):
         rows()
 

@@ -15,7 +15,7 @@ from hw.compiler.lowering.task import NodeContext, Task
 from hw.compiler.lowering.vectors import lookup_task
 from hw.compiler.memory.placement import Dense, Placement
 
-__all__ = ["input_layout", "lower_operator", "runs_whole"]
+__all__ = ["input_layout", "lower_operator", "runs_whole", "tensor_layouts"]
 
 
 @singledispatch
@@ -39,3 +39,9 @@ def input_layout(op, target, place: Placement, by_rows: bool) -> Dense | None:
 def runs_whole(op) -> bool:
     """Do the tasks of an operator, in a program with a batch of its own, compute all images?"""
     return False
+
+
+@singledispatch
+def tensor_layouts(op, target, inputs: tuple[Placement, ...], outputs: tuple[Placement, ...]):
+    """(inputs, outputs) as the operator's tasks read and write them; by default as they are."""
+    return inputs, outputs

@@ -8,7 +8,7 @@ from math import prod
 import hw.compiler.lowering.operators  # noqa: F401  (registers every lowering)
 from golden.ops.elementwise import orders_agree
 from golden.ops.operator import Elementwise
-from hw.compiler.lowering.dispatch import input_layout, lower_operator
+from hw.compiler.lowering.dispatch import input_layout, lower_operator, tensor_layouts
 from hw.compiler.lowering.task import NodeContext, Task
 from hw.compiler.memory.placement import Placement
 from hw.compiler.refusals import CannotRun
@@ -48,6 +48,30 @@ def layouts(program, target, by_rows=False) -> dict[str, Placement]:
                 places[name] = replace(first, dense=None)
             else:
                 places[name] = usual(name)
+    return _as_read_and_written(program, target, places)
+
+
+def _as_read_and_written(program, target, places) -> dict[str, Placement]:
+    """The layouts that operators ask for, of which there must be one for each tensor."""
+    asked = {}
+    for node in program.nodes:
+        names = node.inputs, node.outputs
+        layouts_ = tensor_layouts(node.op, target,
+                                  *(tuple(places[name] for name in part) for part in names))
+        for name, place in zip(sum(names, ()), sum(layouts_, ()), strict=True):
+            asked.setdefault(name, []).append((node, place))
+    for name, entries in asked.items():
+        node, first = entries[0]
+        kept = replace(first, spare=max(place.spare for _, place in entries),
+                       symmetric=any(place.symmetric for _, place in entries))
+        for other, place in entries:
+            if replace(place, spare=kept.spare, symmetric=kept.symmetric) != kept:
+                raise CannotRun(f"Node '{other.name}': tensor {name} lies in another order for "
+                                f"node '{node.name}'")
+        if kept.symmetric and name not in program.sources:
+            raise CannotRun(f"Node '{entries[-1][0].name}': tensor {name} may hold -128, which "
+                            f"does not run on target {target.name}")
+        places[name] = kept
     return places
 
 

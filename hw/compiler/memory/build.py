@@ -190,6 +190,8 @@ def _conflicts(flat, constants, slots, target):
                 continue
             cycles = min(costs[index], costs[near])
             a, b = slots.of(other.inputs[0], other_image), constants.weight_key(other)
+            if b is None:
+                b = slots.of(other.inputs[1], other_image)
             load = min(1, target.rows / other.fields["slots"])
             for name in task.inputs:
                 mine = slots.of(name, image)

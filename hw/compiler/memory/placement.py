@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from golden import digits
+from golden.errors import LockstepError
 
 __all__ = ["Dense", "Placement"]
 
@@ -43,7 +44,7 @@ class Placement:
     shape's axes in which its elements are those of ``stored``, where it is not their own. ``base``
     is the first word of ``bank``, or where ``external`` the first byte in external memory.
     ``dtype``: of the codes; wider ones than int8 are byte planes, one behind the other. ``spare``:
-    words behind the tensor that are read, whatever they hold.
+    words behind the tensor that are read, whatever they hold. ``symmetric``: no byte may be -128.
     """
 
     bank: int
@@ -57,6 +58,7 @@ class Placement:
     axes: tuple[int, ...] | None = None
     dtype: str = "int8"
     spare: int = 0
+    symmetric: bool = False
 
     @property
     def n_chunks(self) -> int:
@@ -103,13 +105,19 @@ class Placement:
                 + (np.arange(width) + d.left) * d.x_step + np.arange(channels)[:, None, None])
 
     def pack(self, x: np.ndarray) -> np.ndarray:
-        """x: codes (N, *shape). Returns int8 (N, n_words, word_bytes), channels padded with 0."""
+        """x: codes (N, *shape). Returns int8 (N, n_words, word_bytes), channels padded with 0.
+
+        Raises LockstepError for a -128 where the layout is symmetric.
+        """
         if self.dtype == "int8":
             planes = [np.asarray(x, np.int8)]
         elif self.dtype == "int16":
             planes = digits.split(x)
         else:
             planes = np.moveaxis(np.ascontiguousarray(x, "<i4")[..., None].view(np.int8), -1, 0)
+        if self.symmetric and any((plane == -128).any() for plane in planes):
+            raise LockstepError(f"Codes of -128 do not run where they meet packed multipliers, in "
+                                f"a tensor of shape {self.shape}")
         return np.concatenate([self._pack_plane(plane) for plane in planes], axis=1)
 
     def unpack(self, words: np.ndarray) -> np.ndarray:

@@ -1,1 +1,0 @@
-"""The products of a convolution's training step."""
