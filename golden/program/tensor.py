@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden import arith, validate
+from golden.ops import Operator
 
 __all__ = ["DTYPES", "Node", "Quantization", "State", "Tensor", "check_name", "check_names"]
 
@@ -68,13 +69,13 @@ class Node:
     """One op with the names of the tensors it reads and writes."""
 
     name: str
-    op: object
+    op: Operator
     inputs: tuple
     outputs: tuple
 
     def __post_init__(self):
         check_name("Node name", self.name)
-        if not callable(self.op) or not hasattr(self.op, "output_shape"):
+        if not isinstance(self.op, Operator):
             raise TypeError(f"Op of node {self.name} must be an operator, not {self.op!r}")
         for which in ("inputs", "outputs"):
             object.__setattr__(self, which, check_names(
