@@ -7,14 +7,16 @@ OUT     ?= build
 BIN     := .venv/bin
 PY      := $(BIN)/python
 STAMP   := .venv/.lockstep-stamp
-PYTEST  := $(BIN)/python -m pytest -n 2
+# Two processes; a file stays in one of them, in the order of tests/conftest.py.
+PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 TRAIN    = $(PY) flows/train.py --model resnet_digits --model-config "{'quantize': True}" \
            --dataset digits --save demo
 # Of what is simulated and deployed only the demo's program is made here, where it is not there yet.
 NEEDED   = $(filter $(DEMO)/program.json,$(PROGRAM)/program.json)
 
-.PHONY: setup demo train-8bit rtl sim deploy synth test test-quick lint formal bench clean help
+.PHONY: setup demo train-8bit rtl sim deploy synth test test-quick test-all mutants \
+        lint formal bench clean clean-cache help
 .DEFAULT_GOAL := help
 
 help:        ## list the targets
@@ -50,11 +52,17 @@ deploy: $(STAMP) $(NEEDED)  ## write the deployment folder
 synth: $(STAMP)  ## place and route on ECP5
 	$(PY) flows/synth.py --target ecp5-85k -o $(OUT)/synth
 
-test: $(STAMP)  ## all tests
-	$(PYTEST) --durations=15
+test: $(STAMP)  ## the tests, in ten minutes
+	$(PYTEST) -m "not long" --durations=15
 
-test-quick: $(STAMP)  ## the tests of a developer's loop
-	$(PYTEST) -m "not slow" --durations=5
+test-quick: $(STAMP)  ## the tests of a developer's loop, in two minutes
+	$(PYTEST) -m "not slow and not long" --durations=5
+
+test-all: $(STAMP)  ## with the long ones: large networks, every shape, fuzzing
+	$(PYTEST) --durations=30
+
+mutants: $(STAMP)  ## plant faults that the tests must catch
+	$(PY) -m tests.mutants
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
@@ -65,6 +73,9 @@ formal: $(STAMP)  ## prove the rescaler for all inputs
 bench: $(STAMP)  ## benchmarks and their results page
 	$(PY) flows/bench.py digits -o $(OUT)/bench
 
-clean:       ## remove generated output (not .venv, not runs)
+clean:       ## remove generated output (not .venv, not runs, not the cache outside the checkout)
 	rm -rf build .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-cache: $(STAMP)  ## empty the cache of compiled simulations and other long steps
+	$(PY) -m sim.cache --clear

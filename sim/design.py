@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tempfile
 from functools import cache
 from importlib.metadata import version
@@ -15,8 +13,9 @@ from golden.errors import LockstepError
 from hw.rtl.accelerator import Accelerator
 from hw.rtl.verilog import to_verilog
 from hw.targets import Target
+from sim.cache import CACHE, cached, sources_key
 from sim.cxxrtl import build_cxxrtl
-from sim.runner import BUILD_ROOT, Build, build
+from sim.runner import Build, build
 
 __all__ = ["SIMULATORS", "accelerator_verilog", "build_accelerator"]
 
@@ -30,18 +29,13 @@ PRIMITIVES = {"portable": (), "ecp5": (FOLDER / "ecp5.v",)}
 @cache
 def accelerator_verilog(target: Target) -> str:
     """The accelerator's Verilog, generated once per target and version of the sources."""
-    sources = sorted(path for package in (golden, hw)
-                     for path in Path(package.__file__).parent.rglob("*.py"))
-    key = hashlib.sha256(repr((target, version("amaranth"))).encode())
-    for path in sources:
-        key.update(path.read_bytes())
-    cached = BUILD_ROOT / "verilog" / f"{target.name}-{key.hexdigest()[:16]}.v"
-    if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(to_verilog(Accelerator(target), "accelerator"))
-        os.replace(partial, cached)
-    return cached.read_text()
+    key = sources_key(golden, hw, facts=(target, version("amaranth")))
+
+    def make(work: Path) -> None:
+        (work / "accelerator.v").write_text(to_verilog(Accelerator(target), "accelerator"))
+
+    folder = cached(CACHE / "verilog", f"{target.name}-{key}", make)
+    return (folder / "accelerator.v").read_text()
 
 
 def build_accelerator(target: Target, verilog: str | None = None,

@@ -12,7 +12,6 @@ Ports are named as in the Verilog (`i__payload`), internal signals are not visib
 import hashlib
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 import types
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
+from sim.cache import cached
 from sim.runner import BUILD_ROOT, SimulationError, check_tools, verilator_root
 from sim.unit import component_verilog, pack, unpack
 
@@ -119,19 +119,18 @@ def _load(component, root: Path):
     text, name = component_verilog(component)
     module = load_pyverilator()
     key = hashlib.sha256(repr((text, _MAKE_ARGS, _VERILATOR_ARGS)).encode()).hexdigest()[:16]
-    folder = root / f"pyverilator-{name}-{key}"
-    library = folder / f"V{name}"
-    if not library.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        source = folder / f"{name}.v"
+
+    def make(work: Path) -> None:
+        source = work / f"{name}.v"
         source.write_text(text)
         saved = dict(os.environ)
         os.environ["VERILATOR_ROOT"] = str(verilator_root())
         os.environ["PATH"] = f"{verilator_root() / 'bin'}{os.pathsep}{saved['PATH']}"
         try:
-            module.PyVerilator.build(str(source), build_dir=str(folder))
+            module.PyVerilator.build(str(source), build_dir=str(work))
         finally:
             os.environ.clear()
             os.environ.update(saved)
+
+    library = cached(root, f"pyverilator-{name}-{key}", make) / f"V{name}"
     return module.PyVerilator(str(library))

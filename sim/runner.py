@@ -2,9 +2,9 @@
 
 A driver is a C++ program that has the model in its hands (`sim/driver.cc`), without Python.
 
-Builds are cached by content: the folder's name is a hash of the sources, the options and the
-tools' versions, so an unchanged design is never compiled twice, and two designs never share a
-folder. Concurrent builds of one design wait for each other on a file lock.
+Builds are cached by content (`sim.cache`): the folder's name is a hash of the sources, the options
+and the tools' versions, so an unchanged design is never compiled twice, and two designs never share
+a folder. Concurrent builds of one design wait for each other on a file lock.
 
 cocotb's own runner needs two of its private methods replaced for this Verilator (cocotb is
 pinned for that reason); a third adds the wall-clock limit.
@@ -12,7 +12,6 @@ pinned for that reason); a third adds the wall-clock limit.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -31,12 +30,14 @@ import cocotb_tools.config
 from cocotb_tools.runner import Verilator
 
 from golden.errors import LockstepError
+from sim.cache import CACHE, cached, content_key
 
-BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
+BUILD_ROOT = CACHE / "sim"
 BUILD_ARGS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-assign", "fast", "--x-initial", "fast",
               "--noassert", "-O3")
-# gcc's vectorizer packs single registers into vectors and back: a tenth slower.
-OPTIMIZE = "-O2 -fno-tree-slp-vectorize"
+# gcc's vectorizer packs single registers into vectors and back: a tenth slower. Tests, whose runs
+# are short, set -O1: compiled in half the time, a fifth slower.
+OPTIMIZE = os.environ.get("LOCKSTEP_SIM_OPTIMIZE") or "-O2 -fno-tree-slp-vectorize"
 
 
 class SimulationError(RuntimeError):
@@ -118,25 +119,19 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
     sources = [Path(s) for s in sources]
     contents = [s.read_bytes() for s in sources]
     args = [*BUILD_ARGS, *extra_args]
-    tools = (*_tools_facts(args, waves), driver and driver.read_bytes())
-    key = _content_key(tools, sources, contents, toplevel, parameters, defines)
-    root = Path(build_root).resolve()
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{toplevel}-{key}"
-    done = Build(folder=folder, toplevel=toplevel, waves=waves)
-    with open(root / f"{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / toplevel).exists():
-            return done
-        work = root / f"{folder.name}.partial"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+    facts = _tools_facts()
+    key = _content_key((facts, args, waves, driver and driver.read_bytes()), sources, contents,
+                       toplevel, parameters, defines)
+    # Verilator's own library, most of the compile time of a small unit, is kept for the next.
+    flags = [word for word in args if word != "-CFLAGS" and not word.startswith("-D")]
+    runtime = f"runtime-{content_key(facts, flags, waves, driver is None)}"
+
+    def make(work: Path) -> None:
         copies = []
         for source, content in zip(sources, contents):
             copies.append(work / source.name)
             copies[-1].write_bytes(content)
-        runtime = root / f"runtime-{hashlib.sha256(repr(tools).encode()).hexdigest()[:16]}"
-        for compiled in runtime.glob("*.o"):
+        for compiled in (root / runtime).glob("*.o"):
             shutil.copy(compiled, work)
         log = work / "build.log"
         try:
@@ -148,12 +143,13 @@ def build(sources: Sequence[Path | str], toplevel: str, *, build_root: Path | st
         except (RuntimeError, SystemExit) as error:
             raise SimulationError(f"Building {toplevel} failed ({error}):\n"
                                   + excerpt(log, r"%Error|error:")) from None
-        _keep_runtime(work, runtime)
+        _keep_runtime(work, root / runtime)
         for intermediate in [*work.glob("*.o"), *work.glob("*.gch"), *work.glob("*.a")]:
             intermediate.unlink()
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
-    return done
+
+    root = Path(build_root).resolve()
+    folder = cached(root, f"{toplevel}-{key}", make)
+    return Build(folder=folder, toplevel=toplevel, waves=waves)
 
 
 def run_cocotb(build: Build, module: str, *, env: Mapping[str, str] | None = None,
@@ -225,12 +221,12 @@ def run_driver(build: Build, arguments: Sequence[object], *, time_limit: float |
     return line
 
 
-def _tools_facts(args, waves) -> tuple:
-    """Everything but the design that decides what the compiler makes."""
+def _tools_facts() -> tuple:
+    """Everything but the design and its options that decides what the compiler makes."""
     compiler = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True,
                               check=False).stdout
     own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # make's options are here too
-    return (tuple(args), waves, str(cocotb_tools.config.libs_dir), compiler, own,
+    return (str(cocotb_tools.config.libs_dir), compiler, own, OPTIMIZE,
             *(importlib.metadata.version(p) for p in ("verilator", "cocotb")))
 
 
@@ -244,7 +240,7 @@ def _content_key(tools, sources, contents, toplevel, parameters, defines) -> str
 
 
 def _keep_runtime(work: Path, runtime: Path) -> None:
-    """Keep Verilator's own library, most of the compile time of a small unit, for the next."""
+    """Keep the compiled files of Verilator's own library, unless they are kept."""
     if runtime.exists():
         return
     partial = Path(tempfile.mkdtemp(prefix=".runtime-", dir=runtime.parent))

@@ -1,4 +1,5 @@
-"""Shared by all tests: one thread per process, reproducible hypothesis, the external data."""
+"""Shared by all tests: one thread per process, reproducible hypothesis, the external data, and who
+runs what: a file's tests stay in one process, and files that compile designs begin."""
 
 import os
 from pathlib import Path
@@ -9,10 +10,32 @@ from hypothesis import HealthCheck, settings
 # Two threads on two busy cores make small kernels 25-50 times slower. Before numpy and torch load.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The designs of tests simulate briefly: compiling them is what takes the time.
+os.environ.setdefault("LOCKSTEP_SIM_OPTIMIZE", "-O1")
 
 settings.register_profile("lockstep", deadline=None, print_blob=True, derandomize=True,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lockstep")
+
+ROOT = Path(__file__).parents[1]
+#: Each compiles another design: two processes that begin with them do not wait for each other.
+FIRST = ("tests/sim/test_rtl.py", "tests/sim/test_fuzz.py", "tests/sim/test_cxxrtl.py",
+         "tests/flows/test_planted_faults.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests in one process, which makes what they share once; long files begin."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def rank(item):
+        name = item.path.relative_to(ROOT).as_posix()
+        return (FIRST.index(name) if name in FIRST else len(FIRST), item.path not in slow)
+
+    items.sort(key=rank)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ CIFAR_VGG = {11: 9_231_114, 13: 9_416_010, 16: 14_728_266, 19: 20_040_522}
 IMAGENET_VGG = {11: 132_868_840, 13: 133_053_736, 16: 138_365_992, 19: 143_678_248}
 VGG_BIASES = {11: 2_752, 13: 2_944, 16: 4_224, 19: 5_504}
 VGG_MACS = {11: 7.61e9, 16: 15.47e9}
-SLOW = pytest.mark.slow
+SLOW, LONG = pytest.mark.slow, pytest.mark.long
 
 
 def meta_model(name, options):
@@ -95,8 +95,10 @@ def test_macs_are_the_published_ones_and_the_program_runs(name, options, expecte
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "expected", "tolerance"), [
-    ("resnet", {"depth": 18}, 1.81e9, 5e6), ("resnet", {"depth": 34}, 3.66e9, 5e6),
-    ("resnet", {"depth": 50}, 4.09e9, 5e6), ("resnet", {"depth": 101}, 7.80e9, 5e6),
+    ("resnet", {"depth": 18}, 1.81e9, 5e6),
+    pytest.param("resnet", {"depth": 34}, 3.66e9, 5e6, marks=LONG),
+    pytest.param("resnet", {"depth": 50}, 4.09e9, 5e6, marks=LONG),
+    pytest.param("resnet", {"depth": 101}, 7.80e9, 5e6, marks=LONG),
     ("mobilenet_v1", {"width_multiplier": 1.0, "dataset": "imagenet"}, 569e6, 5e5),
     ("mobilenet_v1", {"width_multiplier": 0.25, "dataset": "imagenet"}, 41e6, 5e5)])
 def test_imagenet_networks_lower_and_run(name, options, expected, tolerance):
@@ -106,7 +108,8 @@ def test_imagenet_networks_lower_and_run(name, options, expected, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", VGG_MACS)
+@pytest.mark.parametrize("depth", [pytest.param(depth, marks=() if depth == 11 else LONG)
+                                   for depth in VGG_MACS])
 def test_imagenet_vgg_lowers(depth):
     hidden = 64  # 4096 needs 6 GB of memory; the difference is in the linear layers alone
     program, _, _ = lowered("vgg", {"depth": depth, "dataset": "imagenet", "hidden": hidden}, 2)

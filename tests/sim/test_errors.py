@@ -8,24 +8,23 @@ from hw.compiler import compile_program
 from hw.compiler.scheduling.order import orders
 from hw.compiler.tiling.tile import tile
 from hw.isa import Counter, ErrorCode, LocalMemory, Opcode, Register, Window, encode
-from hw.targets import get_target
 from sim.commands import Commands, play
 from sim.design import build_accelerator
 from sim.images import ImageRuns
 from sim.runner import SimulationError
 from tests import programs
+from tests.targets import AXI, ON_CHIP
 
 OKAY, SLVERR = 0, 2
 BUSY, DONE, FAILED = 1, 2, 4
 RECORDS = Window.INSTRUCTIONS << 28
-ON_CHIP, EXTERNAL = "sim-4x4", "sim-8x8-axi"
 
 
 class Disturbed:
     """A good run, something else, and the good run again; with transfers where there is a bus."""
 
-    def __init__(self, name=ON_CHIP):
-        self.target = get_target(name)
+    def __init__(self, target=ON_CHIP):
+        self.target = target
         self.program = programs.linear_net()
         self.image = (tile(self.program, self.target, orders(self.program)[-1], 1)
                       if self.target.bus_bits else compile_program(self.program, self.target))
@@ -184,7 +183,7 @@ REFUSED = 1 << 20  # bytes of external memory that answer SLVERR, from here on
                                               (Opcode.STORE, ErrorCode.BUS_WRITE)])
 @pytest.mark.parametrize("response", [2, 3])
 def test_an_error_response_of_the_external_memory(opcode, code, response):
-    bench = Disturbed(EXTERNAL)
+    bench = Disturbed(AXI)
     bench.commands.write(Register.REGION_LIMIT, [0xFFFF_FFFF])
     transfer = {"n_lines": 3, "line_words": 9, "external_step": 16, "local_step": 9,
                 "local_memory": LocalMemory.BANK_2}
@@ -199,7 +198,7 @@ def test_an_error_response_of_the_external_memory(opcode, code, response):
 
 
 def test_a_transfer_outside_the_region():
-    bench = Disturbed(EXTERNAL)
+    bench = Disturbed(AXI)
     words = np.arange(64, dtype="<u4")
     bench.commands.write_external(REFUSED, words)
     bench.commands.write(Register.REGION_LIMIT, [REFUSED])
@@ -214,7 +213,7 @@ def test_a_transfer_outside_the_region():
 
 @pytest.mark.parametrize("n_cycles", [30, 70, 120])
 def test_a_reset_while_transfers_are_under_way(n_cycles):
-    bench = Disturbed(EXTERNAL)
+    bench = Disturbed(AXI)
     bench.commands.start()
     bench.commands.idle(n_cycles)
     busy = bench.commands.read(Register.STATUS)
@@ -226,7 +225,7 @@ def test_a_reset_while_transfers_are_under_way(n_cycles):
 
 
 def test_commands_that_must_succeed_end_the_simulation():
-    build = build_accelerator(get_target(ON_CHIP))
+    build = build_accelerator(ON_CHIP)
     commands = Commands()
     commands.write(0xF000_0000, [1])
     with pytest.raises(SimulationError, match="the write to f0000000 is answered 2"):
@@ -244,9 +243,9 @@ def test_commands_that_must_succeed_end_the_simulation():
 def test_a_wait_is_bounded():
     commands = Commands()
     waited = commands.wait(123)
-    answers = play(build_accelerator(get_target(ON_CHIP)), commands)
+    answers = play(build_accelerator(ON_CHIP), commands)
     assert answers[waited].tolist() == [0, 123]
     commands.write(RECORDS, encode(Opcode.SYNC, wait_array=1))  # which never ends
     commands.run()
     with pytest.raises(SimulationError, match="no interrupt after 1000 cycles"):
-        play(build_accelerator(get_target(ON_CHIP)), commands, limit=1000)
+        play(build_accelerator(ON_CHIP), commands, limit=1000)

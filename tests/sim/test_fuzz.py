@@ -3,21 +3,30 @@
 import pytest
 
 from hw.machine import Machine
-from hw.targets import get_target
 from sim.design import build_accelerator
 from sim.fuzz import fuzz, small_memories
+from tests.targets import FUZZED, ON_CHIP
 
 PLUSARGS = {"axi_stalls": 20}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sim-4x4", "sim-8x8-axi"])
-def test_random_programs_are_as_the_model(name, monkeypatch):
-    target = small_memories(get_target(name))
-    build = build_accelerator(target)
-    found = fuzz(build, target, n_programs=150, seed=1, plusargs=PLUSARGS)
+def assert_as_the_model(target, n_programs):
+    found = fuzz(build_accelerator(target), target, n_programs=n_programs, seed=1,
+                 plusargs=PLUSARGS)
     assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.slow
+def test_random_programs_are_as_the_model(monkeypatch):
+    assert_as_the_model(FUZZED, 150)
     right = Machine.rescale
     monkeypatch.setattr(Machine, "rescale", lambda *what: right(*what) ^ 1)
-    found = fuzz(build, target, n_programs=40, seed=1, plusargs=PLUSARGS)
+    found = fuzz(build_accelerator(FUZZED), FUZZED, n_programs=40, seed=1, plusargs=PLUSARGS)
     assert any("differs" in one.what for one in found)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("target", [FUZZED, small_memories(ON_CHIP)], ids=lambda t: t.name)
+def test_many_random_programs_are_as_the_model(target):
+    assert_as_the_model(target, 3000)

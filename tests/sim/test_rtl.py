@@ -17,6 +17,7 @@ from hw.targets import get_target
 from sim import rtl
 from sim.runner import SimulationError
 from tests import programs
+from tests.targets import ROTATING, SHAPES
 
 TARGET = "sim-4x4"
 # All but those with operators that the accelerator does not have.
@@ -49,19 +50,16 @@ def test_running_through_gives_what_stopping_after_each_instruction_gives(name):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["array-2x4", "array-3x8", "array-2x16", "array-7x8", "ecp5-85k",
-                                  "ecp5-85k-packed"])
-def test_any_shape_of_the_array_gives_the_same_bits(name):
-    """Few and many rows, sides that divide nothing, the vendor's multipliers, one for two."""
-    assert differences(programs.residual_net(), target=name) == []
-    assert differences(programs.concat_net(), target=name) == []
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_every_program_on_sides_that_divide_nothing(name):
-    assert differences(make(name), target="array-3x4") == []
+def test_every_program_on_a_shape_that_rotates(name):
+    assert differences(make(name), target=ROTATING) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SHAPES)
+def test_any_shape_of_the_array_gives_the_same_bits(name):
+    for program in map(make, RUNNABLE):
+        assert differences(program, target=name) == [], program.name
 
 
 def test_the_number_of_images_jobs_and_the_layout_do_not_matter():

@@ -3,10 +3,10 @@
 import pytest
 
 from hw.isa import ErrorCode, Opcode, Register, encode
-from hw.targets import get_target
 from sim.commands import Commands, play
 from sim.design import build_accelerator
 from tests.hw.rtl.array.product import BANK_OUT, HALT, Product, instructions
+from tests.targets import AXI
 
 DONE, FAILED = 2, 4
 LIMIT = 20_000  # cycles for which the test waits for the interrupt
@@ -24,8 +24,7 @@ LIMIT = 20_000  # cycles for which the test waits for the interrupt
      {"axi_refuse_base": "0800", "axi_refuse_limit": "0810"}, ErrorCode.BUS_WRITE),
 ])
 def test_failing_transfers_stop_with_their_index(change, plusargs, code):
-    target = get_target("sim-8x8-axi")
-    product, commands = Product(target), Commands()
+    product, commands = Product(AXI), Commands()
     wrong = encode(**{"opcode": Opcode.LOAD, "wait_array": 1, "n_lines": 1, "line_words": 4,
                       "local_memory": 3, **change})
     fill = [0xA5A5A5A5] * 2048
@@ -42,7 +41,7 @@ def test_failing_transfers_stop_with_their_index(change, plusargs, code):
     commands.write(Register.PROGRAM_ADDRESS, [0])
     commands.run()
     again = product.read(commands)
-    answers = play(build_accelerator(target), commands, plusargs=plusargs)
+    answers = play(build_accelerator(AXI), commands, plusargs=plusargs)
     assert answers[end][0] == 1
     assert int(answers[answer[0]][0]) == code << 8 | FAILED | DONE
     assert int(answers[answer[1]][0]) == 1

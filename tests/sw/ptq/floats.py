@@ -11,7 +11,7 @@ from sw.layers.connect import connect
 from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 from sw.quantize.recipes import make_recipe
 from sw.train.engine import TrainConfig, train
-from tests.sw.trained import digits
+from tests.sw.trained import digits, train_once
 
 FLOAT = make_recipe("float")
 
@@ -20,11 +20,14 @@ FLOAT = make_recipe("float")
 def float_digits(epochs: int = 6, width: int = 8, seed: int = 0) -> nn.Module:
     """A resnet_digits trained in float for a few seconds. Do not change it. What a seed gives
     depends on the CPU: float sums of another order become another network."""
-    torch.manual_seed(seed)
-    model = build_model("resnet_digits", {"width": width, "quantize": False, "recipe": "float"})
-    train(model, digits(), TrainConfig(epochs=epochs, lr=0.2, batch_size=32, schedule="cosine",
-                                       seed=seed))
-    return model.eval()
+    def make():
+        torch.manual_seed(seed)
+        model = build_model("resnet_digits", {"width": width, "quantize": False,
+                                              "recipe": "float"})
+        train(model, digits(), TrainConfig(epochs=epochs, lr=0.2, batch_size=32,
+                                           schedule="cosine", seed=seed))
+        return model.eval()
+    return train_once(make, epochs, width, seed)
 
 
 class Chain(nn.Module):

@@ -19,7 +19,7 @@ from sw.lower.network import lower
 from sw.lower.simulate import differing_codes, simulate
 from sw.quantize.recipes import RECIPES
 from sw.train.engine import TrainConfig, logits_of, train
-from tests.sw.trained import digits
+from tests.sw.trained import digits, train_once
 
 # Short runs: jacob's delay and freeze within them, niti's update narrower, as at its end.
 OVERRIDES = {"jacob": {"activation.delay": 20, "norm.freeze_after": 150},
@@ -35,11 +35,15 @@ RTL = ("banner", "pact", "wage")
 @functools.cache
 def trained(recipe, network="resnet_digits"):
     """A network of 5 epochs with seed 0; do not change it."""
-    torch.manual_seed(0)
     options = {"width": 4} if network == "resnet_digits" else {"dataset": "digits", "hidden": [64]}
-    model = build_model(network, options | {"recipe": recipe, "overrides": OVERRIDES.get(recipe)})
-    train(model, digits(), TrainConfig(epochs=5, batch_size=32, schedule="cosine"))
-    return model.eval()
+
+    def make():
+        torch.manual_seed(0)
+        model = build_model(network,
+                            options | {"recipe": recipe, "overrides": OVERRIDES.get(recipe)})
+        train(model, digits(), TrainConfig(epochs=5, batch_size=32, schedule="cosine"))
+        return model.eval()
+    return train_once(make, recipe, network)
 
 
 @pytest.mark.slow

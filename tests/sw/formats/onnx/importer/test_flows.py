@@ -119,8 +119,8 @@ def test_bench_prints_what_keeps_a_network_out(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("name", ["densenet121", "inception_v2", "resnet50", "squeezenet",
-                                  "vgg19"])
+@pytest.mark.parametrize("name", ["inception_v2", "squeezenet", *(
+    pytest.param(name, marks=pytest.mark.long) for name in ("densenet121", "resnet50", "vgg19"))])
 def test_light_networks_are_calibrated_and_run(name):
     network, program, x, trace = quantized_light(light_models()[name], 1)
     assert set(trace) == set(program.tensors)

@@ -1,0 +1,197 @@
+"""The faults that the tests of `make test` must catch, and which of them guard each module."""
+
+from dataclasses import dataclass
+
+__all__ = ["FAULTS", "Fault"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """`new` in place of `old`, which stands once in `file`; some of `tests` must then fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _in(file: str, *tests: str):
+    """A function that makes the faults of one file, guarded by the same tests."""
+    def fault(name: str, old: str, new: str) -> Fault:
+        return Fault(name=name, file=file, old=old, new=new,
+                     tests=tuple(f"tests/{test}" for test in tests))
+    return fault
+
+
+_arith = _in("golden/arith.py", "golden/test_arith.py")
+_random = _in("golden/random.py", "golden/test_random.py", "golden/test_counter_bits.py")
+_digits = _in("golden/digits.py", "golden/test_digits.py")
+_product = _in("golden/float_product.py", "golden/test_float_product.py")
+_windowed = _in("golden/ops/windowed.py", "golden/ops/test_ops.py",
+                "hw/compiler/test_compiler_tile.py")
+_norm = _in("golden/ops/range_norm.py", "golden/ops/test_range_norm.py")
+_compare = _in("golden/program/compare.py", "golden/program/test_compare.py")
+_verify = _in("golden/program/verify.py", "golden/program/test_verify.py")
+
+GOLDEN = (
+    _arith("a tie goes down", "return (x + ((1 << n) >> 1)) >> n",
+           "return (x + ((1 << n) - 1 >> 1)) >> n"),
+    _arith("the left shift does not saturate", "saturate(saturate(acc, 32) << left, 32)",
+           "(saturate(acc, 32) << left)"),
+    _arith("gemmlowp's second rounding without a shift", "(high_half >> 63) * clamp(right, 0, 1)",
+           "(high_half >> 63)"),
+    _arith("a multiplier that rounds up to its limit", "multiplier >> 1, exponent + 1",
+           "multiplier - 1, exponent"),
+    _arith("an average's ties go up", "return (1 << shift) // count + 1, shift",
+           "return (1 << shift) // count, shift"),
+    _random("another polynomial", "TAPS = (64, 63, 61, 60)", "TAPS = (64, 63, 61, 59)"),
+    _random("an arithmetic shift in the hash", "high &= (1 << 32 - shift) - 1",
+            "high &= -1"),
+    _digits("a gradient one above the largest", "127 * 256 + 127", "127 * 256 + 128"),
+    _product("a step's own accumulator left out", "while t * factor < k - 0.5:",
+             "while t * factor <= k - 0.5:"),
+    _windowed("stripes forget the dilation", "self.kernel[0] - 1) * self.dilation[0] + 1",
+              "self.kernel[0] - 1) + 1"),
+    _norm("the mean is not rounded", "arith.round_shift(p.integers(q) * multiplier + bias, shift)",
+          "(p.integers(q) * multiplier + bias >> shift)"),
+    _norm("chunks one longer", "length = -(-count // N_CHUNKS)",
+          "length = count // N_CHUNKS + 1"),
+    _compare("only larger values differ", "different = actual != expected",
+             "different = actual > expected"),
+    _verify("one bit less for negative sums", "(value if value >= 0 else ~value).bit_length() + 1",
+            "(value if value >= 0 else ~value).bit_length() + (value >= 0)"),
+    _verify("sums beyond int32 pass", "if not INT32[0] <= value <= INT32[1]:",
+            "if not INT32[0] - 1 <= value <= INT32[1] + 1:"),
+)
+
+_rounding = _in("sw/quantize/rounding.py", "sw/quantize/test_rounding.py")
+_gradients = _in("sw/quantize/gradients.py", "sw/quantize/test_gradients.py")
+_ranges = _in("sw/quantize/ranges.py", "sw/quantize/test_ranges.py")
+_quantizers = _in("sw/quantize/quantizers.py", "sw/quantize/test_quantizers.py")
+_accumulator = _in("sw/quantize/accumulator.py", "sw/quantize/test_accumulator.py")
+_schedule = _in("sw/train/schedule.py", "sw/train/test_schedule.py")
+_equalisation = _in("sw/ptq/equalisation.py", "sw/ptq/test_equalisation.py")
+_weights = _in("sw/ptq/weights.py", "sw/ptq/test_weights.py")
+_allocation = _in("sw/ptq/allocation.py", "sw/ptq/test_allocation.py")
+_integers = _in("sw/lower/integer_form.py", "sw/lower/test_lower.py")
+
+SW = (
+    _rounding("pseudo-stochastic rounding of equal halves", "up = (fraction >> half) > (",
+              "up = (fraction >> half) >= ("),
+    _gradients("the 8-bit copy of the gradient overflows", "GRADIENT16_HIGH = 127 * 256 ",
+               "GRADIENT16_HIGH = 128 * 256 "),
+    _ranges("a true zero that is no code", "low, high = low.clamp(max=0), high.clamp(min=0)",
+            "low, high = low.clamp(max=0), high"),
+    _ranges("a power of two that clips", "torch.exp2(torch.ceil(torch.log2(scale)))",
+            "torch.exp2(torch.floor(torch.log2(scale)))"),
+    _quantizers("PACT learns from below its bound too", "torch.where(x >= bound, gradient, 0.0)",
+                "torch.where(x >= 0, gradient, 0.0)"),
+    _quantizers("the first batch's range is damped", "torch.where(self.batches == 0, 1.0, ",
+                "torch.where(self.batches < 0, 1.0, "),
+    _accumulator("sums saturate one too high", "total.clamp(-high, high - 1)",
+                 "total.clamp(-high, high)"),
+    _schedule("warm-up starts from nothing", "min(1.0, (at + 1) / warm)", "min(1.0, at / warm)"),
+    _schedule("norms decay", 'p.dim() <= 1], "weight_decay": 0.0}', "p.dim() <= 1]}"),
+    _equalisation("balanced the wrong way", "torch.sqrt(outgoing / incoming)",
+                  "torch.sqrt(incoming / outgoing)"),
+    _weights("a corrected mean without the deviation", "weight.mean(1) - xi * quantized.mean(1)",
+             "weight.mean(1) - quantized.mean(1)"),
+    _allocation("bits by another power of the spread", "spread.pow(2 / 3)", "spread.pow(1 / 3)"),
+    _integers("a bias rounded down", "bias = np.floor(offset / unit + 0.5)",
+              "bias = np.floor(offset / unit)"),
+)
+
+_walker = _in("hw/rtl/array/walker.py", "hw/rtl/array/test_walker.py")
+_readout = _in("hw/rtl/array/readout.py", "hw/machine/test_machine_rtl.py",
+               "hw/rtl/array")
+_packed = _in("hw/rtl/array/packed.py", "hw/rtl/array/test_array.py",
+              "hw/rtl/array/test_multiplier.py")
+_feeder = _in("hw/rtl/array/feeder.py", "hw/rtl/array/test_feeder.py")
+_slot = _in("hw/rtl/control/slot.py", "hw/rtl/control/test_dispatcher.py")
+_rescaler = _in("hw/rtl/lanes/rescaler.py", "hw/rtl/lanes/test_rescaler.py")
+_crossbar = _in("hw/rtl/memory/crossbar.py", "hw/rtl/memory/test_crossbar.py")
+_waiting = _in("hw/rtl/memory/waiting.py", "hw/rtl/memory/test_waiting.py")
+_bursts = _in("hw/rtl/dma/bursts.py", "hw/rtl/dma/test_dma.py", "hw/rtl/dma/test_dma_errors.py")
+_lines = _in("hw/rtl/dma/lines.py", "hw/rtl/dma/test_dma_errors.py")
+
+RTL = (
+    _walker("a level steps with every period", """            with m.If(k0.last):
+                k1.step()
+""", """            k1.step()
+"""),
+    _walker("a line begins where the last ended", "after.ix.eq(f.ix),", "after.ix.eq(here.ix),"),
+    _readout("the next instruction's configuration", "m.d.sync += late_c.eq(c)",
+             "m.d.comb += late_c.eq(c)"),
+    _packed("a packed product without its borrow", "(difference[-2:] == 0b10)",
+            "(difference[-2:] == 0b11)"),
+    _feeder("direct bytes one lane apart", "Mux(self.direct, word[here], above[here])",
+            "Mux(self.direct, word[:_BYTE], above[here])"),
+    _slot("a chase is ignored", "past | (same & enough)", "past | same"),
+    _rescaler("gemmlowp rounds twice without a shift", "twice=now.gemmlowp & (now.right != 0)",
+              "twice=now.gemmlowp"),
+    _rescaler("a code at its bound", "near > now.high", "near >= now.high + 2"),
+    _crossbar("two ports are granted one bank", "grant.eq(wanted & ~taken)", "grant.eq(wanted)"),
+    _crossbar("a pair in the wrong order", "ordered[1].eq(Mux(odd, even_data, odd_data))",
+              "ordered[1].eq(odd_data)"),
+    _waiting("a queue that overflows", "level + push < self.DEPTH - 1",
+             "level + push < self.DEPTH"),
+    _bursts("a burst over the boundary", "Mux(block.all(), self.max_beats - in_block, "
+            "self.max_beats)", "self.max_beats"),
+    _lines("a line that ends at the region's end", "external_end > self.region_limit",
+           "external_end >= self.region_limit"),
+)
+
+_machine = _in("hw/machine/machine.py", "hw/machine/test_machine.py")
+_transfer = _in("hw/machine/transfer.py", "hw/machine/test_machine.py",
+                "hw/compiler/test_nibbles.py::test_a_load_gives_what_was_packed")
+_matmul = _in("hw/machine/array.py", "hw/machine/test_machine_array.py")
+_vector = _in("hw/machine/vector.py", "hw/machine/test_machine_vector.py")
+_hazards = _in("hw/machine/hazards.py", "hw/machine/test_hazards.py")
+_nibbles = _in("hw/compiler/lowering/nibbles.py", "hw/compiler/test_nibbles.py")
+_allocate = _in("hw/compiler/memory/allocate.py", "hw/compiler/test_compiler_random.py",
+                "hw/compiler/test_compiler.py")
+_placement = _in("hw/compiler/memory/placement.py", "hw/compiler/test_compiler.py")
+_pool = _in("hw/compiler/tiling/memory.py", "hw/compiler/test_compiler_tile.py")
+
+COMPILER = (
+    _machine("indices end at the ring's end", "index = start + count & 0xFFFF",
+             "index = (start + count) % self.n_records"),
+    _transfer("nibbles in the other order", "low, high = content << 4, content & 0xF0",
+              "high, low = content << 4, content & 0xF0"),
+    _matmul("the padding is zero", 'values[~inside] = f[f"{port}_pad"]', "values[~inside] = 0"),
+    _vector("taps column by column", "chunks * height * width + ky * width + kx",
+            "chunks * height * width + kx * height + ky"),
+    _hazards("progress of the next unit is enough", "known = other.known[unit + 1]",
+             "known = other.known[-1]"),
+    _nibbles("-9 passes for four bits", "if (-8 <= codes.min()) and codes.max() <= 7:",
+             "if (-9 <= codes.min()) and codes.max() <= 7:"),
+    _allocate("what ends as another begins shares its place",
+              "if other.last < item.first or other.first > item.last:",
+              "if other.last <= item.first or other.first > item.last:"),
+    _placement("channels padded in front", "padded[:, :, :channels] = x.transpose(0, 2, 1)",
+               "padded[:, :, -channels:] = x.transpose(0, 2, 1)"),
+    _pool("live buffers are given away", "if used == _LIVE:", "if used > _LIVE:"),
+)
+
+_images = _in("sim/images.py", "sim/test_rtl.py")
+_commands = _in("sim/commands.py", "sim/test_errors.py")
+_fuzz = _in("sim/fuzz.py", "sim/test_fuzz.py")
+_unit = _in("sim/unit.py", "sim/test_unit.py")
+_testbench = _in("sim/unit_testbench.py", "sim/test_unit.py")
+
+SIM = (
+    _images("errors of the hardware go unseen", "_FAILED = 0b100", "_FAILED = 0b1000"),
+    _images("64-bit counters lose their upper half", "int(words[2 * counter + 1]) << 32",
+            "int(words[2 * counter + 1]) << 31"),
+    _commands("one step runs to the end", "_START | _SINGLE_STEP * single_step", "_START"),
+    _fuzz("parameters without their shifts", "rows[:, :3] = self.parameters",
+          "rows[:, :2] = self.parameters[:, :2]"),
+    _unit("fields most significant first", "bits |= pack(field.shape, value[key]) << field.offset",
+          "bits |= pack(field.shape, value[key])"),
+    _testbench("an offer may be withdrawn", "assert self.waiting is None, f",
+               "assert True, f"),
+    _testbench("a surplus payload is not seen", "assert not self.done, f", "assert True, f"),
+)
+
+FAULTS = GOLDEN + SW + RTL + COMPILER + SIM

@@ -1,0 +1,24 @@
+"""The few designs that `make test` compiles: every test on the RTL takes one of them.
+
+A design costs about a minute of a core. `make test-all` compiles the others too.
+"""
+
+from dataclasses import replace
+
+import hw
+from hw.isa import N_WORDS
+from hw.targets import get_target
+from sim.cache import sources_key
+from sim.fuzz import small_memories
+
+__all__ = ["AXI", "FUZZED", "ON_CHIP", "ROTATING", "SHAPES"]
+
+ON_CHIP = get_target("sim-4x4")
+#: Small external memory, and an instruction memory that programs go round.
+AXI = replace(get_target("sim-8x8-axi"), instruction_words=10 * N_WORDS)
+FUZZED = small_memories(get_target("sim-8x8-axi"))
+#: Few and many rows, sides that divide nothing, the vendor's multipliers, one for two.
+SHAPES = ("array-3x4", "array-2x4", "array-3x8", "array-7x8", "array-2x16", "ecp5-85k",
+          "ecp5-85k-packed")
+#: Another of the small shapes whenever the hardware's sources change.
+ROTATING = SHAPES[int(sources_key(hw), 16) % 5]
