@@ -51,9 +51,8 @@ def cached(root: Path, name: str, make: Callable[[Path], None]) -> Path:
     folder = root / name
     with open(root / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            os.utime(folder)
-        else:
+        os.utime(lock.name)  # the time of the last use
+        if not folder.exists():
             work = root / f"{name}.partial"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
@@ -66,24 +65,25 @@ def cached(root: Path, name: str, make: Callable[[Path], None]) -> Path:
 
 def trim(limit_bytes: int = LIMIT_BYTES, recent: float = RECENT) -> None:
     """Remove what was used longest ago until the cache is within its limit."""
-    entries = [entry for kind in CACHE.glob("*") for entry in kind.glob("*")]
-    ages = sorted((entry.stat().st_mtime, entry) for entry in entries if entry.exists())
-    sizes = {entry: _size(entry) for _, entry in ages}
+    folders = [folder for kind in CACHE.glob("*") for folder in kind.glob("*/")]
+    sizes = {folder: _size(folder) for folder in folders}
     total = sum(sizes.values())
-    for used, entry in ages:
+    for used, folder in sorted((_last_use(folder), folder) for folder in folders):
         if total <= limit_bytes or used > time.time() - recent:
             return
-        total -= sizes[entry]
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        total -= sizes[folder]
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _size(entry: Path) -> int:
-    """Bytes of a file, or of the files in a folder, that are there."""
-    files = entry.rglob("*") if entry.is_dir() else [entry]
-    return sum(file.lstat().st_size for file in files if file.is_file())
+def _last_use(folder: Path) -> float:
+    """Seconds since the epoch: the time of the lock, or of a folder that has none."""
+    lock = folder.with_name(f"{folder.name}.lock")
+    return (lock if lock.exists() else folder).stat().st_mtime
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import hw
 from hw.isa import N_WORDS
-from hw.targets import get_target
+from hw.targets import N_BANKS, get_target
 from sim.cache import sources_key
 from sim.fuzz import small_memories
 
@@ -21,4 +21,5 @@ FUZZED = small_memories(get_target("sim-8x8-axi"))
 SHAPES = ("array-3x4", "array-2x4", "array-3x8", "array-7x8", "array-2x16", "ecp5-85k",
           "ecp5-85k-packed")
 #: Another of the small shapes whenever the hardware's sources change.
-ROTATING = SHAPES[int(sources_key(hw), 16) % 5]
+ROTATING = replace(get_target(SHAPES[int(sources_key(hw), 16) % 5]), bank_words=(2048,) * N_BANKS,
+                   parameter_words=256)
