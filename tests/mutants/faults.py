@@ -143,10 +143,10 @@ RTL = (
 )
 
 _machine = _in("hw/machine/machine.py", "hw/machine/test_machine.py")
-_transfer = _in("hw/machine/transfer.py", "hw/machine/test_machine.py",
+_transfer = _in("hw/isa/transfer.py", "hw/machine/test_machine.py",
                 "hw/compiler/test_nibbles.py::test_a_load_gives_what_was_packed")
-_matmul = _in("hw/machine/array.py", "hw/machine/test_machine_array.py")
-_vector = _in("hw/machine/vector.py", "hw/machine/test_machine_vector.py")
+_matmul = _in("hw/isa/matmul.py", "hw/machine/test_machine_array.py")
+_vector = _in("hw/isa/windows.py", "hw/machine/test_machine_vector.py")
 _hazards = _in("hw/machine/hazards.py", "hw/machine/test_hazards.py")
 _nibbles = _in("hw/compiler/lowering/nibbles.py", "hw/compiler/test_nibbles.py")
 _allocate = _in("hw/compiler/memory/allocate.py", "hw/compiler/test_compiler_random.py",
