@@ -23,7 +23,8 @@ from sim.cache import cached
 from sim.runner import BUILD_ROOT, SimulationError, check_tools, verilator_root
 from sim.unit import component_verilog, pack, unpack
 
-_MAKE_ARGS = ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_FAST=-O1"]
+_MAKE_ARGS = ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_FAST=-O1",
+              "OPT_GLOBAL=-O0"]  # Verilator's own library, compiled with every unit
 
 # Without it, two units in one process share Verilator's inline variables, and the second crashes.
 _VERILATOR_ARGS = ["-Wno-lint", "-CFLAGS", "-fno-gnu-unique"]
