@@ -3,7 +3,7 @@
 ECP5: yosys once, then nextpnr for each seed; fmax_mhz is the median. The unit sits between shift
 registers on a clock of their own, so that its ports need no pins; neither their cells nor their
 paths count. zynq-7020: resource counts of yosys alone. A design larger than its device is exit
-status 1. Finished steps are kept by content in build/synthesis.
+status 1. Finished steps are kept by content (sim/cache.py).
 """
 
 import os

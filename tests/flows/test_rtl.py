@@ -31,12 +31,14 @@ def folders(tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_bytes(folders):
     first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
     assert sorted(first) == ["accelerator.v", "interface.json", "lockstep.h"]
     assert first == second
 
 
+@pytest.mark.slow
 def test_no_path_of_the_machine_is_in_the_files(folders):
     for path in folders[0].iterdir():
         text = path.read_text()
@@ -44,6 +46,7 @@ def test_no_path_of_the_machine_is_in_the_files(folders):
             assert trace not in text, f"{path.name} contains {trace}"
 
 
+@pytest.mark.slow
 def test_the_interface_lists_the_ports_of_the_verilog(folders):
     interface = json.loads((folders[0] / "interface.json").read_text())
     verilog = (folders[0] / "accelerator.v").read_text()
@@ -54,6 +57,7 @@ def test_the_interface_lists_the_ports_of_the_verilog(folders):
     assert interface["target"]["rows"] == 2
 
 
+@pytest.mark.slow
 def test_ports_of_external_memory_are_listed_and_nothing_is_said_of_unused_units(tmp_path):
     command = ("from flows.rtl import write_rtl; from hw.targets import get_target; "
                f"write_rtl(get_target('sim-8x8-axi'), {str(tmp_path)!r})")

@@ -22,7 +22,7 @@ from tests.mutants.faults import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "runs", "__pycache__", "*.egg-info")
-TIME_LIMIT = 600  # seconds for the tests of a fault; one that hangs is killed
+TIME_LIMIT = 1800  # seconds for the tests of a fault; one that hangs is killed
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from sim.runner import SimulationError
 from tests import programs
 from tests.targets import AXI, ON_CHIP
 
+pytestmark = pytest.mark.slow
 OKAY, SLVERR = 0, 2
 BUSY, DONE, FAILED = 1, 2, 4
 RECORDS = Window.INSTRUCTIONS << 28

@@ -8,6 +8,7 @@ import pytest
 from golden.errors import LockstepError
 from sim.runner import BUILD_ROOT, SimulationError, build, run_cocotb, run_driver
 
+pytestmark = pytest.mark.slow
 COUNTER = """
 module testbench(input logic clk, output logic [31:0] count);
   initial count = 0;
@@ -89,7 +90,6 @@ def test_builds_are_keyed_by_content(source, counter, tmp_path):
     assert build([copy], "testbench").folder != counter.folder
 
 
-@pytest.mark.slow
 def test_concurrent_builds_of_one_design_share_one_folder(source, tmp_path):
     for runtime in BUILD_ROOT.glob("runtime-*/"):  # compiling Verilator's library is not the point
         shutil.copytree(runtime, tmp_path / runtime.name)

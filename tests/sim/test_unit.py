@@ -11,6 +11,7 @@ from tests.sim.units import LAYOUT, Increment, Negate
 ITEMS = [{"a": i - 100, "b": [i % 16, -(i % 17), 3]} for i in range(100)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idle", [0, 0.5])
 @pytest.mark.parametrize("backpressure", [0, 0.5])
 def test_outputs_do_not_depend_on_the_pace(idle, backpressure):
@@ -21,6 +22,7 @@ def test_outputs_do_not_depend_on_the_pace(idle, backpressure):
         assert report["cycles"] == len(ITEMS) + 1
 
 
+@pytest.mark.slow
 def test_a_unit_without_a_clock():
     assert run_stream(Negate(), [-128, 0, 127]) == [128, 0, -127]
 
@@ -37,6 +39,7 @@ def test_protocol_faults_are_caught(fault, message):
         run_stream(Increment(fault), ITEMS, watchdog=50, idle=0.5)
 
 
+@pytest.mark.slow
 def test_too_few_outputs_are_caught():
     with pytest.raises(SimulationError, match=r"o: 100 of 101"):
         run_stream(Increment(), ITEMS, n_outputs=101, watchdog=50)

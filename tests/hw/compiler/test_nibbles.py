@@ -18,6 +18,7 @@ from hw.targets import get_target
 from sim import rtl
 from tests import programs
 from tests.hw.compiler.compiled import run_image
+from tests.targets import AXI
 
 SMALL, LARGE = get_target("sim-8x8-axi"), get_target("zynq-7020")
 
@@ -88,14 +89,15 @@ def test_weights_of_four_bits_take_half_the_memory(target, shift):
                           run(program, x)[program.outputs[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0, 3])
 def test_the_hardware_unpacks_them(shift):
     program = few_bits(programs.conv_shapes_net(), shift)
-    image = tiled(program)
+    image = tiled(program, AXI)
     assert any(f["nibbles"] for f in loads(image))
     x = programs.random_codes(program, 2)
     expected = run(program, x)
-    for name, codes in rtl.run(program, x, target=SMALL, image=image).items():
+    for name, codes in rtl.run(program, x, target=AXI, image=image).items():
         assert np.array_equal(codes, expected[name]), name
 
 
@@ -109,14 +111,14 @@ def test_the_order_of_nibbles_matters():
     assert not np.array_equal(changed, expected)
 
 
+@pytest.mark.slow
 def test_single_steps_follow_a_program_longer_than_its_memory():
-    target = replace(SMALL, instruction_words=10 * N_WORDS)
     program = few_bits(programs.conv_shapes_net())
-    image = tiled(program, target)
-    assert sum(step.n_instructions for step in image.steps) > 10
+    image = tiled(program, AXI)
+    assert sum(step.n_instructions for step in image.steps) > AXI.instruction_words // N_WORDS
     x = programs.random_codes(program, 1)
     expected = run(program, x)
-    for name, codes in rtl.run(program, x, target=target, image=image).items():
+    for name, codes in rtl.run(program, x, target=AXI, image=image).items():
         assert np.array_equal(codes, expected[name]), name
 
 

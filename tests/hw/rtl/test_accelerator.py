@@ -23,6 +23,7 @@ from sim.commands import Commands, play
 from sim.design import build_accelerator
 from tests.hw.rtl.array.product import BANK_A, HALT, MATMUL_SLOTS, Product, instructions
 
+pytestmark = pytest.mark.slow
 TARGET = get_target("sim-4x4")
 FEEDS = [(a, b) for a in Feed for b in Feed]
 WATCHDOG = 500
