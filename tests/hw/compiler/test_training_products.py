@@ -23,7 +23,7 @@ from hw.compiler import CannotRun, DoesNotFit, compile_program
 from hw.isa import N_WORDS, Opcode, decode, encode
 from hw.machine.hazards import check
 from hw.targets import get_target
-from sim import model
+from sim import model, rtl
 from tests.golden.ops.test_training import SHAPES, conv, shape_name
 
 ECP5 = get_target("ecp5-85k")
@@ -173,11 +173,17 @@ def test_every_layer_of_resnet8_on_the_model(c):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("c", SHAPES[:4], ids=shape_name)
+def test_small_layers_on_the_rtl(c):
+    for kind, program, inputs, right in cases(SMALL, c, 2, seed=2):
+        compare(program, SMALL, values(kind, program, rtl.run(program, inputs, target=SMALL)),
+                right)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["conv1", "block2a", "block2s", "block3b"])
 def test_layers_of_resnet8_on_the_rtl(name):
     """Every layer runs in `flows/bench.py accelerator`; here one of each kind."""
-    from sim import rtl
-
     c = next(c for c in layers() if c.name == name)
     for kind, program, inputs, right in cases(ECP5, c, 2, seed=2):
         report = []

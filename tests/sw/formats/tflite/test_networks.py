@@ -116,7 +116,7 @@ def test_the_shipped_models_at_every_tensor(name, external_data):
             assert (trace[tensor] != codes).sum() == 0, f"{backend} {tensor}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_models_on_the_simulated_accelerator(name, external_data):
