@@ -26,16 +26,16 @@ TIME_LIMIT = 1800  # seconds for the tests of a fault; one that hangs is killed
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the faults whose names hold one of the given words, or all."""
+    """Run the faults whose file or name holds one of the given words, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split(
         "\n")[0])
-    parser.add_argument("words", nargs="*", help="only faults whose names hold one of these")
+    parser.add_argument("words", nargs="*", help="only faults whose file or name holds one of these")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default 2)")
     parser.add_argument("--check", action="store_true",
                         help="only look whether every fault can still be planted")
     args = parser.parse_args(argv)
     faults = [fault for fault in FAULTS if not args.words
-              or any(word in fault.name for word in args.words)]
+              or any(word in f"{fault.file} {fault.name}" for word in args.words)]
     lost = [fault for fault in faults if _occurrences(fault) != 1]
     for fault in lost:
         print(f"error: fault '{fault.name}': its text does not stand exactly once in {fault.file}")
