@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the faults whose file or name holds one of the given words, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split(
         "\n")[0])
-    parser.add_argument("words", nargs="*", help="only faults whose file or name holds one of these")
+    parser.add_argument("words", nargs="*", help="only faults whose file or name holds one")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default 2)")
     parser.add_argument("--check", action="store_true",
                         help="only look whether every fault can still be planted")

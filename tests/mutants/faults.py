@@ -149,10 +149,11 @@ _matmul = _in("hw/isa/matmul.py", "hw/machine/test_machine_array.py")
 _vector = _in("hw/isa/windows.py", "hw/machine/test_machine_vector.py")
 _hazards = _in("hw/machine/hazards.py", "hw/machine/test_hazards.py")
 _nibbles = _in("hw/compiler/lowering/nibbles.py", "hw/compiler/test_nibbles.py")
-_allocate = _in("hw/compiler/memory/allocate.py", "hw/compiler/test_compiler_random.py",
-                "hw/compiler/test_compiler.py")
+_lifetimes = _in("hw/compiler/memory/lifetimes.py", "hw/compiler/test_allocator.py",
+                 "hw/compiler/test_compiler.py")
 _placement = _in("hw/compiler/memory/placement.py", "hw/compiler/test_compiler.py")
-_pool = _in("hw/compiler/tiling/memory.py", "hw/compiler/test_compiler_tile.py")
+_pool = _in("hw/compiler/memory/pool.py", "hw/compiler/test_allocator.py",
+            "hw/compiler/test_compiler_tile.py")
 
 COMPILER = (
     _machine("indices end at the ring's end", "index = start + count & 0xFFFF",
@@ -166,12 +167,13 @@ COMPILER = (
              "known = other.known[-1]"),
     _nibbles("-9 passes for four bits", "if (-8 <= codes.min()) and codes.max() <= 7:",
              "if (-9 <= codes.min()) and codes.max() <= 7:"),
-    _allocate("what ends as another begins shares its place",
-              "if other.last < item.first or other.first > item.last:",
-              "if other.last <= item.first or other.first > item.last:"),
+    _lifetimes("what ends as another begins shares its place",
+               "if other_last < first or other_first > last:",
+               "if other_last <= first or other_first > last:"),
     _placement("channels padded in front", "padded[:, :, :channels] = x.transpose(0, 2, 1)",
                "padded[:, :, -channels:] = x.transpose(0, 2, 1)"),
-    _pool("live buffers are given away", "if used == _LIVE:", "if used > _LIVE:"),
+    _pool("live buffers are given away", "if any(buffer.is_live for buffer in within):",
+          "if all(buffer.is_live for buffer in within) and len(within) > 1:"),
 )
 
 _images = _in("sim/images.py", "sim/test_rtl.py")
