@@ -24,7 +24,7 @@ FIRST = ("tests/sim/test_rtl.py", "tests/sim/test_fuzz.py", "tests/sim/test_cxxr
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Keep a file's tests in one process, which makes what they share once; long files begin."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
         return (FIRST.index(name) if name in FIRST else len(FIRST), item.path not in slow)
 
     items.sort(key=rank)
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
 
