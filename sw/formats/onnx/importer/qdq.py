@@ -6,8 +6,11 @@ import numpy as np
 
 from golden import ops
 from sw.formats.onnx.importer import geometry
+from sw.formats.onnx.importer.functions import FUNCTIONS, function_of
 from sw.formats.onnx.importer.values import (
     Codes,
+    Function,
+    Gated,
     Join,
     Mean,
     Pending,
@@ -166,11 +169,32 @@ def with_constant(walk, node, position, constant):
 
 
 def scaled(walk, node):
-    """Sub, Mul and Div with a constant."""
+    """Sub, Mul and Div with a constant; Mul of two tensors."""
     for position, other in ((1, 0), (0, 1)):
         if walk.is_fixed(node.inputs[position]):
             return with_constant(walk, node, other, position)
-    node.refuse("one operand must be a constant")
+    if node.kind != "Mul":
+        node.refuse("one operand must be a constant")
+    return gated(node, walk.real(node).codes, walk.real(node, 1).codes)
+
+
+def gated(node, first, second):
+    """The Gated of two Codes, in the order that it wants."""
+    if np.prod(second.shape) > np.prod(first.shape):
+        first, second = second, first
+    if second.shape != first.shape and (len(first.shape) != 3
+                                        or second.shape != (first.shape[0], 1, 1)):
+        node.refuse(f"beside a tensor of shape {list(first.shape)} the other must have the same "
+                    f"one or, of 4 dimensions, one value per channel, not shape "
+                    f"{list(second.shape)}")
+    return Gated(inputs=(first, second), own_shape=first.shape)
+
+
+def function(walk, node):
+    """An operator of `FUNCTIONS`."""
+    source = walk.real(node).codes
+    return Function(inputs=(source,), own_shape=source.shape,
+                    function=function_of(node, node.kind))
 
 
 def clamp(walk, node):
@@ -272,5 +296,5 @@ CONVERTERS = {
     "AveragePool": average_pool, "GlobalAveragePool": global_average_pool,
     "ReduceMean": global_average_pool, "Reshape": reshape, "Flatten": reshape,
     "Squeeze": reshape, "Unsqueeze": reshape, "Transpose": transpose, "Concat": concat,
-    "Pad": pad, "Identity": same, "Dropout": same,
+    "Pad": pad, "Identity": same, "Dropout": same, **dict.fromkeys(FUNCTIONS, function),
 }

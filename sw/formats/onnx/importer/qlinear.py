@@ -1,14 +1,16 @@
 """Operators of graphs in QLinear form: each reads and writes codes and holds their scales.
 
 Sources: onnx/docs/Operators.md; microsoft/onnxruntime, docs/ContribOperators.md (QLinearAdd,
-QLinearConcat, QLinearAveragePool, QLinearGlobalAveragePool, QGemm).
+QLinearMul, QLinearSigmoid, QLinearLeakyRelu, QLinearConcat, QLinearAveragePool,
+QLinearGlobalAveragePool, QGemm).
 """
 
 import numpy as np
 
 from sw.formats.onnx.importer import geometry
-from sw.formats.onnx.importer.qdq import conv_fields, product
-from sw.formats.onnx.importer.values import Join, Mean, Sum, Weights
+from sw.formats.onnx.importer.functions import function_of
+from sw.formats.onnx.importer.qdq import conv_fields, gated, product
+from sw.formats.onnx.importer.values import Function, Join, Mean, Sum, Weights
 
 
 def _written(walk, node, value, scale, zero_point):
@@ -66,6 +68,18 @@ def add(walk, node):
     return _written(walk, node, Sum(inputs=(first, second), own_shape=first.shape), 6, 7)
 
 
+def mul(walk, node):
+    first, second = walk.coded(node, 0, 1, 2), walk.coded(node, 3, 4, 5)
+    return _written(walk, node, gated(node, first, second), 6, 7)
+
+
+def function(walk, node):
+    source = walk.coded(node, 0, 1, 2)
+    return _written(walk, node, Function(
+        inputs=(source,), own_shape=source.shape,
+        function=function_of(node, node.kind.removeprefix("QLinear"))), 3, 4)
+
+
 def concat(walk, node):
     codes = tuple(walk.coded(node, position, position + 1, position + 2)
                   for position in range(2, len(node.inputs), 3))
@@ -98,6 +112,7 @@ def global_average_pool(walk, node):
 
 CONVERTERS = {
     "QLinearConv": conv, "QLinearMatMul": matmul, "QGemm": gemm, "QLinearAdd": add,
+    "QLinearMul": mul, "QLinearSigmoid": function, "QLinearLeakyRelu": function,
     "QLinearConcat": concat, "QLinearAveragePool": average_pool,
     "QLinearGlobalAveragePool": global_average_pool,
 }

@@ -5,6 +5,7 @@ Reals gives a `Pending` result, of which a QuantizeLinear makes codes again: onl
 scale and zero point known.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -181,6 +182,41 @@ class Sum(Pending):
         first, second = (codes.quantization for codes in self.inputs)
         op = add_op(first, second, target, lambda factor: self.rescale(factor, target))
         return parts.node(name, op, [codes.name for codes in self.inputs], target)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gated(Pending):
+    """The product of two tensors, the second one of the first one's shape or (C, 1, 1)."""
+
+    def _emit(self, parts, name, target):
+        first, second = (codes.quantization for codes in self.inputs)
+        op = ops.Mul(input_zero_points=(first.zero_point, second.zero_point),
+                     rescale=self.rescale(first.scale * second.scale / target.scale, target))
+        return parts.node(name, op, [codes.name for codes in self.inputs], target)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Function(Pending):
+    """A function of each value of a tensor.
+
+    function: of a float32 array, to a float32 array
+    """
+
+    function: Callable
+
+    def table(self, target):
+        """int8 (256,): the code of each code, as DequantizeLinear, the function and QuantizeLinear
+        give it in float32, ties to the even one."""
+        quantization = self.inputs[0].quantization
+        codes = np.arange(arith.INT8_MIN, arith.INT8_MAX + 1) - quantization.zero_point
+        values = self.function(codes.astype(np.float32) * np.float32(quantization.scale))
+        with np.errstate(over="ignore"):
+            rounded = np.rint(values / np.float32(target.scale)) + target.zero_point
+        return np.clip(rounded, *self.bounds(target)).astype(np.int8)
+
+    def _emit(self, parts, name, target):
+        op = ops.Lookup(table=self.table(target))
+        return parts.node(name, op, [self.inputs[0].name], target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
