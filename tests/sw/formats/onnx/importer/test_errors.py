@@ -26,8 +26,17 @@ def finished(net, x):
 
 def test_an_unsupported_operator(tmp_path):
     net = Quantized((3, 6, 6))
-    refused(finished(net, net.node("Tanh", [net.quantized("x")], name="squashed")), tmp_path,
-            r"Operator Tanh \(node 'squashed'\) is not supported; supported are Add, .*Squeeze")
+    refused(finished(net, net.node("Elu", [net.quantized("x")], name="squashed")), tmp_path,
+            r"Operator Elu \(node 'squashed'\) is not supported; supported are Add, .*Squeeze")
+
+
+def test_a_product_that_broadcasts_otherwise(tmp_path):
+    net = Quantized((3, 6, 6))
+    x, y = net.quantized("x"), net.quantized(net.node("MaxPool", [net.quantized("x")],
+                                                      kernel_shape=[6, 5]))
+    refused(finished(net, net.node("Mul", [x, y], name="gate")), tmp_path,
+            r"Operator Mul \(node 'gate'\): beside a tensor of shape \[3, 6, 6\] the other must "
+            r"have the same one or, of 4 dimensions, one value per channel, not shape \[3, 1, 2\]")
 
 
 def test_an_operator_of_another_domain(tmp_path):

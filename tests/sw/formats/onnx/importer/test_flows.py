@@ -25,7 +25,7 @@ from tests.sw.formats.onnx.importer.networks import (
     statically_quantized,
 )
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[5]
 
 
 def test_convert_writes_the_program(tmp_path, capsys):
