@@ -40,14 +40,15 @@ def test_steps_pass_their_state_on():
     assert again["masters"][0].tolist() == program.state["masters"].initial.tolist()
 
 
-def test_torch_runs_the_same_steps():
+def test_every_software_executor_runs_the_same_steps():
     program, inputs = step_program(), [step_inputs(seed) for seed in range(3)]
-    for traces in zip(*(run_steps(run, program, inputs) for run in (interpreter.run, executor.run)),
-                      strict=True):
-        assert compare(dict(zip(("golden", "torch"), traces)), program) == []
-        assert {*traces[1]} == {*program.tensors}
-        for name, tensor in program.tensors.items():
-            assert traces[1][name].dtype == traces[0][name].dtype == tensor.dtype
+    runs = {"golden": interpreter.run, "torch": executor.run, "onnx": runtime.run}
+    for traces in zip(*(run_steps(run, program, inputs) for run in runs.values()), strict=True):
+        assert compare(dict(zip(runs, traces)), program) == []
+        for trace in traces:
+            assert {*trace} == {*program.tensors}
+            for name, tensor in program.tensors.items():
+                assert trace[name].dtype == tensor.dtype
 
 
 def test_a_run_may_start_from_any_state():

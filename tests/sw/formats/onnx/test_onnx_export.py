@@ -13,6 +13,7 @@ from golden.program import Node, Program, Quantization, Tensor
 from golden.program.interpreter import run as golden_run
 from sw.formats.onnx import runtime as onnx_runtime
 from sw.formats.onnx.exporter.integer import export_integer, export_qdq
+from tests.golden.stateful import step_program, streaming_program
 from tests.programs import (
     batch_norm_net,
     linear_net,
@@ -200,3 +201,31 @@ def test_qdq_comes_near(name):
         apart = np.abs(codes.astype(int) - actual[tensor].astype(int))
         assert apart.max() <= 2, tensor
         assert (apart > 0).mean() <= 0.35, tensor
+
+
+def test_state_becomes_further_inputs_and_outputs():
+    def described(values):
+        return {value.name: (value.type.tensor_type.elem_type,
+                             [d.dim_param or d.dim_value
+                              for d in value.type.tensor_type.shape.dim]) for value in values}
+
+    kinds = onnx.TensorProto
+    graph = export_integer(step_program()).graph
+    assert described(graph.input) == {
+        "x": (kinds.INT8, [3, 5]), "target": (kinds.INT8, [3, 5]), "rate": (kinds.INT32, [1, 1]),
+        "masters": (kinds.INT16, [1, 5]), "momenta": (kinds.INT32, [1, 5])}
+    assert described(graph.output) == {
+        "y": (kinds.INT8, [3, 5]), "sums": (kinds.INT32, [1, 5]),
+        "masters_next": (kinds.INT16, [1, 5]), "momenta_next": (kinds.INT32, [1, 5])}
+    graph = export_integer(streaming_program()).graph
+    assert [*described(graph.input)] == ["x", "bias", "memory"]
+    assert [*described(graph.output)] == ["limited", "both", "mixed"]
+
+
+def test_what_has_no_form_for_steps_is_refused():
+    with pytest.raises(LockstepError, match="Node gradient: Gradient has no ONNX form"):
+        export_integer(step_program(batch=None))     # a sum over a batch of unknown length
+    with pytest.raises(LockstepError, match=r"Program stream: state \(memory\) has no QDQ form"):
+        export_qdq(streaming_program())
+    with pytest.raises(LockstepError, match="Tensor rate must be int8 with a batch for the QDQ"):
+        export_qdq(step_program(state={}))

@@ -9,6 +9,7 @@ from golden.errors import LockstepError
 from golden.program.interpreter import run
 from sw.formats.onnx.exporter.integer import export_integer, export_qdq
 from sw.formats.onnx.importer import import_onnx
+from tests.golden.stateful import streaming_program
 from tests.programs import random_codes, residual_net, small_programs
 from tests.sw.formats.onnx.importer.networks import saved
 
@@ -28,6 +29,13 @@ def test_the_program_comes_back(name, form, tmp_path):
     x = random_codes(program, 3)
     for tensor, codes in run(program, x).items():
         np.testing.assert_array_equal(run(again, x)[tensor], codes)
+
+
+def test_a_program_with_state_comes_back(tmp_path):
+    program = streaming_program("NHWC")
+    again = import_onnx(saved(export_integer(program), tmp_path))
+    assert again.sha256 == program.sha256
+    np.testing.assert_array_equal(again.state["memory"].initial, program.state["memory"].initial)
 
 
 def test_a_traced_export_comes_back(tmp_path):
