@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cli.inputs import count_images
 from golden.errors import LockstepError
 
 DEFAULT_TARGET = "sim-8x8"
@@ -85,7 +86,7 @@ def run_rtl(program, x, options):
 
     reports = []
     try:
-        with tqdm(total=len(x), unit="image", disable=None, leave=False) as bar:
+        with tqdm(total=count_images(program, x), unit="image", disable=None, leave=False) as bar:
             trace = rtl.run(program, x, target=options.target, jobs=options.jobs,
                             image=options.image, verilog=options.verilog, report=reports,
                             trace=options.traced, simulator=options.simulator,

@@ -25,6 +25,7 @@ from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.interpreter import run as golden_run
 from golden.program.layout import to_file
+from golden.program.plain import check_plain
 from golden.program.verify import verify
 
 FORMAT, VERSION = "lockstep-deployment", 1
@@ -138,6 +139,7 @@ def deploy(program, target, x, directory):
     directory = Path(os.path.abspath(directory))
     check_destination(directory)
     verify(program)
+    check_plain(program, "A deployment")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))

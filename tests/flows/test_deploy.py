@@ -12,9 +12,11 @@ import pytest
 
 from cli import command as cli
 from flows import deploy, sim
+from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.interpreter import run as golden_run
 from hw.targets import get_target
+from tests.golden.stateful import streaming_inputs, streaming_program
 from tests.programs import Maker, norm_net, random_codes, residual_net
 
 TARGET = get_target("sim-4x4")
@@ -126,6 +128,13 @@ def test_headers_compile_and_hold_the_numbers(tmp_path, software_only):
     assert printed[:3] == [str((weights * np.arange(1, weights.size + 1)).sum()),
                            str(op.bias.sum()), str(outputs.sum())]
     assert float(printed[3]) == program.input.quantization.scale
+
+
+def test_several_inputs_and_state_are_refused(tmp_path, software_only):
+    program = streaming_program()
+    with pytest.raises(LockstepError, match="A deployment does not run program stream: it has 2 i"):
+        deploy.deploy(program, TARGET, streaming_inputs(), tmp_path / "d")
+    assert not any(tmp_path.iterdir())
 
 
 def test_foreign_folders_are_left_alone(tmp_path, software_only):

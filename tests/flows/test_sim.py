@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from cli import command as cli
+from cli import rtl_backend
 from cli.inputs import DEFAULT_IMAGES
 from flows import deploy, formal, rtl, sim, synth
 from golden.program.interpreter import run as golden_run
 from hw.compiler import compile_program
 from hw.targets import get_target
+from sim import rtl as sim_rtl
 from tests.golden.stateful import streaming_inputs, streaming_program
 from tests.programs import linear_net, norm_net, random_codes, residual_net
 
@@ -376,5 +378,30 @@ def test_files_for_several_inputs_and_outputs_that_do_not_fit(streaming, tmp_pat
     one_line(exit_of([*run, str(tmp_path / "no.npz")], capsys), "No such file")
     np.savez(tmp_path / "none.npz", **streaming_inputs("NHWC", n_images=0))
     one_line(exit_of([*run, str(tmp_path / "none.npz")], capsys), "at least 1 image")
-    one_line(exit_of(["--program", folder, "--backend", "rtl"], capsys), "stream", "2 inputs")
     assert exit_of(run[:-1], capsys)[0] == 0
+
+
+def test_all_backends_agree_on_several_inputs_and_outputs(streaming, monkeypatch, tmp_path,
+                                                           capsys):
+    fake_rtl(monkeypatch)
+    program, folder, inputs = streaming
+    report = tmp_path / "r.json"
+    status, out, _ = exit_of(["--program", folder, "--inputs", inputs, "--report", str(report)],
+                             capsys)
+    assert status == 0
+    assert "3 images" in out
+    rows = json.loads(report.read_text())["comparison"]
+    assert [(row["backend"], row["tensors"], row["differences"]) for row in rows] == [
+        (name, len(program.tensors), 0) for name in ("torch", "onnx", "rtl")]
+
+
+def test_the_rtl_backend_takes_several_inputs(streaming, monkeypatch):
+    def run(program, x, *, report, progress, **options):
+        progress(3)
+        report.append("report")
+        return golden_run(program, x)
+
+    monkeypatch.setattr(sim_rtl, "run", run)
+    program, x = streaming[0], streaming_inputs("NHWC", n_images=3)
+    trace, report = rtl_backend.run_rtl(program, x, rtl_backend.RtlOptions(target=None))
+    assert {*trace} == {*program.tensors} and report == "report"
