@@ -7,17 +7,19 @@ import numpy as np
 from cli import command as cli
 from golden.errors import LockstepError
 
+__all__ = ["DEFAULT_IMAGES", "DEFAULT_INPUTS", "count_images", "find_inputs", "load_inputs"]
+
 DEFAULT_IMAGES = 8  # random images where no inputs are given
 DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run has left it
 
 
-def find_inputs(program_directory, path=None):
+def find_inputs(program_directory: str | Path, path: str | None = None) -> str | Path | None:
     """The inputs to use: `path`, else the training run's beside the program, else None."""
     beside = Path(program_directory).resolve().parent / DEFAULT_INPUTS
     return path or (beside if beside.is_file() else None)
 
 
-def load_inputs(program, path, n_images=None):
+def load_inputs(program, path: str | Path | None, n_images: int | None = None):
     """The program's input from a .npy file, or random codes where path is None.
 
     Returns float or int8 values, batch first, in the program's layout; for a program with several
@@ -41,7 +43,7 @@ def load_inputs(program, path, n_images=None):
             for name, array in x.items()}
 
 
-def count_images(program, x):
+def count_images(program, x) -> int:
     """The images in what `load_inputs` gave; 1 where no input is one per image."""
     arrays = x if isinstance(x, dict) else {program.inputs[0]: x}
     return next((len(array) for name, array in arrays.items() if program.tensors[name].batched), 1)

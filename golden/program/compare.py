@@ -6,6 +6,8 @@ import numpy as np
 
 from golden.errors import LockstepError
 
+__all__ = ["Difference", "compare"]
+
 REFERENCE = "golden"
 
 
@@ -35,7 +37,7 @@ class Difference:
                 f"{self.n_different} elements differ")
 
 
-def compare(traces, program):
+def compare(traces: dict, program) -> list[Difference]:
     """Differences of all backends, in the order of the nodes: the first one is the culprit.
 
     traces: dict of backend name to trace; must hold "golden". A backend may leave out tensors that

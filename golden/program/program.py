@@ -3,6 +3,7 @@ between training and hardware. Stored by `golden.program.storage` as JSON and np
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -137,7 +138,7 @@ class Program:
         """Hash of all that the Program holds, hexadecimal."""
         return storage.sha256(self)
 
-    def save(self, directory):
+    def save(self, directory) -> Path:
         """Writes program.json and tensors.npz into `directory`, the same bytes every time."""
         return storage.save(self, directory)
 

@@ -90,7 +90,7 @@ def _npz(arrays):
     return buffer.getvalue()
 
 
-def check_target(directory):
+def check_target(directory) -> None:
     """LockstepError where `save` would replace anything else than a Program."""
     directory = Path(directory)
     if directory.exists():
@@ -98,7 +98,7 @@ def check_target(directory):
             raise LockstepError(f"{directory} is not a Program and must not be overwritten")
 
 
-def save(program, directory):
+def save(program, directory) -> Path:
     """Writes a Program; a reader never sees a mixture of two.
 
     An existing Program in `directory` is replaced; LockstepError where it holds anything else.

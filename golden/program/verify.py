@@ -13,6 +13,8 @@ import numpy as np
 from golden import arith
 from golden.errors import LockstepError
 
+__all__ = ["NodeReport", "Report", "verify", "width"]
+
 INT32 = arith.INT32_MIN, arith.INT32_MAX
 
 
@@ -35,18 +37,18 @@ class NodeReport:
     macs: int = 0
 
     @property
-    def output_range(self):
+    def output_range(self) -> tuple[int, int]:
         """(low, high) codes of the first output."""
         return self.output_ranges[0]
 
     @property
-    def accumulator_width(self):
+    def accumulator_width(self) -> int:
         """Bits of a signed accumulator that holds every partial sum of both forms; 0 without."""
         bounds = [*(self.accumulator or ()), *(self.raw_accumulator or ())]
         return max((width(value) for value in bounds), default=0)
 
     @property
-    def exact_float32(self):
+    def exact_float32(self) -> bool:
         """True where every partial sum, zero point subtracted, is an exact float32 integer."""
         return self.accumulator is not None and max(map(abs, self.accumulator)) < 1 << 24
 
@@ -57,27 +59,27 @@ class Report:
 
     nodes: tuple
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> NodeReport:
         """The report of the node `name`."""
         return next(entry for entry in self.nodes if entry.node == name)
 
     @property
-    def accumulator_width(self):
+    def accumulator_width(self) -> int:
         """The widest accumulator that the Program needs, in bits."""
         return max((entry.accumulator_width for entry in self.nodes), default=0)
 
     @property
-    def macs(self):
+    def macs(self) -> int:
         """Multiplications for one image."""
         return sum(entry.macs for entry in self.nodes)
 
 
-def width(value):
+def width(value: int) -> int:
     """Bits of the smallest signed integer that holds `value`."""
     return (value if value >= 0 else ~value).bit_length() + 1
 
 
-def verify(program):
+def verify(program) -> Report:
     """Proves a Program or raises LockstepError naming the node and the number that breaks a limit.
 
     Returns a `Report`.
