@@ -187,7 +187,8 @@ class InputGradient(_TrainingProduct):
                kernel[1] - 1:kernel[1] - 1 + dy.shape[3] * sx:sx] = dy
         spread = spread[:, :, top:top + height, left:left + width]
         flipped = np.ascontiguousarray(weights[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
-        return p.convolution(spread, flipped, np.zeros(len(flipped), np.int32), 0, stride=(1, 1),
+        return p.convolution(p.codes(p.constant(spread, gradient)), flipped,
+                             np.zeros(len(flipped), np.int32), 0, stride=(1, 1),
                              padding=(0, 0, 0, 0), dilation=(1, 1), groups=1)
 
     def compute(self, p, gradient, weights):

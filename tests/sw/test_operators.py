@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from golden import ops
 from golden.errors import LockstepError
@@ -49,6 +50,34 @@ def test_real_forms_come_near(op, shapes):
     quantization = program.tensors["y"].quantization
     codes = np.round(y / quantization.scale) + quantization.zero_point
     assert abs(codes - op(*x)).max() <= 1
+
+
+WINDOW = dict(stride=(2, 1), padding=(1, 0, 0, 1))
+SHAPES = {"x": (3, 4, 9, 7), "weights": (1, 6, 4, 3, 3), "gradient": (3, 6, 4, 6)}
+TRAINING = [
+    (ops.ConvolutionSums(input_zero_point=5, **WINDOW), ("x", "weights"), "int8"),
+    (ops.InputGradient(size=(9, 7), **WINDOW), ("gradient", "weights"), "int8"),
+    (ops.InputGradient(size=(9, 7), rescale=ops.Rescale.from_factors(1e-3, zero_point=4),
+                       **WINDOW), ("gradient", "weights"), "int8"),
+    (ops.WeightGradient(kernel=(3, 3), input_zero_point=5, **WINDOW), ("x", "gradient"), "int8"),
+    (ops.WeightGradient(kernel=(3, 3), input_zero_point=5, n_digits=2,
+                        taps=(0, 9), **WINDOW), ("x", "gradient"), "int16")]
+
+
+@pytest.mark.parametrize(("op", "names", "dtype"), TRAINING)
+def test_training_operators_on_torch(op, names, dtype):
+    assert {type(op) for op, *_ in TRAINING} == {*ops.TRAINING_OPERATORS}
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(-128, 128, SHAPES[name]).astype(np.int8) for name in names]
+    if dtype == "int16":
+        inputs[1] = rng.integers(-32000, 32000, SHAPES["gradient"]).astype(np.int16)
+    expected = op(*inputs)
+    actual = executor.execute(op, *map(torch.from_numpy, inputs))
+    if not isinstance(expected, tuple):
+        expected, actual = (expected,), (actual,)
+    for one, other in zip(expected, actual, strict=True):
+        assert str(other.dtype) == f"torch.{one.dtype}"
+        np.testing.assert_array_equal(other.numpy(), one)
 
 
 def test_every_primitive_is_implemented_or_refused_by_name():
@@ -127,7 +156,7 @@ def test_a_wrong_primitive_is_found(monkeypatch, primitive, wrong):
                   "window_max": (ops.MaxPool(kernel=(3, 3), stride=(1, 1), padding=(0, 1, 0, 1)),
                                  [(3, 4, 4)])}[primitive]
     check_everywhere(op, shapes)
-    monkeypatch.setattr(executor.Torch, primitive, lambda self, x, *rest: executor.torch.from_numpy(
+    monkeypatch.setattr(executor.Torch, primitive, lambda self, x, *rest: torch.from_numpy(
         np.array(wrong(self, x.numpy(), *rest))))
     with pytest.raises((AssertionError, ValueError)):
         check_everywhere(op, shapes)
