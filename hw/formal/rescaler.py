@@ -13,8 +13,10 @@ multiplication; the four parts are the four groups of stages of `RescalerPipelin
 FullProof compares the uncut path, multiplications included, at a reduced width.
 """
 
+from collections.abc import Iterator
+
 from amaranth.asserts import AnySeq
-from amaranth.hdl import Assert, Assume, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Assert, Assume, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -46,13 +48,13 @@ class _Proof(wiring.Component):
         super().__init__({"valid": In(1)} | {
             name: In(shape) for name, shape in self.inputs(self.widths).items()})
 
-    def pipe(self, m):
+    def pipe(self, m) -> Pipeline:
         """A pipeline fed with the inputs, and with copies named ref_* that reach its end."""
         values = {name: getattr(self, name) for name in self.inputs(self.widths)}
         references = {f"ref_{name}": value for name, value in values.items()}
         return Pipeline(m, valid=self.valid, **values, **references)
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         pipe = self.pipe(m)
         self.stages(m, pipe)
@@ -62,30 +64,30 @@ class _Proof(wiring.Component):
         return m
 
 
-def _bounds(width):
+def _bounds(width) -> tuple:
     return -(1 << (width - 1)), (1 << (width - 1)) - 1
 
 
-def _clamp(value, low, high):
+def _clamp(value, low, high) -> Value:
     return Mux(value < low, low, Mux(value > high, high, value))
 
 
-def _wrap(value, width):
+def _wrap(value, width) -> Value:
     return value[:width].as_signed()
 
 
 class FrontProof(_Proof):
     """Bias add, left shift and saturation."""
 
-    def inputs(self, widths):
+    def inputs(self, widths) -> dict:
         fields = widths.input_layout()
         return {name: fields[name].shape for name in ("acc", "bias", "shift")}
 
-    def stages(self, m, pipe):
+    def stages(self, m, pipe) -> None:
         m.d.comb += Assume(self.shift <= self.widths.max_shift)
         self.core.front_stages(pipe)
 
-    def conditions(self, m, now):
+    def conditions(self, m, now) -> Iterator[Value]:
         fraction, width = self.widths.multiplier, self.widths.accumulator
         total = _wrap(now.ref_acc + now.ref_bias, width)
         left = Mux(now.ref_shift < fraction, fraction - now.ref_shift, 0)[:fraction.bit_length()]
@@ -96,10 +98,10 @@ class FrontProof(_Proof):
 class ProductProof(_Proof):
     """The operand pairs and the sum of four arbitrary partial products."""
 
-    def inputs(self, widths):
+    def inputs(self, widths) -> dict:
         return {"x": signed(widths.accumulator), "multiplier": unsigned(widths.multiplier)}
 
-    def stages(self, m, pipe):
+    def stages(self, m, pipe) -> None:
         units = self.units = []
 
         class Arbitrary(Multiplier):
@@ -109,7 +111,7 @@ class ProductProof(_Proof):
                 super().__init__(a_shape, b_shape)
                 units.append(self)
 
-            def product(self, m):
+            def product(self, m) -> None:
                 m.d.comb += self.p.eq(AnySeq(self.p.shape()))
 
         self.core.multiplier_class = Arbitrary
@@ -129,18 +131,18 @@ class ProductProof(_Proof):
             m.d.sync += delayed.eq(self.total)
             self.total = delayed
 
-    def conditions(self, m, now):
+    def conditions(self, m, now) -> Iterator[Value]:
         yield now.p == self.total
 
 
 class RoundProof(_Proof):
     """Both roundings, from any product in range."""
 
-    def inputs(self, widths):
+    def inputs(self, widths) -> dict:
         return {"p": signed(widths.product), "right": range(widths.multiplier + 1),
                 "rounding": RoundingMode}
 
-    def stages(self, m, pipe):
+    def stages(self, m, pipe) -> None:
         low, high = _bounds(self.widths.accumulator)
         multiplier_max = (1 << self.widths.multiplier) - 1
         m.d.comb += [Assume(self.right <= self.widths.multiplier),
@@ -148,7 +150,7 @@ class RoundProof(_Proof):
                      Assume(self.p <= high * multiplier_max)]
         self.core.round_stages(pipe)
 
-    def conditions(self, m, now):
+    def conditions(self, m, now) -> Iterator[Value]:
         fraction = self.widths.multiplier
         one = Const(1, 1)
         p, y, right = now.ref_p, now.y, now.ref_right
@@ -170,15 +172,15 @@ class RoundProof(_Proof):
 class OutputProof(_Proof):
     """Zero point, clamp and the wide result."""
 
-    def inputs(self, widths):
+    def inputs(self, widths) -> dict:
         fields = widths.input_layout()
         return {"y": signed(widths.accumulator)} | {
             name: fields[name].shape for name in ("zero_point", "low", "high", "wide")}
 
-    def stages(self, m, pipe):
+    def stages(self, m, pipe) -> None:
         self.core.output_stages(pipe)
 
-    def conditions(self, m, now):
+    def conditions(self, m, now) -> Iterator[Value]:
         m.d.comb += Assume(self.low <= self.high)
         clamped = _clamp(now.ref_y + now.ref_zero_point, now.ref_low, now.ref_high)
         yield now.value == Mux(now.ref_wide, now.ref_y, clamped)
@@ -189,18 +191,18 @@ class FullProof(_Proof):
 
     widths = REDUCED
 
-    def inputs(self, widths):
+    def inputs(self, widths) -> dict:
         layout = widths.input_layout()
         return {name: field.shape for name, field in layout}
 
-    def stages(self, m, pipe):
+    def stages(self, m, pipe) -> None:
         m.d.comb += [Assume(self.shift <= self.widths.max_shift), Assume(self.low <= self.high)]
         self.core.front_stages(pipe)
         self.core.product_stages(m, pipe)
         self.core.round_stages(pipe)
         self.core.output_stages(pipe)
 
-    def conditions(self, m, now):
+    def conditions(self, m, now) -> Iterator[Value]:
         fraction, width = self.widths.multiplier, self.widths.accumulator
         bits = fraction.bit_length()
         one = Const(1, 1)

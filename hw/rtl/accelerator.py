@@ -9,7 +9,7 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -59,7 +59,7 @@ class Accelerator(wiring.Component):
             self.engines |= {Engine.LOAD: LoadEngine(target), Engine.STORE: StoreEngine(target)}
         super().__init__(AcceleratorSignature(target))
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         target = self.target
         units = SimpleNamespace(
@@ -84,7 +84,7 @@ class Accelerator(wiring.Component):
         self._transfer(m, units)
         return m
 
-    def _control(self, m, units):
+    def _control(self, m, units) -> None:
         """Registers, counters, the dispatcher's start and end."""
         registers, dispatcher, host = units.registers, units.dispatcher, units.host
         connect(m, registers.run, dispatcher.run)
@@ -98,7 +98,7 @@ class Accelerator(wiring.Component):
             self.interrupt.eq(dispatcher.run.done & ~dispatcher.run.busy & ~registers.run.start),
         ]
 
-    def _dispatch(self, m, units):
+    def _dispatch(self, m, units) -> None:
         """The engines behind their slots, and the errors of what they share."""
         dispatcher, crossbar = units.dispatcher, units.crossbar
         for engine, unit in self.engines.items():
@@ -111,7 +111,7 @@ class Accelerator(wiring.Component):
             m.d.comb += control.done.eq(crossbar.m.written_end)
         self._blame(m, units)
 
-    def _blame(self, m, units):
+    def _blame(self, m, units) -> None:
         """Who asked for what is not there."""
         run, shared = units.dispatcher.run, units.dispatcher.shared
         errors = units.crossbar.address_errors
@@ -135,7 +135,7 @@ class Accelerator(wiring.Component):
         with m.If(run.begin | ~run.busy):
             m.d.sync += shared.code.eq(ErrorCode.NONE)
 
-    def _compute(self, m, units):
+    def _compute(self, m, units) -> None:
         """Array and vector engine: their operands, the lanes, their results."""
         crossbar, lanes, dispatcher = units.crossbar, units.lanes, units.dispatcher
         registers = units.registers
@@ -162,7 +162,7 @@ class Accelerator(wiring.Component):
             moved |= registers.load_bytes.any() | registers.store_bytes.any()
         m.d.sync += dispatcher.moved.eq(moved)
 
-    def _host_memory(self, m, units):
+    def _host_memory(self, m, units) -> None:
         """The host's windows into the memories, open while no program runs."""
         target, host, registers = self.target, units.host, units.registers
         assert min(host.SETTLE_CYCLES, host.READ_CYCLES) > registers.READ_LATENCY
@@ -194,7 +194,7 @@ class Accelerator(wiring.Component):
                 Mux(window == Window.INSTRUCTIONS, units.instructions.read_data, 0))))
         self._small_memories(m, units, access)
 
-    def _host_banks(self, m, units, access):
+    def _host_banks(self, m, units, access) -> Value:
         """The banks, one word of four bytes at a time; returns what the host reads."""
         word_bytes, crossbar = self.target.word_bytes, units.crossbar
         window, offset = access.window, access.offset
@@ -224,7 +224,7 @@ class Accelerator(wiring.Component):
         ]
         return answer.word_select(piece, 32)
 
-    def _small_memories(self, m, units, access):
+    def _small_memories(self, m, units, access) -> None:
         """Instructions and parameters, which also come from a load."""
         instructions, dispatcher, lanes = units.instructions, units.dispatcher, units.lanes
         window, offset, write_data = access.window, access.offset, access.write_data
@@ -255,7 +255,7 @@ class Accelerator(wiring.Component):
                      registered(m, lanes.parameters.address).eq(parameter.address),
                      registered(m, lanes.parameters.data).eq(parameter.data)]
 
-    def _transfer(self, m, units):
+    def _transfer(self, m, units) -> None:
         """External memory, where there is one."""
         if Engine.LOAD not in self.engines:
             return

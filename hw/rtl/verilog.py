@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import re
+from collections.abc import Iterator
 
 from amaranth.back import verilog
 from amaranth.hdl import ClockDomain, Fragment, Signal, Value
@@ -19,7 +20,7 @@ _ZERO_WORD = re.compile(r"^ *(?P<memory>\S+) *\[(?P<index>\d+)\] = (?P<width>\d+
 
 
 @contextlib.contextmanager
-def _without_collector():
+def _without_collector() -> Iterator[None]:
     """No garbage collection: it takes half the time of a conversion, which makes no garbage."""
     enabled = gc.isenabled()
     gc.disable()
@@ -30,7 +31,7 @@ def _without_collector():
             gc.enable()
 
 
-def component_ports(component):
+def component_ports(component) -> Iterator[tuple]:
     """The Verilog ports of a component: (name, flow, signal), without the clock's."""
     for path, member, value in component.signature.flatten(component):
         value = Value.cast(value)
@@ -38,7 +39,7 @@ def component_ports(component):
             yield "__".join(map(str, path)), member.flow, value
 
 
-def convert(component, name):
+def convert(component, name) -> str:
     """Amaranth's Verilog of ``component`` as module ``name``, without paths of the machine.
 
     A component with a member ``rst`` resets itself: its clock domain has no reset of its own.
@@ -58,7 +59,7 @@ def _convert(component, name):
                            strip_internal_attrs=True)
 
 
-def to_verilog(component, name):
+def to_verilog(component, name) -> str:
     """Return the Verilog of ``component`` as module ``name``, the same text from run to run.
 
     Amaranth writes a memory's initial zeros word by word; a loop says the same in one line.
@@ -84,7 +85,7 @@ def to_verilog(component, name):
     return "\n".join(lines) + "\n"
 
 
-def _zero_loop(last):
+def _zero_loop(last) -> str:
     count = int(last["index"]) + 1
     return (f"    for (integer i = 0; i < {count}; i = i + 1) "
             f"{last['memory']}[i] = {last['width']}'d0;")

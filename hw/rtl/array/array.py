@@ -12,7 +12,7 @@ memory of the column (distributed RAM), until a ``pop`` reads a row of all colum
 The elements are registers of one module: it simulates and compiles faster than one each.
 """
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -75,19 +75,19 @@ class MacArray(wiring.Component):
         })
 
     @property
-    def product_latency(self):
+    def product_latency(self) -> int:
         """Cycles from an element's operands to their product beside the accumulator's adder."""
         if self.packed:
             return packed_latency(self.multiplier_class)
         return self.multiplier_class.LATENCY + 1
 
     @property
-    def _delay(self):
+    def _delay(self) -> int:
         """Cycles by which a column's last row leaves it later than its first."""
         return self.rows - 1 + (self.rows - 1) // _GROUP
 
     @property
-    def n_tiles(self):
+    def n_tiles(self) -> int:
         """Tiles in the memory of results, a power of two: so many that a tile whose ``last`` comes
         as soon as ``hold_latency`` allows does not overwrite one that is still to be popped."""
         n_tiles = 1
@@ -96,12 +96,12 @@ class MacArray(wiring.Component):
         return n_tiles
 
     @property
-    def result_latency(self):
+    def result_latency(self) -> int:
         """Cycles from ``last`` to the first legal ``pop`` (the last column has its sum by then)."""
         return self.product_latency + self.columns
 
     @property
-    def hold_latency(self):
+    def hold_latency(self) -> int:
         """Cycles from ``last`` to the last legal ``pop`` of the tile before: until the first
         column's last row is written; where there is more than one tile, until the next is popped.
         """
@@ -109,7 +109,7 @@ class MacArray(wiring.Component):
             return self.result_latency - self.POP_SPACING
         return self.product_latency + self._delay
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         controls = self._controls(m)
         products = self._packed_products(m) if self.packed else self._products(m)
@@ -128,11 +128,11 @@ class MacArray(wiring.Component):
         m.d.sync += self.results_valid.eq(self.pop)
         return m
 
-    def _address(self, row, place):
+    def _address(self, row, place) -> Value:
         """Of a row of results in a column's memory."""
         return row + place * self.rows
 
-    def _write_controls(self, m, finished):
+    def _write_controls(self, m, finished) -> tuple:
         """Where the first column's results go, from a cycle after ``finished``, row 0's token."""
         enable, waits = Signal(), Signal()
         row, place = Signal(range(self.rows)), Signal.like(self.place)
@@ -148,7 +148,7 @@ class MacArray(wiring.Component):
             m.d.sync += enable.eq(1)
         return enable, self._address(row, place)
 
-    def _keep(self, m, j, results, write):
+    def _keep(self, m, j, results, write) -> tuple:
         """The memory of column ``j``, written as ``write`` says; returns the next column's."""
         m.submodules[f"results_{j}"] = cells = Memory(
             shape=ACCUMULATOR_WIDTH, depth=self.rows * self.n_tiles, init=[])
@@ -161,7 +161,7 @@ class MacArray(wiring.Component):
         return (delayed(m, enable, 1, f"write_{j}"),
                 delayed(m, address, 1, f"address_{j}", reset_less=True))
 
-    def _controls(self, m):
+    def _controls(self, m) -> list:
         """Per row the controls by name: bit k of a chain is the control, k cycles later.
 
         They are marked to be kept: else a synthesis tool would make one register of all those
@@ -182,7 +182,7 @@ class MacArray(wiring.Component):
             chains.append(row)
         return chains
 
-    def _products(self, m):
+    def _products(self, m) -> list:
         """Pass the operands on; returns per row and column the registered product."""
         products, b_row = [], [self.b[j] for j in range(self.columns)]
         for i in range(self.rows):
@@ -199,7 +199,7 @@ class MacArray(wiring.Component):
             products.append(row)
         return products
 
-    def _packed_products(self, m):
+    def _packed_products(self, m) -> list:
         """The same with one multiplier for two columns, both at the later one's time."""
         def register(value, name):
             late = Signal(value.shape(), name=name, reset_less=True)
@@ -223,7 +223,7 @@ class MacArray(wiring.Component):
             products.append(row)
         return products
 
-    def _accumulate(self, m, name, product, first):
+    def _accumulate(self, m, name, product, first) -> Value:
         """One element behind its product; returns its sum, this product included."""
         total = Signal(signed(ACCUMULATOR_WIDTH), name=f"total_{name}", reset_less=True)
         added = Signal(signed(ACCUMULATOR_WIDTH), name=f"added_{name}")

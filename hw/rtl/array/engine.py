@@ -4,7 +4,7 @@
 """
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.isa import Engine, Format
@@ -82,7 +82,7 @@ class ArrayEngine(wiring.Component):
         ]
         return m
 
-    def _feed(self, m, f, port, bus, step, entry):
+    def _feed(self, m, f, port, bus, step, entry) -> Feeder:
         """Walker, words and feeder of one port, "a" or "b". entry : its side of the array."""
         m.submodules[f"walker_{port}"] = walker = AddressWalker()
         m.submodules[f"feeder_{port}"] = feeder = Feeder(
@@ -93,7 +93,7 @@ class ArrayEngine(wiring.Component):
         m.d.comb += [feeder.word.eq(word), entry.eq(feeder.lanes)]
         return feeder
 
-    def _fetch(self, m, port, bus, walker):
+    def _fetch(self, m, port, bus, walker) -> data.View:
         """The word of each slot, padding put in, WORD_LATENCY cycles after the slot."""
         latency = Crossbar.READ_LATENCY
         m.d.comb += [bus.valid.eq(walker.valid & walker.inside), bus.bank.eq(walker.bank),

@@ -54,7 +54,7 @@ class Feeder(wiring.Component):
             "lanes": Out(data.ArrayLayout(signed(_BYTE), n_lanes)),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         word = self.word.as_value()
         slot, load = self.slot, self.slot & self.start & ~self.direct

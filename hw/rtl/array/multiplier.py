@@ -1,6 +1,6 @@
 """The vendor hook for multiplications: a product with registered inputs and output."""
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Shape, Signal
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Shape, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,11 +32,11 @@ class Multiplier(wiring.Component):
         super().__init__({"a": In(a_shape), "b": In(b_shape), "p": Out(p_shape)})
 
     @classmethod
-    def check(cls, a_shape, b_shape):
+    def check(cls, a_shape, b_shape) -> None:
         """Raise ValueError for operands that the multiplier cannot take."""
 
     @classmethod
-    def multiply(cls, m, a, b, *, name="product"):
+    def multiply(cls, m, a, b, *, name="product") -> Value:
         """Add to `m` what computes a * b; returns the product, LATENCY clocks later.
 
         For callers that have many: it makes no module of its own. `name` is unique in `m`.
@@ -47,7 +47,7 @@ class Multiplier(wiring.Component):
         m.d.sync += [a_now.eq(a), b_now.eq(b), p.eq(a_now * b_now)]
         return p
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         m.d.comb += self.p.eq(self.multiply(m, self.a, self.b))
         return m
@@ -62,7 +62,7 @@ class MultiplierECP5(Multiplier):
     OPERAND_WIDTH = 18
 
     @classmethod
-    def check(cls, a_shape, b_shape):
+    def check(cls, a_shape, b_shape) -> None:
         for name, shape in ("a", a_shape), ("b", b_shape):
             width = shape.width + (not shape.signed)
             if width > cls.OPERAND_WIDTH:
@@ -70,7 +70,7 @@ class MultiplierECP5(Multiplier):
                                  f"not {width}")
 
     @classmethod
-    def multiply(cls, m, a, b, *, name="product"):
+    def multiply(cls, m, a, b, *, name="product") -> Value:
         width = cls.OPERAND_WIDTH
         cls.check(a.shape(), b.shape())
         ports, shift = {}, 0

@@ -13,6 +13,8 @@ Weights are in [-127, 127]: with -128 the packed operand overflows its 18 bits. 
 gives such a weight; 8-bit digits of gradients would have to be clamped.
 """
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -33,17 +35,17 @@ class PackedWeights(data.Struct):
     upper: signed(8)  #: w1, less one where w0 is negative
     low: _LOW  #: of w1
 
-    def pack(self, w0, w1):
+    def pack(self, w0, w1) -> Any:
         """Return the assignment of two weights; w0 may come out of a register, w1 late."""
         return self.eq(Cat(w0, (w1 - w0[-1])[:8], w1[:_LOW]))
 
 
-def packed_latency(multiplier_class):
+def packed_latency(multiplier_class) -> int:
     """Cycles from the operands to p1, by which p0 is a cycle ahead."""
     return multiplier_class.LATENCY + 3
 
 
-def packed_products(m, multiplier_class, a, weights, *, name="pair"):
+def packed_products(m, multiplier_class, a, weights, *, name="pair") -> tuple:
     """Add to `m` the products of `a` (int8) and two `weights` (PackedWeights).
 
     Returns (p0, p1): p1 is `packed_latency` cycles late, p0 one cycle less: in a systolic array
@@ -89,11 +91,11 @@ class PackedPair(wiring.Component):
         })
 
     @property
-    def latency(self):
+    def latency(self) -> int:
         """Cycles from operands to products."""
         return packed_latency(self.multiplier_class)
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         weights = Signal(PackedWeights)
         m.d.comb += weights.pack(self.weights[0], self.weights[1])

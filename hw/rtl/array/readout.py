@@ -58,7 +58,7 @@ class Readout(wiring.Component):
             "items": Out(stream.Signature(array_item_layout(target), always_ready=True)),
         })
 
-    def _pop_rows(self, m):
+    def _pop_rows(self, m) -> tuple:
         """Pop every row, each as long after the one before as it takes to emit it.
 
         Returns the tile that the arriving row belongs to, whether it is the tile's last row, and
@@ -115,7 +115,7 @@ class Readout(wiring.Component):
         self._emit(m, row, place, c)
         return m
 
-    def _hold_row(self, m, popped_tile, popped_last):
+    def _hold_row(self, m, popped_tile, popped_last) -> SimpleNamespace:
         """A popped row stays here while its groups and planes leave.
 
         Returns its sums and tile, and what is emitted in this cycle: group, plane, and whether
@@ -162,7 +162,7 @@ class Readout(wiring.Component):
             plane=plane, plane_end=plane_end, row_end=row_end, tile_end=tile_end,
             pixels_end=pixels_end)
 
-    def _place_row(self, m, row, waiting, c, begins):
+    def _place_row(self, m, row, waiting, c, begins) -> SimpleNamespace:
         """Where the row in hand goes: its pixel, and the channel tile.
 
         waiting, c : the fields of the next instruction and of the present one.
@@ -196,7 +196,7 @@ class Readout(wiring.Component):
                          channel.eq(0), chunk.eq(0), parameter.eq(waiting.parameter_base)]
         return SimpleNamespace(pixel=pixel, channel=channel, chunk=chunk, parameter=parameter)
 
-    def _emit(self, m, row, place, c):
+    def _emit(self, m, row, place, c) -> None:
         """The item of this cycle, in two stages: choose and add, then compare."""
         lanes, held, group = self.target.lanes, row.held, row.group
         plane_address = Signal(16)

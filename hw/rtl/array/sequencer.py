@@ -9,7 +9,7 @@ zeros meanwhile. The time to read a tile is known beforehand, as its readout nev
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,7 +24,7 @@ __all__ = ["ArraySequencer", "tile_layout"]
 _UNIT_LATENCY = 3  # hw.rtl.control.slot: cycles from start or unit_next until unit_ready is right
 
 
-def tile_layout(target, n_tiles):
+def tile_layout(target, n_tiles) -> data.StructLayout:
     """What the readout must know of a tile: groups of lanes per pixel and its place among those
     that the array can hold, ``n_tiles``."""
     return data.StructLayout({
@@ -79,7 +79,7 @@ class ArraySequencer(wiring.Component):
         self._run(m, f, now, self._impossible(m, f, counters), config_free)
         return m
 
-    def _drain(self, m, f, now):
+    def _drain(self, m, f, now) -> tuple:
         """A tile's last element comes at least so long after the one before's as that is read.
 
         Returns whether it is read by the end of the next period, and the groups of this tile.
@@ -105,7 +105,7 @@ class ArraySequencer(wiring.Component):
                                       drain_left <= f["slots"]))
         return drain_over, groups
 
-    def _decide(self, m, now, drain_over):
+    def _decide(self, m, now, drain_over) -> None:
         """Whether the next cycle takes a slot.
 
         A slot that begins a unit of the chase needs that to be there, and one that begins a tile's
@@ -140,7 +140,7 @@ class ArraySequencer(wiring.Component):
         with m.If(now.go & unit_first):
             m.d.sync += now.hold.eq(_UNIT_LATENCY + 1)
 
-    def _advance(self, m, f, now, groups):
+    def _advance(self, m, f, now, groups) -> None:
         """The loops go on with every slot; what walkers, feeders, array and readout hear of it."""
         rows, columns = self.target.rows, self.target.columns
         go, tile_end, slots, periods, inner = (now.go, now.tile_end, now.slots, now.periods,
@@ -190,7 +190,7 @@ class ArraySequencer(wiring.Component):
             self.tile.ends.eq(inner.last & now.outer.last), self.tile.place.eq(place),
         ]
 
-    def _impossible(self, m, f, counters):
+    def _impossible(self, m, f, counters) -> Value:
         """Whether the fields are, two cycles after they are there: each, then all of them."""
         rows, columns = self.target.rows, self.target.columns
         a_direct, b_direct = (f[f"{port}_feed"] == Feed.DIRECT for port in "ab")
@@ -201,7 +201,7 @@ class ArraySequencer(wiring.Component):
             impossible.eq(short.any())]
         return impossible
 
-    def _load(self, m, now, counters):
+    def _load(self, m, now, counters) -> Value:
         """Counters and readout take an instruction; returns whether the readout can."""
         config_free = Signal()
         m.d.sync += [config_free.eq(self.config_free), now.loaded.eq(0)]
@@ -211,7 +211,7 @@ class ArraySequencer(wiring.Component):
         m.d.comb += self.config_load.eq(now.loaded)
         return config_free
 
-    def _run(self, m, f, now, impossible, config_free):
+    def _run(self, m, f, now, impossible, config_free) -> None:
         """From ``start`` to ``done``.
 
         No state between `start` and the first slot costs a cycle, unless the readout still waits

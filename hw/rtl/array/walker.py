@@ -103,7 +103,7 @@ class AddressWalker(wiring.Component):
         self._name(m, slot.active, here, tap)
         return m
 
-    def _decided(self, m, suffix):
+    def _decided(self, m, suffix) -> SimpleNamespace:
         """What happens in this slot, decided one cycle before; ``suffix``: of the registers."""
         step = self.step
         rewind = step.restart | (step.tile_end & step.rewind)
@@ -115,7 +115,7 @@ class AddressWalker(wiring.Component):
         m.d.sync += [registers[name].eq(value) for name, value in decisions.items()]
         return SimpleNamespace(**registers)
 
-    def _walk_slots(self, m, slot, here, after, x_single):
+    def _walk_slots(self, m, slot, here, after, x_single) -> None:
         """Slot walk: `after` is the position once this slot is done."""
         f = self.fields
         m.d.comb += after.eq(here)
@@ -130,7 +130,7 @@ class AddressWalker(wiring.Component):
                              after.x_last.eq(here.x_left == 2)]
         m.d.sync += here.eq(after)
 
-    def _walk_periods(self, m, slot):
+    def _walk_periods(self, m, slot) -> tuple:
         """Period walk: what it adds to a position, and its counters, the group's first.
 
         Periods have two slots at least, so that `move` is right when it is used.
@@ -155,7 +155,7 @@ class AddressWalker(wiring.Component):
                 k1.step()
         return tap, counters
 
-    def _name(self, m, active, here, tap):
+    def _name(self, m, active, here, tap) -> None:
         """The outputs, in two stages: sums, then bounds."""
         f = self.fields
         address = Signal(signed(WALK_WIDTH))

@@ -1,6 +1,6 @@
 """Counters: of nested loops, and of what a buffer holds."""
 
-from amaranth.hdl import Mux, Signal
+from amaranth.hdl import Mux, Signal, Value
 
 __all__ = ["Countdown", "LateLevel", "Level"]
 
@@ -22,18 +22,18 @@ class Countdown:
         self.single = Signal(name=f"{name}_single")
         m.d.sync += self.single.eq(count == 1)
 
-    def load(self):
+    def load(self) -> list:
         """Statements (domain sync) that begin at the first step."""
         return [self.left.eq(self.count), self.last.eq(self.single)]
 
-    def step(self):
+    def step(self) -> None:
         """Go on; after the last step comes the first."""
         with self.m.If(self.last):
             self.m.d.sync += self.load()
         with self.m.Else():
             self.m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 2)]
 
-    def next_last(self, step):
+    def next_last(self, step) -> Value:
         """Does it stand at its last value in the next cycle, if it goes on where ``step``?"""
         return Mux(step, Mux(self.last, self.single, self.left == 2), self.last)
 

@@ -30,7 +30,7 @@ class Pipeline:
         self.depth = 0
         self.now = SimpleNamespace(**{name: Value.cast(v) for name, v in values.items()})
 
-    def stage(self, *, drop=(), joined=None, **computed):
+    def stage(self, *, drop=(), joined=None, **computed) -> SimpleNamespace:
         """Register every live value once; return the namespace after the stage.
 
         drop : names that are not needed afterwards.
@@ -51,7 +51,7 @@ class Pipeline:
         return self.now
 
 
-def registered(m, port):
+def registered(m, port) -> Signal:
     """A register that drives ``port`` and takes no part in the reset, for what travels with a
     valid bit: a net to every register of the accelerator would cross the device.
     """
@@ -60,7 +60,7 @@ def registered(m, port):
     return register
 
 
-def delayed(m, value, n_cycles, name, *, reset_less=False):
+def delayed(m, value, n_cycles, name, *, reset_less=False) -> Value:
     """``value`` as it was ``n_cycles`` ago; plain registers in ``m``, named after ``name``."""
     for stage in range(n_cycles):
         late = Signal.like(value, name=f"{name}_{stage}", reset_less=reset_less)
@@ -69,14 +69,14 @@ def delayed(m, value, n_cycles, name, *, reset_less=False):
     return value
 
 
-def own_copy(m, flag, name):
+def own_copy(m, flag, name) -> Signal:
     """``flag``, a cycle later, in a register that synthesis does not share with other units."""
     copy = Signal(name=name, attrs={"keep": 1}, reset_less=True)
     m.d.sync += copy.eq(flag)
     return copy
 
 
-def one_of(choices):
+def one_of(choices) -> Value:
     """The value whose select bit is 1, among (select, value), as gates: 0 where none is."""
     result = 0
     for select, value in choices:

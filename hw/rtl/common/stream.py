@@ -4,7 +4,7 @@ Data moves on `amaranth.lib.stream`: an item passes in every clock with valid an
 these units passes `ready` through combinationally, except RegisterSlice.
 """
 
-from amaranth.hdl import Module, Mux, Shape, Signal
+from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal
 from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,7 +13,7 @@ from hw.rtl.common.pipeline import registered
 __all__ = ["Elastic", "RegisterSlice", "SkidBuffer", "SmallFIFO", "StreamFIFO", "payload_shape"]
 
 
-def payload_shape(port):
+def payload_shape(port) -> ShapeLike:
     """The shape of the items of a stream interface."""
     return port.signature.members["payload"].shape
 
@@ -38,7 +38,7 @@ class RegisterSlice(_Buffer):
 
     LATENCY = 1
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         move = Signal()
         payload = registered(m, self.o.payload)
@@ -53,7 +53,7 @@ class SkidBuffer(_Buffer):
 
     LATENCY = 1
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         payload = registered(m, self.o.payload)
         skid = Signal(self.shape, reset_less=True)
@@ -91,7 +91,7 @@ class StreamFIFO(wiring.Component):
             "i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)),
             "level": Out(range(depth + 1))})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.fifo = queue = fifo.SyncFIFOBuffered(
             width=Shape.cast(self.shape).width, depth=self.depth)
@@ -130,7 +130,7 @@ class SmallFIFO(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         # A read port without a clock: synthesis takes distributed memory, not block RAM.
         width = Shape.cast(self.shape).width
@@ -177,7 +177,7 @@ class Elastic(wiring.Component):
         super().__init__({"i": In(stream.Signature(payload_shape(core.i))),
                           "o": Out(stream.Signature(payload_shape(core.o)))})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.core = core = self.core
         m.submodules.results = results = StreamFIFO(

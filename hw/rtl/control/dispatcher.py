@@ -119,7 +119,7 @@ class Dispatcher(wiring.Component):
         self._abort_engines(m, abort)
         return m
 
-    def _slots(self, m):
+    def _slots(self, m) -> tuple:
         """The slots by engine, and what is counted: issued and completed instructions.
 
         ``all_complete`` and, by engine, ``incomplete`` are registers behind that.
@@ -152,7 +152,7 @@ class Dispatcher(wiring.Component):
         m.d.sync += [counts.incomplete.eq(differs), counts.all_complete.eq(~differs.any())]
         return slots, counts
 
-    def _hand_out(self, m, head, slots, counts, one_only, abort):
+    def _hand_out(self, m, head, slots, counts, one_only, abort) -> tuple:
         """The words that arrive go into the slots, those of a SYNC stay here.
 
         Returns by engine whether an instruction is handed over, and whether a SYNC is met.
@@ -180,7 +180,7 @@ class Dispatcher(wiring.Component):
             counts.completed[e] >= waits[f"wait_{e.name.lower()}"] for e in ENGINES).all())
         return commits, synced
 
-    def _find_errors(self, m, finder, head, slots, counts, commits):
+    def _find_errors(self, m, finder, head, slots, counts, commits) -> None:
         """What the finder of errors is told."""
         run = self.run
         connect(m, flipped(self.shared), finder.shared)
@@ -200,7 +200,7 @@ class Dispatcher(wiring.Component):
             finder.commit_engine.eq(head.engine), finder.commit_index.eq(run.index),
             finder.commit_number.eq(Array([counts.issued[e] for e in ENGINES])[head.engine])]
 
-    def _give_up(self, m, finder, head, after):
+    def _give_up(self, m, finder, head, after) -> None:
         """In a state: an error ends the run."""
         with m.If(finder.found):
             m.d.sync += [self.run.error.eq(finder.code), self.run.done.eq(0),
@@ -210,7 +210,7 @@ class Dispatcher(wiring.Component):
             m.d.sync += head.kept.eq(0)
             m.next = "ABORT"
 
-    def _begin(self, m, finder, head, one_only, after):
+    def _begin(self, m, finder, head, one_only, after) -> None:
         """States in which a run begins: at an address, or where the last one stopped.
 
         The index counts on behind the end of the ring, so what goes on keeps its record.
@@ -235,7 +235,7 @@ class Dispatcher(wiring.Component):
                 m.next = "HEAD"
             self._give_up(m, finder, head, after)
 
-    def _fetch(self, m, finder, head, free, synced, one_only, after):
+    def _fetch(self, m, finder, head, free, synced, one_only, after) -> None:
         """States of one instruction: the first word tells its engine and its length, then the
         words go into the slot."""
         with m.State("HEAD"):
@@ -288,7 +288,7 @@ class Dispatcher(wiring.Component):
                 m.next = "DRAIN"
             self._give_up(m, finder, head, after)
 
-    def _decode(self, m, head):
+    def _decode(self, m, head) -> None:
         """Engine and length of an opcode; without external memory transfers are unknown."""
         with m.Switch(head.opcode):
             for engine in ENGINES:
@@ -304,7 +304,7 @@ class Dispatcher(wiring.Component):
             with m.Default():
                 m.d.sync += [head.known.eq(0), head.is_engine.eq(0)]
 
-    def _end(self, m, finder, head, all_complete, after):
+    def _end(self, m, finder, head, all_complete, after) -> None:
         """States in which a run ends, by itself or by an error."""
         with m.State("DRAIN"):
             with m.If(~all_complete):
@@ -322,7 +322,7 @@ class Dispatcher(wiring.Component):
                 m.d.sync += self.run.done.eq(1)
                 m.next = "IDLE"
 
-    def _abort_engines(self, m, abort):
+    def _abort_engines(self, m, abort) -> None:
         """Each engine has its own register, as they lie far apart; those of the same input would
         become one."""
         for engine, port in self.engines.items():

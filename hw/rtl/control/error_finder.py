@@ -4,7 +4,7 @@ An error names an instruction by its engine and its number there, which is looke
 of the last instructions handed out.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -48,7 +48,7 @@ class ErrorFinder(wiring.Component):
             "commit_index": In(16),
             "found": Out(1), "code": Out(ErrorCode), "at_fetch": Out(1), "index": Out(16)})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         expired = self._watch(m)
         with_engine = data.StructLayout({"code": ErrorCode, "engine": 2, "number": _NUMBER_WIDTH})
@@ -109,7 +109,7 @@ class ErrorFinder(wiring.Component):
                 *arrived, *own.values(), shared, ended, chosen))]
         return m
 
-    def _watch(self, m):
+    def _watch(self, m) -> Value:
         """Whether nothing has moved for too long, or the run takes too long."""
         quiet, cycles = Signal(32), Signal(32)
         expired = Signal()

@@ -46,7 +46,7 @@ class HostInterface(wiring.Component):
             "pending": In(1),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         bus = self.bus
         wait = Signal(range(self.READ_CYCLES + 1))

@@ -45,7 +45,7 @@ class ControlRegisters(wiring.Component):
             "load_bytes": In(8), "store_bytes": In(8),
         })
 
-    def _count(self, m):
+    def _count(self, m) -> data.View:
         """The counters; every cycle of a run belongs to one of the array's.
 
         They know of a cycle three later: its events, what they add, the sum.
@@ -78,7 +78,7 @@ class ControlRegisters(wiring.Component):
                 m.d.sync += counts[counter].eq(0)
         return counts
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         counts = self._count(m)
         offset = delayed(m, self.offset[:_OFFSET_WIDTH], 1, "offset", reset_less=True)

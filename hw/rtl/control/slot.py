@@ -17,7 +17,7 @@ __all__ = ["COMPLETED_WIDTH", "PROGRESS_WIDTH", "EngineSlot", "instruction_field
 COMPLETED_WIDTH, PROGRESS_WIDTH = 16, 24
 
 
-def instruction_fields(words, n_words=None, *, format_=None):
+def instruction_fields(words, n_words=None, *, format_=None) -> dict:
     """The fields of an instruction held in a Signal of 32-bit words, by name.
 
     format_ : hw.isa.Format, or None for the common fields alone. n_words : only those of the first
@@ -61,7 +61,7 @@ class EngineSlot(wiring.Component):
             "running": Out(1), "waiting": Out(1), "blocked": Out(len(ENGINES)),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         following = Signal(self.words.shape(), reset_less=True)
         words = registered(m, self.words)

@@ -16,19 +16,19 @@ CACHE = 0b0011  #: normal memory, bufferable: interconnects may merge and split 
 BOUNDARY = 4096  #: bytes; no burst crosses a multiple of it
 
 
-def _address(channel):
+def _address(channel) -> dict:
     return {f"{channel}id": Out(1), f"{channel}addr": Out(32), f"{channel}len": Out(8),
             f"{channel}size": Out(3), f"{channel}burst": Out(2), f"{channel}cache": Out(4),
             f"{channel}prot": Out(3), f"{channel}valid": Out(1), f"{channel}ready": In(1)}
 
 
-def _read(bus_bits):
+def _read(bus_bits) -> dict:
     return _address("ar") | {
         "rid": In(1), "rdata": In(bus_bits), "rresp": In(2), "rlast": In(1), "rvalid": In(1),
         "rready": Out(1)}
 
 
-def _write(bus_bits):
+def _write(bus_bits) -> dict:
     return _address("aw") | {
         "wdata": Out(bus_bits), "wstrb": Out(bus_bits // 8), "wlast": Out(1), "wvalid": Out(1),
         "wready": In(1), "bid": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1)}

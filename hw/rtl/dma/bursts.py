@@ -16,7 +16,7 @@ BURST_LAYOUT = data.StructLayout({
     "is_line_end": 1, "is_instruction_end": 1, "parity": 1})
 
 
-def check_bursts(max_beats, outstanding):
+def check_bursts(max_beats, outstanding) -> None:
     """Raise ValueError where BurstIssuer cannot be built so."""
     if max_beats not in (2, 4, 8, 16, 32, 64, 128, 256):
         raise ValueError(f"Burst length must be a power of two in 2..256, not {max_beats}")
@@ -53,7 +53,7 @@ class BurstIssuer(wiring.Component):
             "idle": Out(1), "n_open": Out(range(outstanding + 1)),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         line = self.line.payload
         beat = exact_log2(self.bus_bytes)

@@ -1,6 +1,6 @@
 """What LOAD and STORE have in common: instructions under way, errors, abort."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -57,7 +57,7 @@ class TransferEngine(wiring.Component):
             **ports,
         })
 
-    def front(self, m: Module):
+    def front(self, m: Module) -> tuple:
         """The units that make bursts of an instruction, as submodules."""
         m.submodules.walker = walker = LineWalker(self.target, n_memories=self.N_MEMORIES)
         m.submodules.issuer = issuer = BurstIssuer(
@@ -65,7 +65,7 @@ class TransferEngine(wiring.Component):
         return walker, issuer
 
     def supervise(self, m: Module, walker, issuer, *, failed, failed_parity, is_drained, retired,
-                progress, completes):
+                progress, completes) -> Value:
         """Start, finish and give up instructions; returns the level ``stop``.
 
         walker, issuer : of ``front``.

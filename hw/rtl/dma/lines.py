@@ -49,7 +49,7 @@ class LineWalker(wiring.Component):
             "line": Out(stream.Signature(LINE_LAYOUT)), "idle": Out(1), "error": Out(ErrorCode),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         word_bytes = self.target.word_bytes
         f = {field.name: self.words[field.word][field.offset:field.offset + field.width]

@@ -1,6 +1,6 @@
 """LOAD: external memory to the scratchpad banks, the parameters or the instructions."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
@@ -49,7 +49,7 @@ class LoadEngine(TransferEngine):
             "l": Out(WaitingWrite(target.word_bytes)), "small": Out(SmallWriteSignature)},
             max_beats=max_beats, outstanding=outstanding)
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         bus, bus_bits = self.bus, self.target.bus_bits
         walker, issuer = self.front(m)
@@ -125,7 +125,7 @@ class LoadEngine(TransferEngine):
             completes=(small_end & place["instruction_end"]) | written_end))
         return m
 
-    def _write_bank(self, m, beat, offered, take, burst, second_half, place):
+    def _write_bank(self, m, beat, offered, take, burst, second_half, place) -> tuple:
         """Port l; words are assembled from one or two beats, or from the nibbles of half a word.
 
         Returns whether a word is pushed, whether one would be, and whether all are written.
@@ -157,7 +157,7 @@ class LoadEngine(TransferEngine):
         m.d.sync += n_pending.eq(n_pending + pushed - l.written)
         return pushed, words.i.ready, n_pending == 0
 
-    def _unpacked(self, beat, burst, second_half):
+    def _unpacked(self, beat, burst, second_half) -> Value:
         """A word of bytes from the nibbles of a beat, or of half of it where it is a whole word."""
         half = beat.data
         if self.beats_per_word == 1:
@@ -165,7 +165,7 @@ class LoadEngine(TransferEngine):
         return Cat((half.word_select(k, 4).as_signed() << burst.nibble_shift)[:8]
                    for k in range(self.target.word_bytes))
 
-    def _write_small(self, m, beat, offered, take, memory, place):
+    def _write_small(self, m, beat, offered, take, memory, place) -> tuple:
         """Port small; one part of a beat after the other.
 
         Returns whether a part is written and whether it is the beat's last.

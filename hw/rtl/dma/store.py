@@ -1,6 +1,6 @@
 """STORE: a scratchpad bank to external memory."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -15,7 +15,7 @@ from hw.targets import N_BANKS
 __all__ = ["StoreEngine", "bank_read_signature"]
 
 
-def bank_read_signature(word_bytes):
+def bank_read_signature(word_bytes) -> wiring.Signature:
     """Read port `s` of the crossbar, the engine's view: answers come in the order of requests."""
     return wiring.Signature({
         "valid": Out(1), "ready": In(1), "bank": Out(2), "address": Out(16),
@@ -47,7 +47,7 @@ class StoreEngine(TransferEngine):
             "s": Out(bank_read_signature(target.word_bytes))},
             max_beats=max_beats, outstanding=outstanding)
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         bus = self.bus
         walker, issuer = self.front(m)
@@ -88,7 +88,7 @@ class StoreEngine(TransferEngine):
                 completes=is_written & burst.is_instruction_end))]
         return m
 
-    def _read_words(self, m, walker, issuer, words, stop):
+    def _read_words(self, m, walker, issuer, words, stop) -> Value:
         """Request the words of each line; returns whether nothing is requested or held."""
         s = self.s
         line = walker.line.payload
@@ -123,7 +123,7 @@ class StoreEngine(TransferEngine):
         m.d.sync += n_free.eq(n_free - asks + freed)
         return ~is_waiting & ~is_present & (n_free == self.words_held)
 
-    def _send_beats(self, m, words, bursts, stop):
+    def _send_beats(self, m, words, bursts, stop) -> None:
         """The write data channel. A stopped engine sends what it owes without waiting for words."""
         bus = self.bus
         index = Signal(8)

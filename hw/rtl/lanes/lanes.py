@@ -64,7 +64,7 @@ class Lanes(wiring.Component):
             "array_written": Out(EngineProgress()), "vector_written": Out(EngineProgress()),
             "address_error": Out(1)})
 
-    def _choose_part(self, m, names, arrays, vectors):
+    def _choose_part(self, m, names, arrays, vectors) -> tuple:
         """Some fields of this cycle's item, by name, with ``valid`` and ``from_array``.
 
         ``arrays``, ``vectors``: what enters, by name. The parts move together, each with its own
@@ -87,7 +87,7 @@ class Lanes(wiring.Component):
             part[name] = value
         return part, buffer.i.ready
 
-    def _choose_item(self, m):
+    def _choose_item(self, m) -> tuple:
         """The pipeline of everything but the sums begins: the item of this cycle, registered.
 
         Returns the pipeline and the register of the sums.
@@ -113,7 +113,7 @@ class Lanes(wiring.Component):
         pipe.stage()
         return pipe, sums
 
-    def _read_parameters(self, m, pipe, sums):
+    def _read_parameters(self, m, pipe, sums) -> tuple:
         """Through the parameter memory; the plane of raw sums is chosen meanwhile."""
         target = self.target
         m.submodules.parameters = memory = ParameterMemory(
@@ -149,7 +149,7 @@ class Lanes(wiring.Component):
             pipe.stage()
         return memory.read_data, accs
 
-    def _rescale(self, m, pipe, parameters, accs):
+    def _rescale(self, m, pipe, parameters, accs) -> list:
         """Operands into the rescalers; the rest of the item goes along. Returns the values."""
         now = pipe.now
         operands = {
@@ -187,7 +187,7 @@ class Lanes(wiring.Component):
             pipe.stage()
         return values
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         pipe, sums = self._choose_item(m)
         parameters, accs = self._read_parameters(m, pipe, sums)

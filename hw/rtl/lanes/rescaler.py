@@ -40,22 +40,22 @@ class RescalerWidths:
     multiplier: int = arith.MULTIPLIER_WIDTH
     code: int = arith.INT8_MAX.bit_length() + 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 2 <= self.multiplier < self.accumulator:
             raise ValueError(f"Multiplier width must be in 2..{self.accumulator - 1}, "
                              f"not {self.multiplier}")
 
     @property
-    def max_shift(self):
+    def max_shift(self) -> int:
         """The largest legal shift; larger ones give undefined values."""
         return 2 * self.multiplier
 
     @property
-    def product(self):
+    def product(self) -> int:
         """Bits of x * multiplier, signed."""
         return self.accumulator + self.multiplier
 
-    def input_layout(self, tag_shape=None):
+    def input_layout(self, tag_shape=None) -> data.StructLayout:
         """The payload of one item."""
         fields = {
             "acc": signed(self.accumulator), "bias": signed(self.accumulator),
@@ -65,13 +65,13 @@ class RescalerWidths:
         }
         return data.StructLayout(fields | ({} if tag_shape is None else {"tag": tag_shape}))
 
-    def output_layout(self, tag_shape=None):
+    def output_layout(self, tag_shape=None) -> data.StructLayout:
         """The payload of one result; codes are sign-extended to the accumulator's width."""
         fields = {"value": signed(self.accumulator)}
         return data.StructLayout(fields | ({} if tag_shape is None else {"tag": tag_shape}))
 
 
-def rescaler_item(op, acc, *, channel=0, bias=0, wide=False):
+def rescaler_item(op, acc, *, channel=0, bias=0, wide=False) -> dict:
     """The payload constant, as a dict, that makes a Rescaler compute op at one channel.
 
     op : golden.ops.Rescale. acc, bias : int32 values.
@@ -85,7 +85,7 @@ def rescaler_item(op, acc, *, channel=0, bias=0, wide=False):
             "wide": int(wide)}
 
 
-def _fits(value, width):
+def _fits(value, width) -> bool:
     """Is value, which is signed, in the range of signed(width)?"""
     top = value[width - 1:]
     return top.all() | ~top.any()
@@ -117,7 +117,7 @@ class RescalerPipeline(wiring.Component):
             "o": Out(stream.Signature(widths.output_layout(tag_shape), always_ready=True)),
         })
 
-    def front_stages(self, pipe):
+    def front_stages(self, pipe) -> None:
         """Bias add, left shift, saturation: acc, bias, shift become x, right."""
         now, fraction, acc_width = pipe.now, self.widths.multiplier, self.widths.accumulator
         scales_up = now.shift < fraction
@@ -132,7 +132,7 @@ class RescalerPipeline(wiring.Component):
         pipe.stage(drop=("shifted", "fits"),
                    x=Mux(now.fits, now.shifted[:acc_width], bound).as_signed())
 
-    def product_stages(self, m, pipe):
+    def product_stages(self, m, pipe) -> None:
         """x, multiplier become p: four partial products of half the width, two staged sums."""
         now = pipe.now
         limb = (self.widths.accumulator + 1) // 2
@@ -155,11 +155,11 @@ class RescalerPipeline(wiring.Component):
         high_sum = (now.outer + now.middle)[:self.widths.product - limb]
         pipe.stage(drop=("middle", "bottom", "outer"), p=Cat(now.bottom, high_sum).as_signed())
 
-    def first_half(self, now):
+    def first_half(self, now) -> Value:
         """What the first rounding adds, in units of t's lowest bit: half of what is cut off."""
         return Mux(now.gemmlowp, 1, now.one)
 
-    def round_stages(self, pipe):
+    def round_stages(self, pipe) -> None:
         """p, right, rounding become y: first rounding, second rounding, right shift."""
         now, fraction, acc_width = pipe.now, self.widths.multiplier, self.widths.accumulator
         now.gemmlowp = now.rounding == RoundingMode.GEMMLOWP
@@ -177,7 +177,7 @@ class RescalerPipeline(wiring.Component):
                          second=(h + nudge)[:len(h)].as_signed())
         pipe.stage(drop=("second", "right"), y=(now.second >> now.right)[:acc_width].as_signed())
 
-    def output_stages(self, pipe):
+    def output_stages(self, pipe) -> None:
         """y, zero_point, low, high, wide become value.
 
         Only a y of two bits more than a code can come to lie within the codes' range: the bounds
@@ -198,7 +198,7 @@ class RescalerPipeline(wiring.Component):
         pipe.stage(drop=("placed", "low", "high", "below", "above"),
                    value=value[:acc_width].as_signed())
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         item = self.i.payload
         pipe = Pipeline(m, valid=self.i.valid, **{name: item[name] for name, _ in item.shape()})

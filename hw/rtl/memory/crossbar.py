@@ -12,8 +12,8 @@ beside the RAM, RAM, its output register, order of the two words (the addressed 
 of each port's bank, and for ``a`` two more that rotate the bytes to an unaligned address.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.common.pipeline import delayed, one_of, registered
@@ -83,7 +83,7 @@ class Crossbar(wiring.Component):
             "banks": N_BANKS, "row": self._row_width, "enable_even": word, "enable_odd": word,
             "data": 8 * word, "progress": PORT_PROGRESS_WIDTH, "instruction_end": 1})
 
-    def _select_bank(self, m, name, address):
+    def _select_bank(self, m, name, address) -> tuple:
         """The bank that a port wants, one-hot; as a second value the same, 0 beyond its end."""
         port = self._ports[name]
         banks = Cat(port.bank == k for k in range(N_BANKS))
@@ -92,7 +92,7 @@ class Crossbar(wiring.Component):
         m.d.sync += self.address_errors[name].eq(port.valid & ready & ~inside.any())
         return banks, inside
 
-    def _waiting(self, m, name, buffer, fields):
+    def _waiting(self, m, name, buffer, fields) -> stream.Interface:
         """A buffer for a port that may wait: its output stream, whose ready is still open."""
         port = self._ports[name]
         m.submodules[f"{name}_buffer"] = buffer
@@ -100,7 +100,7 @@ class Crossbar(wiring.Component):
         m.d.comb += [buffer.i.payload[key].eq(value) for key, value in fields.items()]
         return buffer.o
 
-    def _array_request(self, m, name, word_address):
+    def _array_request(self, m, name, word_address) -> data.View:
         """The registered request of port a or b, for a word and the one behind it."""
         request = Signal(self._request, name=f"{name}_request")
         banks, _ = self._select_bank(m, name, word_address)
@@ -110,7 +110,7 @@ class Crossbar(wiring.Component):
             request.even_row.eq((word_address + 1)[1:])]
         return request
 
-    def _read_requests(self, m):
+    def _read_requests(self, m) -> tuple:
         """Registered requests of all read ports, the most urgent first, and what frees them."""
         byte_bits = exact_bits(self.target.word_bytes)
         a = self._array_request(m, "a", self.a.address[byte_bits:])
@@ -137,7 +137,7 @@ class Crossbar(wiring.Component):
                     "s": (shared.valid, shared.payload.request, shared.ready)}
         return requests, shared.payload.is_host
 
-    def _grant(self, m, requests, layout, suffix=""):
+    def _grant(self, m, requests, layout, suffix="") -> dict:
         """What is granted: {port: (one-hot by bank, request)}, registered; drives ready.
 
         A write beyond its bank wants no bank at all; it is granted none and let go.
@@ -154,7 +154,7 @@ class Crossbar(wiring.Component):
             taken = taken | wanted
         return granted
 
-    def _write_side(self, m, banks):
+    def _write_side(self, m, banks) -> None:
         """Choose for every bank what it writes; registered, so the RAM sees registers."""
         word = self.target.word_bytes
 
@@ -199,7 +199,7 @@ class Crossbar(wiring.Component):
                 port.written_progress.eq(Mux(passed, request.progress, 0)),
                 port.written_end.eq(passed & request.instruction_end)]
 
-    def _read_side(self, m, banks):
+    def _read_side(self, m, banks) -> tuple:
         """From requests to the two ordered words of every bank, and who they belong to."""
         requests, shared_is_host = self._read_requests(m)
         granted = self._grant(m, requests, self._request)
@@ -226,7 +226,7 @@ class Crossbar(wiring.Component):
         is_host = delayed(m, shared_is_host, 3 + Bank.LATENCY, "is_host", reset_less=True)
         return words, owners, is_host
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         banks = []
         for k, depth in enumerate(self.target.bank_words):
@@ -258,7 +258,7 @@ class Crossbar(wiring.Component):
                      self.b.data.eq(delayed(m, b_word, _ROTATE_STAGES, "b_data", reset_less=True))]
         return m
 
-    def _rotate(self, m, pair):
+    def _rotate(self, m, pair) -> Value:
         """The word that begins at port a's byte of a pair: whole fours of bytes, then the rest."""
         word = self.target.word_bytes
         bits = exact_bits(word)

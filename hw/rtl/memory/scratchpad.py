@@ -20,17 +20,17 @@ PARAMETER_LAYOUT = data.StructLayout({"bias": signed(32), "multiplier": 31, "shi
 _FREE_COLLISIONS = {"no_rw_check": 1}
 
 
-def word_layout(word_bytes):
+def word_layout(word_bytes) -> data.ArrayLayout:
     """A scratchpad word: ``word_bytes`` codes, byte 0 lowest."""
     return data.ArrayLayout(signed(8), word_bytes)
 
 
-def exact_bits(count):
+def exact_bits(count) -> int:
     """Bits of an index below ``count``: none where there is only one."""
     return (count - 1).bit_length()
 
 
-def _address(rows):
+def _address(rows) -> int:
     """The shape of an address; at least one bit, since a port of none is no port."""
     return max(1, exact_bits(len(rows)))
 
@@ -66,7 +66,7 @@ class Bank(wiring.Component):
             "write_enable": In(data.ArrayLayout(word_bytes, 2)),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         write_row = Signal(self.write_row.shape(), reset_less=True)
         write_data = Signal(8 * self.word_bytes, reset_less=True)
@@ -102,7 +102,7 @@ class WordMemory(wiring.Component):
             "write_address": In(range(depth)), "write_data": In(width), "write_enable": In(1),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.memory = cells = memory.Memory(
             shape=self.width, depth=self.depth, init=[], attrs=_FREE_COLLISIONS)
@@ -142,7 +142,7 @@ class ParameterMemory(wiring.Component):
             "write_data": In(32),
         })
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         field_bits = exact_bits(FIELDS_PER_CHANNEL)
         field = self.write_address[:field_bits]

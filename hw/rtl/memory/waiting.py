@@ -30,7 +30,7 @@ class WaitingQueue(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         # A read port without a clock: synthesis takes distributed memory, not block RAM.
         m.submodules.memory = cells = memory.Memory(

@@ -28,7 +28,7 @@ class Divider(wiring.Component):
             "divisor": In(unsigned(divisor_width)),
             "busy": Out(1), "quotient": Out(unsigned(dividend_width))})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         width = len(self.dividend)
         divisor = Signal.like(self.divisor)

@@ -36,7 +36,7 @@ PARAMETERS = data.StructLayout({
 })
 
 
-def range_norm_items(config):
+def range_norm_items(config) -> list:
     """The items of `parameters`, one dict per channel, for a golden RangeNormConfig."""
     return [{"count": int(config.count), "gain": int(gain), "shift": int(shift),
              "beta": int(beta), "epsilon": int(config.epsilon), "low": int(config.low),
@@ -63,7 +63,7 @@ class RangeNormApply(wiring.Component):
             "multiplier": In(signed(range_norm.MULTIPLIER_WIDTH)), "bias": In(BIAS),
             "shift": In(SHIFT), "low": In(CODE), "high": In(CODE)})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         unit = self.multiplier_class(CODE, self.multiplier.shape())
         m.submodules.multiplier = unit
@@ -99,7 +99,7 @@ class RangeStatistics(wiring.Component):
             "clear": In(1), "valid": In(1), "code": In(CODE), "first": In(1), "last": In(1),
             "total": Out(SUM), "spread": Out(range_norm.SPREAD_WIDTH)})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         pipe = Pipeline(m, valid=self.valid, code=self.code, first=self.first, last=self.last)
         now = pipe.stage(offset=(self.code + range_norm.CODE_OFFSET)[:CODE.width])
@@ -185,7 +185,7 @@ class RangeBatchNorm(wiring.Component):
                     m.next = "PARAMETERS"
         return m
 
-    def _measure(self, m, now, statistics, left, wait):
+    def _measure(self, m, now, statistics, left, wait) -> None:
         """A channel's parameters, and the first pass over its codes."""
         n_chunks = range_norm.N_CHUNKS
         chunk_length, chunk_left = Signal(COUNT), Signal(COUNT)
@@ -214,7 +214,7 @@ class RangeBatchNorm(wiring.Component):
             with m.If(wait == 1):
                 m.next = "DENOMINATOR"
 
-    def _find_slope(self, m, now, statistics, divider, slope):
+    def _find_slope(self, m, now, statistics, divider, slope) -> None:
         """Magnitude and shift of the multiplier: the gain divided by the spread."""
         denominator, shift = slope.denominator, slope.shift
         with m.State("DENOMINATOR"):
@@ -245,7 +245,7 @@ class RangeBatchNorm(wiring.Component):
                 m.d.sync += [slope.magnitude.eq(0), shift.eq(range_norm.ZERO_SHIFT)]
             m.next = "MEAN"
 
-    def _find_bias(self, m, now, statistics, divider, slope, bias):
+    def _find_bias(self, m, now, statistics, divider, slope, bias) -> None:
         """Beta less the mean times the multiplier, with guard bits."""
         guard = range_norm.GUARD_WIDTH
         remaining = Signal(MAGNITUDE)  # multiplier bits not yet added
