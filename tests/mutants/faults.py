@@ -103,12 +103,12 @@ SW = (
 )
 
 _walker = _in("hw/rtl/array/walker.py", "hw/rtl/array/test_walker.py")
-_readout = _in("hw/rtl/array/readout.py", "hw/machine/test_machine_rtl.py",
-               "hw/rtl/array")
+_readout = _in("hw/rtl/array/readout.py", "hw/rtl/array/test_readout.py")
 _packed = _in("hw/rtl/array/packed.py", "hw/rtl/array/test_array.py",
               "hw/rtl/array/test_multiplier.py")
 _feeder = _in("hw/rtl/array/feeder.py", "hw/rtl/array/test_feeder.py")
-_slot = _in("hw/rtl/control/slot.py", "hw/rtl/control/test_dispatcher.py")
+_slot = _in("hw/rtl/control/slot.py", "hw/rtl/control/test_slot.py")
+_dispatcher = _in("hw/rtl/control/dispatcher.py", "hw/rtl/control/test_dispatcher.py")
 _rescaler = _in("hw/rtl/lanes/rescaler.py", "hw/rtl/lanes/test_rescaler.py")
 _crossbar = _in("hw/rtl/memory/crossbar.py", "hw/rtl/memory/test_crossbar.py")
 _waiting = _in("hw/rtl/memory/waiting.py", "hw/rtl/memory/test_waiting.py")
@@ -128,6 +128,8 @@ RTL = (
     _feeder("direct bytes one lane apart", "Mux(self.direct, word[here], above[here])",
             "Mux(self.direct, word[:_BYTE], above[here])"),
     _slot("a chase is ignored", "past | (same & enough)", "past | same"),
+    _dispatcher("single steps end with the ring", "goes_on = run.resume & head.kept",
+                "goes_on = run.resume & ~head.kept"),
     _rescaler("gemmlowp rounds twice without a shift", "twice=now.gemmlowp & (now.right != 0)",
               "twice=now.gemmlowp"),
     _rescaler("a code at its bound", "near > now.high", "near >= now.high + 2"),
