@@ -21,8 +21,6 @@ from hw.isa import (
     UNBUILT,
     Counter,
     ErrorCode,
-    Format,
-    Opcode,
     Register,
     Window,
     decode,
@@ -43,8 +41,11 @@ _BUSY, _DONE, _FAILED = 1, 2, 4
 
 
 def small_memories(target: Target) -> Target:
-    """The target with memories that are quickly compared; everything else is the same."""
-    return replace(target, bank_words=(40, 40, 32, 32), parameter_words=32,
+    """The target with memories that are quickly compared; everything else is the same.
+
+    Two banks have room for a table of LOOKUP.
+    """
+    return replace(target, bank_words=(80, 80, 32, 32), parameter_words=32,
                    instruction_words=6 * N_WORDS)
 
 
@@ -249,15 +250,9 @@ def _reach(records, target):
 
 def _named_banks(records):
     """Banks that instructions name as their output."""
-    banks = set()
-    for fields in records:
-        format_ = FORMAT_OF.get(fields["opcode"])
-        if format_ is Format.TRANSFER:
-            if fields["opcode"] == Opcode.LOAD:
-                banks.add(fields["local_memory"])
-        elif format_ is not None:
-            banks.add(fields["out_bank"])
-    return banks
+    named = {INSTRUCTIONS[fields["opcode"]].written_memory(fields) for fields in records
+             if fields["opcode"] in INSTRUCTIONS}
+    return named & {*range(N_BANKS)}
 
 
 def fuzz(build, target: Target, *, n_programs: int, seed: int | tuple[int, ...] = 0,

@@ -185,9 +185,19 @@ class Instruction:
         """Results that are sums of products with weights; fields that are 0 may be missing."""
         return 0
 
+    def written_memory(self, f) -> int:
+        """Where results go: LocalMemory or EXTERNAL."""
+        return f["out_bank"]
+
     def cost(self, f, target) -> Cost:
         """What the instruction takes; fields that are given as offsets only may be missing."""
         raise NotImplementedError
+
+    def weight_shares(self, f) -> tuple[float, float]:
+        """Of all its cycles those that weights would cost, about: in one bank with the input, and
+        in one bank with the operands of a product that runs at the same time.
+        """
+        return 0, 0
 
     def footprint(self, f, target, needed: bool = False) -> Footprint:
         """Its reads (all, or those needed) and writes, unit by unit; it is not refused."""

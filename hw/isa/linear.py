@@ -49,6 +49,9 @@ class Linear(WeightedSum):
             sums[0, 0, chunk] = x @ read(machine, f["w_bank"], words).astype(dtype)
         return sums
 
+    def weight_shares(self, f):
+        return 0.1, 1
+
     def cost(self, f, target) -> Cost:
         return Cost(units=1, cycles=f["n_chunks"] * f["n_inputs"] // _INPUTS_PER_CYCLE,
                     items=self.n_groups(f, target))

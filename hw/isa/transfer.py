@@ -114,6 +114,9 @@ class Load(_Transfer):
         return super().is_refused(f, target) or bool(f["nibbles"] and (
             f["local_memory"] >= N_BANKS or f["nibble_shift"] > MAX_NIBBLE_SHIFT))
 
+    def written_memory(self, f) -> int:
+        return f["local_memory"]
+
     def reads(self, f, target, needed=False):
         yield self.outside(f, target)
 
@@ -146,6 +149,9 @@ class Store(_Transfer):
 
     def is_refused(self, f, target) -> bool:
         return super().is_refused(f, target) or bool(f["nibbles"])
+
+    def written_memory(self, f) -> int:
+        return EXTERNAL
 
     def reads(self, f, target, needed=False):
         yield self.inside(f, target)

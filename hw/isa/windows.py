@@ -108,6 +108,9 @@ class Depthwise(_WeightedWindow):
             return super().columns_read(f, needed)
         return np.arange(self._span(f)) - f["left"]
 
+    def weight_shares(self, f):
+        return 0.2, 0.3
+
     def _span(self, f):
         return (f["out_width"] - 1) * f["stride_x"] + DEPTHWISE_KERNEL
 
@@ -127,6 +130,9 @@ class Window(_WeightedWindow):
 
     def has_one_weight(self, f):
         return bool(f["same_weights"])
+
+    def weight_shares(self, f):
+        return (0.1, 0) if f.get("same_weights") else (1, 0.3)
 
     def cost(self, f, target) -> Cost:
         return Cost(units=f["out_height"], cycles=_tap_cycles(f),

@@ -20,11 +20,13 @@ from golden.errors import LockstepError
 from hw.isa import (
     EXTERNAL,
     FIELDS_PER_CHANNEL,
+    FORMAT_OF,
     FORMAT_WORDS,
     INSTRUCTIONS,
     N_WORDS,
     Engine,
     Footprint,
+    Format,
     LocalMemory,
     Opcode,
     decode,
@@ -94,8 +96,9 @@ class _Program:
         self.records, self.target = records, target
         self.issued = [[] for _ in Engine]
         self.fetched = np.zeros(len(Engine), np.int64)  # what the SYNCs so far have seen
-        lines = [INSTRUCTIONS[f["opcode"]].outside(f, target).words.ravel() for f in records
-                 if f["opcode"] in (Opcode.LOAD, Opcode.STORE)]
+        transfers = [(INSTRUCTIONS[f["opcode"]], f) for f in records
+                     if FORMAT_OF.get(f["opcode"]) is Format.TRANSFER]
+        lines = [record.outside(f, target).words.ravel() for record, f in transfers]
         self.external = np.unique(np.concatenate(lines) if lines else np.zeros(0, np.int64))
         depths = local_depths(target)
         depths[LocalMemory.PARAMETERS] //= FIELDS_PER_CHANNEL

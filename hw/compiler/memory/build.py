@@ -180,10 +180,8 @@ def _conflicts(flat, constants, slots, target):
             conflicts.forbid(x, slots.of(task.inputs[1], image) if w is None else w)
             continue
         if w is not None:
-            share = (0 if task.opcode == Opcode.LOOKUP else  # read before the pixels
-                     0.1 if task.fields.get("same_weights") or task.opcode == Opcode.LINEAR else
-                     0.2 if task.opcode == Opcode.DEPTHWISE else 1)
-            conflicts.add(x, w, share * costs[index])
+            beside_input, beside_array = INSTRUCTIONS[task.opcode].weight_shares(task.fields)
+            conflicts.add(x, w, beside_input * costs[index])
         for near in range(max(0, index - _NEAR), min(len(flat), index + _NEAR + 1)):
             other_image, other = flat[near]
             if ENGINE_OF[other.opcode] != Engine.ARRAY:
@@ -197,11 +195,9 @@ def _conflicts(flat, constants, slots, target):
                 mine = slots.of(name, image)
                 conflicts.add(mine, b, cycles)
                 conflicts.add(mine, a, cycles * load / 2)
-            if w is not None and task.opcode != Opcode.LOOKUP and (
-                    not task.fields.get("same_weights")):
-                share = 1 if task.opcode == Opcode.LINEAR else 0.3
-                conflicts.add(w, b, share * cycles)
-                conflicts.add(w, a, share * load * cycles / 2)
+            if w is not None and beside_array:
+                conflicts.add(w, b, beside_array * cycles)
+                conflicts.add(w, a, beside_array * load * cycles / 2)
     return conflicts
 
 
