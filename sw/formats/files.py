@@ -2,10 +2,12 @@
 
 import hashlib
 
+__all__ = ["sha256_of"]
+
 HASH_BLOCK = 1 << 20
 
 
-def sha256_of(path):
+def sha256_of(path) -> str:
     """Hash of a file, hexadecimal, read in blocks."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

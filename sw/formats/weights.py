@@ -10,12 +10,15 @@ import zipfile
 
 import numpy as np
 
+__all__ = ["c_array", "c_name", "npz_bytes", "parameters", "quantizations", "vectors_header",
+           "weights_header", "weights_npz"]
+
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t"}
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file can hold
 LINE_WIDTH = 100
 
 
-def parameters(program):
+def parameters(program) -> dict[str, np.ndarray]:
     """Dict "NODE.FIELD" to int array: weights, biases, multipliers, shifts, zero points, bounds.
 
     Nested parameter objects give dotted names: conv0.rescale.multiplier.
@@ -37,7 +40,7 @@ def parameters(program):
     return found
 
 
-def quantizations(program):
+def quantizations(program) -> dict[str, np.ndarray]:
     """Dict "TENSOR.scale" to float64 and "TENSOR.zero_point" to int64, both of shape ()."""
     found = {}
     for name, tensor in program.tensors.items():
@@ -46,7 +49,7 @@ def quantizations(program):
     return found
 
 
-def npz_bytes(arrays):
+def npz_bytes(arrays) -> bytes:
     """A dict of arrays as an uncompressed .npz file with fixed times."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -57,19 +60,19 @@ def npz_bytes(arrays):
     return buffer.getvalue()
 
 
-def weights_npz(program):
+def weights_npz(program) -> bytes:
     """weights.npz: members of `parameters` under "node/", of `quantizations` under "tensor/"."""
     arrays = {f"node/{name}": value for name, value in parameters(program).items()}
     arrays.update({f"tensor/{name}": value for name, value in quantizations(program).items()})
     return npz_bytes(arrays)
 
 
-def c_name(name):
+def c_name(name) -> str:
     """A name of the program as part of a C identifier."""
     return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
-def c_array(name, array):
+def c_array(name, array) -> str:
     """`static const TYPE name[N] = {...};`, elements in C order, with the shape as a comment."""
     values, lines, line = np.asarray(array), [], " "
     for value in values.ravel().tolist():
@@ -100,7 +103,7 @@ def _narrow(array):
     return array
 
 
-def weights_header(program):
+def weights_header(program) -> str:
     """weights.h: every parameter array and every tensor's scale and zero point."""
     lines = [f'#define LOCKSTEP_PROGRAM_SHA256 "{program.sha256}"\n']
     lines.append("/* real = scale * (code - zero_point) */")
@@ -115,7 +118,7 @@ def weights_header(program):
                    "\n".join(lines))
 
 
-def vectors_header(program, inputs, outputs):
+def vectors_header(program, inputs, outputs) -> str:
     """vectors.h: int8 input codes (N, ...) and the output codes the program gives for them."""
     size = [int(np.prod(codes.shape[1:])) for codes in (inputs, outputs)]
     body = (f"#define LOCKSTEP_N_VECTORS {len(inputs)}\n#define LOCKSTEP_INPUT_SIZE {size[0]}\n"

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import NoReturn
 
 import numpy as np
 
 from golden.errors import LockstepError
+
+__all__ = ["Graph", "OperatorInfo", "TensorInfo", "check_activation"]
 
 MOST_ELEMENTS = 1 << 26     # of an activation
 
@@ -31,17 +34,17 @@ class TensorInfo:
     data: np.ndarray | None
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         """The scale of a tensor that has one, a Python float of the float32 value."""
         return float(self.scales[0])
 
     @property
-    def zero_point(self):
+    def zero_point(self) -> int:
         """The zero point of a tensor that has one."""
         return int(self.zero_points[0])
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Elements, the batch included."""
         return prod(self.shape)
 
@@ -57,25 +60,25 @@ class OperatorInfo:
     options: dict
 
     @property
-    def output(self):
+    def output(self) -> TensorInfo:
         """The TensorInfo of the first output."""
         return self.outputs[0]
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The first output's name."""
         return self.output.name
 
     @property
-    def title(self):
+    def title(self) -> str:
         """What a message calls it."""
         return f"Operator {self.kind} (tensor {self.name!r})"
 
-    def refuse(self, why):
+    def refuse(self, why) -> NoReturn:
         """Raise LockstepError naming the operator."""
         raise LockstepError(f"{self.title}: {why}")
 
-    def constant(self, position, what, dtypes, ndim=None):
+    def constant(self, position, what, dtypes, ndim=None) -> np.ndarray:
         """The array of a constant input; LockstepError for a computed one or another type."""
         info = self.inputs[position] if position < len(self.inputs) else None
         if info is None or info.data is None:
@@ -87,7 +90,7 @@ class OperatorInfo:
             self.refuse(f"{what} must have {ndim} dimensions, not {info.data.ndim}")
         return info.data
 
-    def activation(self, position, rank=None):
+    def activation(self, position, rank=None) -> TensorInfo:
         """The TensorInfo of an int8 input that is computed; checked as `check_activation` does."""
         info = self.inputs[position] if position < len(self.inputs) else None
         if info is None:
@@ -110,14 +113,14 @@ class Graph:
     outputs: tuple
 
     @property
-    def names(self):
+    def names(self) -> set[str]:
         """The set of the names of all tensors that count."""
         groups = (self.inputs, *((*operator.inputs, *operator.outputs)
                                  for operator in self.operators))
         return {info.name for infos in groups for info in infos if info}
 
 
-def check_activation(info, is_constant=False):
+def check_activation(info, is_constant=False) -> None:
     """LockstepError unless the tensor is int8 of one scale and zero point and a known shape.
 
     is_constant: it may lack the batch

@@ -17,6 +17,8 @@ from golden.errors import LockstepError
 from sw.formats.tflite.graph import Graph, OperatorInfo, TensorInfo
 from sw.formats.tflite.registry import KINDS
 
+__all__ = ["read"]
+
 IDENTIFIER = b"TFL3"
 MOST_ENTRIES = 1 << 16      # operators, and tensors, of a file
 MOST_NUMBERS = 1 << 22      # of all shapes, scales and operands, with the letters of names
@@ -29,7 +31,7 @@ OPERATOR_NAMES = {value: name for name, value in vars(tflite.BuiltinOperator).it
                   if not name.startswith("_")}
 
 
-def read(path):
+def read(path) -> Graph:
     """The `Graph` of a file.
 
     Raises LockstepError for a file that is no TFLite model, is damaged or cut short, or holds
@@ -76,12 +78,12 @@ class _Reader:
             raise LockstepError(f"Shapes, scales, operands and names of a model have at most "
                                 f"{MOST_NUMBERS} entries in all")
 
-    def numbers(self, table, field, dtype=np.int32):
+    def numbers(self, table, field, dtype=np.int32) -> np.ndarray:
         """The vector of a field, empty where it is absent."""
         self._count(getattr(table, f"{field}Length")())
         return _vector(table, field, dtype)
 
-    def text(self, value):
+    def text(self, value) -> str:
         """The text of a field, empty where it is absent."""
         self._count(len(value or b""))
         return (value or b"").decode("utf-8", "replace")

@@ -1,11 +1,14 @@
 """From a .onnx file to a Program, or to a float network that can be quantized."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from golden.errors import LockstepError
-from golden.program import Quantization
+from golden.program import Program, Quantization
 from sw.formats.files import sha256_of
 from sw.formats.onnx.importer import qdq, qlinear
 from sw.formats.onnx.importer.exported import exported_program
@@ -14,16 +17,21 @@ from sw.formats.onnx.importer.model_file import read
 from sw.formats.onnx.importer.quantized import QuantizedWalk
 from sw.formats.onnx.importer.values import Codes, Pending, Product, Real
 
+if TYPE_CHECKING:
+    from torch import nn  # taken where a float network is made
+
+__all__ = ["import_network", "import_onnx", "is_quantized", "unsupported_operators"]
+
 QuantizedWalk.converters = {**qdq.CONVERTERS, **qlinear.CONVERTERS}
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", *qlinear.CONVERTERS}
 
 
-def is_quantized(graph):
+def is_quantized(graph) -> bool:
     """Does a Graph hold operators of quantization?"""
     return any(node.kind in QUANTIZED for node in graph.nodes)
 
 
-def import_onnx(path):
+def import_onnx(path) -> Program:
     """The Program of a quantized .onnx file, in QDQ or QLinear form or as Lockstep exports it.
 
     Its tensors have the names that their codes have in the file. `metadata` says what the host
@@ -50,7 +58,7 @@ def import_onnx(path):
     return program
 
 
-def import_network(path):
+def import_network(path) -> nn.Module:
     """The float network of a .onnx file, in evaluation mode, for `sw.ptq.quantize.quantize`.
 
     Its layers are called after the file's nodes. A last Softmax is left to the host.
@@ -74,7 +82,7 @@ def import_network(path):
         raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def unsupported_operators(path):
+def unsupported_operators(path) -> dict[str, list[str]]:
     """dict of the operators that keep a .onnx file out to the names of their nodes.
 
     Raises LockstepError for a file that cannot be read as a graph.

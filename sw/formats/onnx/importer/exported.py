@@ -9,10 +9,13 @@ import onnx
 from onnx import numpy_helper
 
 from golden.errors import LockstepError
+from golden.program import Program
 from golden.program.verify import verify
 from sw.formats.onnx.exporter.integer import export_integer, export_qdq
 from sw.formats.onnx.exporter.metadata import PREFIX, program_of
 from sw.formats.onnx.importer.model_file import array_of
+
+__all__ = ["exported_program"]
 
 EXPORTS = {"integer": export_integer, "qdq": export_qdq}
 
@@ -53,7 +56,7 @@ def _inside(graph, folder):
     return graph
 
 
-def exported_program(model, folder):
+def exported_program(model, folder) -> tuple[Program | None, str | None]:
     """(Program, None) of a model of `sw.formats.onnx.exporter.integer`; (None, why) where its graph
     is another one.
 

@@ -5,6 +5,8 @@ A convolution, linear layer or sum stays open for the norm, constants and activa
 behind it as long as nothing else reads what lies between.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +20,10 @@ from sw.formats.onnx.importer.network import FLOAT, ImportedNetwork
 from sw.formats.onnx.importer.walk import Walk, check_dropout, normalisation, per_channel
 from sw.layers.graph_layers import PaddedMaxPool2d, QActivation, QConcat, QPaddedAvgPool2d
 from sw.layers.weighted import QAdd, QConv2d, QGlobalAvgPool2d, QLinear, WeightedLayer
+
+__all__ = ["FloatWalk", "Open", "Padded", "Value", "activation", "add", "average_pool",
+           "batch_normalization", "concat", "constant_operand", "conv", "global_average_pool",
+           "identity", "linear", "max_pool", "mul", "pad", "reshape", "same", "sub"]
 
 PIXEL = Window(kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0))
 
@@ -39,7 +45,7 @@ class Padded:
     padding: tuple
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:
         channels, rows, columns = self.source.shape
         top, left, bottom, right = self.padding
         return channels, rows + top + bottom, columns + left + right
@@ -110,7 +116,7 @@ class FloatWalk(Walk):
         self.network = ImportedNetwork(shape, graph.source)
         self.values[graph.source] = Value(name=self.network.source, shape=shape)
 
-    def close(self, name):
+    def close(self, name) -> Value | np.ndarray:
         """The Value of a tensor; an Open or Padded one enters the network."""
         value = self.value(name)
         if isinstance(value, Padded):
@@ -123,26 +129,26 @@ class FloatWalk(Walk):
         self.values[name] = value
         return value
 
-    def tensor(self, node, position=0):
+    def tensor(self, node, position=0) -> Value:
         """The Value that an input of a node is."""
         value = self.operand(node, position)
         if isinstance(value, np.ndarray):
             node.refuse(f"input {position} must be computed, not a constant")
         return self.close(node.inputs[position])
 
-    def add(self, node, layer, inputs, shape):
+    def add(self, node, layer, inputs, shape) -> Value:
         """A layer of its own; returns its Value."""
         self.check_size(node, shape)
         name = self.network.append(node.name, layer, [value.name for value in inputs])
         return Value(name=name, shape=tuple(shape))
 
-    def opened(self, node, layer):
+    def opened(self, node, layer) -> Open | Value:
         """What the node's output becomes: an Open layer stays so for its only reader."""
         self.check_size(node, layer.shape)
         self.values[node.output] = layer
         return layer if self.readers.get(node.output, 0) == 1 else self.close(node.output)
 
-    def affine(self, node):
+    def affine(self, node) -> Open:
         """An Open product, not yet activated, that input 0 is or that is made behind it."""
         value = self.operand(node, 0)
         if isinstance(value, Open) and value.weights is not None and value.activation is None:
@@ -152,7 +158,7 @@ class FloatWalk(Walk):
             node.refuse("must follow a convolution or linear layer, or read an image")
         return identity(node, source)
 
-    def join(self, node, factor, offset):
+    def join(self, node, factor, offset) -> Open | Value:
         """factor * x + offset, (C,) each, into the product in front."""
         layer = self.affine(node)
         layer.offset = layer.offset * factor + offset
@@ -160,7 +166,7 @@ class FloatWalk(Walk):
         return self.opened(node, layer)
 
 
-def identity(node, source, padding=(0, 0, 0, 0)):
+def identity(node, source, padding=(0, 0, 0, 0)) -> Open:
     """A depthwise convolution with weights of 1."""
     channels, rows, columns = source.shape
     window = Window(kernel=(1, 1), stride=(1, 1), padding=padding)
@@ -170,7 +176,7 @@ def identity(node, source, padding=(0, 0, 0, 0)):
                 offset=np.zeros(channels))
 
 
-def conv(walk, node):
+def conv(walk, node) -> Open | Value:
     value = walk.operand(node, 0)
     source, extra = (value.source, value.padding) if isinstance(value, Padded) \
         else (walk.tensor(node), (0, 0, 0, 0))
@@ -202,7 +208,7 @@ def _bias(walk, node, n_outputs):
     return np.broadcast_to(bias.reshape(-1), n_outputs)
 
 
-def linear(walk, node):
+def linear(walk, node) -> Open | Value:
     """Gemm and MatMul with constant weights."""
     source, weights = walk.tensor(node), walk.constant(node, 1, "weights")
     if weights.ndim != 2 or len(source.shape) != 1:
@@ -223,12 +229,12 @@ def linear(walk, node):
                                   offset=offset))
 
 
-def batch_normalization(walk, node):
+def batch_normalization(walk, node) -> Open | Value:
     layer = walk.affine(node)
     return walk.join(node, *normalisation(walk, node, layer.shape))
 
 
-def add(walk, node):
+def add(walk, node) -> Value:
     """A sum of two tensors, or of a tensor and a constant per channel."""
     if len(node.inputs) == 1:
         return walk.tensor(node)
@@ -247,7 +253,7 @@ def add(walk, node):
     return constant_operand(walk, node, constants[0], 1.0)
 
 
-def constant_operand(walk, node, position, sign):
+def constant_operand(walk, node, position, sign) -> Open | Value:
     """x + sign * c for a constant c at `position`."""
     if len(node.inputs) != 2:
         node.refuse("a sum with constants must have 2 inputs")
@@ -257,13 +263,13 @@ def constant_operand(walk, node, position, sign):
     return walk.join(node, np.ones(layer.shape[0]), sign * offset)
 
 
-def sub(walk, node):
+def sub(walk, node) -> Open | Value:
     if walk.is_constant(node.inputs[0]):
         node.refuse("the second operand must be the constant")
     return constant_operand(walk, node, 1, -1.0)
 
 
-def mul(walk, node):
+def mul(walk, node) -> Open | Value:
     """A product with a constant per channel; Div by one."""
     if walk.is_constant(node.inputs[0]) and node.kind == "Mul":
         node = node.swapped()
@@ -276,7 +282,7 @@ def mul(walk, node):
     return walk.join(node, factor, np.zeros(layer.shape[0]))
 
 
-def activation(walk, node):
+def activation(walk, node) -> Open | Value:
     """Relu, and Clip with their bounds."""
     low, high = walk.bounds(node) if node.kind == "Clip" else (0.0, np.inf)
     names = {(0.0, np.inf): "relu", (0.0, 6.0): "relu6", (-np.inf, np.inf): None}
@@ -293,7 +299,7 @@ def activation(walk, node):
                                   activation=name))
 
 
-def max_pool(walk, node):
+def max_pool(walk, node) -> Value:
     source = walk.tensor(node)
     window = geometry.window_of(node, source.shape)
     geometry.check_pool(node, window)
@@ -302,7 +308,7 @@ def max_pool(walk, node):
     return walk.add(node, layer, [source], (source.shape[0], *size))
 
 
-def average_pool(walk, node):
+def average_pool(walk, node) -> Value:
     source = walk.tensor(node)
     window = geometry.window_of(node, source.shape)
     included = geometry.check_pool(node, window)
@@ -312,7 +318,7 @@ def average_pool(walk, node):
     return walk.add(node, layer, [source], (source.shape[0], *size))
 
 
-def global_average_pool(walk, node):
+def global_average_pool(walk, node) -> Value:
     """GlobalAveragePool, and ReduceMean over height and width."""
     source, flat = walk.tensor(node), False
     if node.kind == "ReduceMean":
@@ -324,7 +330,7 @@ def global_average_pool(walk, node):
     return walk.add(node, nn.Flatten(), [pooled], pooled.shape[:1]) if flat else pooled
 
 
-def reshape(walk, node):
+def reshape(walk, node) -> Value:
     """Reshape, Flatten, Squeeze and Unsqueeze: to one dimension, or to the same shape."""
     source = walk.tensor(node)
     shape = geometry.new_shape(walk, node, source.shape)
@@ -336,19 +342,19 @@ def reshape(walk, node):
     return walk.add(node, nn.Flatten(), [source], shape)
 
 
-def concat(walk, node):
+def concat(walk, node) -> Value:
     inputs = [walk.tensor(node, position) for position in range(len(node.inputs))]
     shape = geometry.joined(node, [value.shape for value in inputs])
     return walk.add(node, QConcat(FLOAT), inputs, shape) if len(inputs) > 1 else inputs[0]
 
 
-def pad(walk, node):
+def pad(walk, node) -> Padded:
     source = walk.tensor(node)
     padding = geometry.pad_sides(walk, node, source.shape)
     return Padded(node=node, source=source, padding=padding)
 
 
-def same(walk, node):
+def same(walk, node) -> Value | Open | np.ndarray:
     """Identity and Dropout."""
     check_dropout(walk, node)
     value = walk.operand(node, 0)

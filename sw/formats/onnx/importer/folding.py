@@ -9,6 +9,8 @@ from onnx.reference import ReferenceEvaluator
 
 from sw.formats.onnx.importer.model_file import MOST_ELEMENTS, TYPE_NAMES, TYPES, array_of
 
+__all__ = ["FOLDABLE", "Folder"]
+
 MOST_FOLDED = 1 << 29       # elements of all constants that are computed
 FOLDABLE = {"Constant", "ConstantOfShape", "Shape", "Size", "Gather", "Unsqueeze", "Squeeze",
             "Concat", "Cast", "Reshape", "Flatten", "Transpose", "Slice", "Identity", "Add", "Sub",
@@ -24,7 +26,7 @@ class Folder:
     def __init__(self, graph):
         self._graph, self._left = graph, MOST_FOLDED
 
-    def fold(self, node, inputs):
+    def fold(self, node, inputs) -> list[np.ndarray]:
         """The arrays that a node of FOLDABLE writes.
 
         inputs: arrays, None where one is left out

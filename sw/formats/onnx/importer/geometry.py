@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from golden.ops import windows
 
+__all__ = ["Window", "check_pool", "flattened", "joined", "new_shape", "output_size", "pad_sides",
+           "pixel_axes", "reshaped", "window_of", "with_ones", "without_ones"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
@@ -22,12 +25,12 @@ class Window:
     bare: bool = False
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Pixels of the kernel."""
         return self.kernel[0] * self.kernel[1]
 
 
-def window_of(node, shape, kernel=None):
+def window_of(node, shape, kernel=None) -> Window:
     """The Window of a Conv or pool on an input of `shape` (C, H, W).
 
     kernel: that of the weights, where there are some
@@ -89,7 +92,7 @@ def _ceiled(size, kernel, stride, padding, dilation):
     return tuple(padding), grown
 
 
-def reshaped(node, shape, target, batch, allow_zero=False):
+def reshaped(node, shape, target, batch, allow_zero=False) -> tuple:
     """The shape without the batch that a Reshape to `target` gives.
 
     shape: of the input without the batch; target: numbers with the batch in front
@@ -115,7 +118,7 @@ def reshaped(node, shape, target, batch, allow_zero=False):
     return result[1:]
 
 
-def flattened(node, shape):
+def flattened(node, shape) -> tuple:
     """The shape without the batch that a Flatten gives."""
     axis = node.attributes.get("axis", 1)
     if axis != 1 and axis != -len(shape):
@@ -126,7 +129,7 @@ def flattened(node, shape):
     return (size,)
 
 
-def without_ones(node, shape, axes):
+def without_ones(node, shape, axes) -> tuple:
     """The shape without the batch after a Squeeze of `axes`, None for all of length 1."""
     rank = len(shape) + 1
     if axes is None:
@@ -138,7 +141,7 @@ def without_ones(node, shape, axes):
     return kept or (1,)
 
 
-def with_ones(node, shape, axes):
+def with_ones(node, shape, axes) -> tuple:
     """The shape without the batch after an Unsqueeze of `axes`."""
     rank = len(shape) + 1 + len(axes)
     axes = sorted(int(axis) % rank for axis in axes)
@@ -150,7 +153,7 @@ def with_ones(node, shape, axes):
     return tuple(sizes[1:])
 
 
-def pixel_axes(node, axes, shape):
+def pixel_axes(node, axes, shape) -> bool:
     """True where axes name height and width of (C, H, W); LockstepError otherwise."""
     if len(shape) != 3 or sorted(int(axis) % 4 for axis in axes) != [2, 3]:
         node.refuse(f"the mean is taken over height and width (axes 2 and 3), "
@@ -158,7 +161,7 @@ def pixel_axes(node, axes, shape):
     return True
 
 
-def output_size(node, size, window):
+def output_size(node, size, window) -> tuple:
     """(H, W) that a window makes of an input of `size`; LockstepError where none fits."""
     try:
         return windows.output_size(size, window.kernel, window.stride, window.padding,
@@ -167,7 +170,7 @@ def output_size(node, size, window):
         node.refuse(error)
 
 
-def check_pool(node, window):
+def check_pool(node, window) -> bool:
     """LockstepError for what pools lack. Returns whether padding counts in an average.
 
     ONNX does not say what a window of padding alone gives (onnx/onnx issue 1922), and ONNX Runtime
@@ -183,7 +186,7 @@ def check_pool(node, window):
     return included or not any(window.padding)
 
 
-def new_shape(walk, node, shape):
+def new_shape(walk, node, shape) -> tuple:
     """What Reshape, Flatten, Squeeze or Unsqueeze make of a shape, all without the batch."""
     if node.kind == "Flatten":
         return flattened(node, shape)
@@ -195,7 +198,7 @@ def new_shape(walk, node, shape):
     return reshaped(node, shape, target, walk.batch, node.attributes.get("allowzero", 0))
 
 
-def joined(node, shapes):
+def joined(node, shapes) -> tuple:
     """The shape of tensors joined along the channels."""
     axis = node.attributes.get("axis", 1)
     if axis != 1 and axis != -len(shapes[0]):
@@ -205,7 +208,7 @@ def joined(node, shapes):
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def pad_sides(walk, node, shape):
+def pad_sides(walk, node, shape) -> tuple:
     """(top, left, bottom, right) of a Pad with zeros around an image."""
     mode = node.attributes.get("mode", "constant")
     value = float(node.attributes.get("value", 0.0))

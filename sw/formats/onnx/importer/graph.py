@@ -1,12 +1,18 @@
 """What an ONNX graph holds, as records, and the parts of it that a program needs."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 import numpy as np
 import onnx
 
 from golden.errors import LockstepError
 from sw.formats.onnx.importer.model_file import TYPE_NAMES, array_of
+
+__all__ = ["Graph", "NodeInfo", "host_tail", "make_graph", "needed_nodes", "reader_counts",
+           "writers_of"]
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 HOST = ("Softmax", "LogSoftmax", "DequantizeLinear", "QLinearSoftmax")
@@ -25,24 +31,24 @@ class NodeInfo:
     proto: object = field(repr=False)
 
     @property
-    def output(self):
+    def output(self) -> str:
         """The first output's name."""
         return self.outputs[0]
 
     @property
-    def title(self):
+    def title(self) -> str:
         """What a message calls it."""
         return f"Operator {self.kind} (node {self.name!r})"
 
-    def refuse(self, why):
+    def refuse(self, why) -> NoReturn:
         """Raise LockstepError naming the node."""
         raise LockstepError(f"{self.title}: {why}")
 
-    def swapped(self):
+    def swapped(self) -> NodeInfo:
         """The node with its two inputs in the other order."""
         return replace(self, inputs=(self.inputs[1], self.inputs[0]))
 
-    def integers(self, name, default=None, length=None):
+    def integers(self, name, default=None, length=None) -> list[int]:
         """An attribute of integers as a tuple; LockstepError for another length."""
         values = self.attributes.get(name)
         values = default if values is None else values
@@ -74,16 +80,16 @@ class Graph:
     folder: object
 
     @property
-    def names(self):
+    def names(self) -> set[str]:
         """The set of all tensors' names."""
         return {self.source, *self.tensors}.union(*(node.outputs for node in self.nodes))
 
-    def constant(self, name):
+    def constant(self, name) -> np.ndarray:
         """The array of an initializer; LockstepError as `array_of`."""
         return array_of(self.tensors[name], self.folder)
 
 
-def make_graph(model, folder):
+def make_graph(model, folder) -> Graph:
     """The Graph of an onnx.ModelProto. Raises LockstepError for what no program can be of."""
     graph = model.graph
     if graph.sparse_initializer:
@@ -140,7 +146,7 @@ def _node(proto, index):
                     proto=proto)
 
 
-def writers_of(nodes):
+def writers_of(nodes) -> dict[str, NodeInfo]:
     """dict of tensor name to the node that writes it; LockstepError where two write one."""
     writers = {}
     for node in nodes:
@@ -151,7 +157,7 @@ def writers_of(nodes):
     return writers
 
 
-def host_tail(graph, writers):
+def host_tail(graph, writers) -> tuple[str, list[NodeInfo]]:
     """(name of the program's output, the host's NodeInfos behind it in order).
 
     The host takes the last Softmax, and changes of type around and behind it.
@@ -174,7 +180,7 @@ def host_tail(graph, writers):
     return result, after
 
 
-def needed_nodes(graph, writers, result):
+def needed_nodes(graph, writers, result) -> list[NodeInfo]:
     """The nodes that `result` depends on, each after those it reads.
 
     Raises LockstepError for a tensor that nothing writes and for a cycle.
@@ -203,7 +209,7 @@ def needed_nodes(graph, writers, result):
     return order
 
 
-def reader_counts(nodes, result):
+def reader_counts(nodes, result) -> dict[str, int]:
     """dict of tensor name to how many inputs read it; the program's output has one more."""
     counts = {result: 1}
     for node in nodes:

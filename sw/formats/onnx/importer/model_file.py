@@ -18,6 +18,8 @@ from onnx import numpy_helper
 
 from golden.errors import LockstepError
 
+__all__ = ["MOST_ELEMENTS", "TYPES", "TYPE_NAMES", "array_of", "read"]
+
 MOST_BYTES = (1 << 31) - 1          # of a protobuf message
 MOST_ENTRIES = 1 << 16              # nodes, and tensors, of a model
 MOST_FIELDS = 1 << 20               # of a model, those of its messages included
@@ -30,7 +32,7 @@ TYPE_NAMES = {value: name.lower().replace("float", "float32") if name == "FLOAT"
 TYPES = ("float32", "double", "int8", "uint8", "int32", "int64", "bool", "int4", "uint4")
 
 
-def read(path):
+def read(path) -> onnx.ModelProto:
     """The onnx.ModelProto of a file, functions inlined; external data stays where it is.
 
     Raises LockstepError for a file that is no ONNX model, is damaged, cut short or too large;
@@ -158,7 +160,7 @@ def _varint(content, position):
     raise ValueError("a number of more than 10 bytes")
 
 
-def array_of(tensor, folder, name=None):
+def array_of(tensor, folder, name=None) -> np.ndarray:
     """The array of a TensorProto, 4-bit types as int8 or uint8.
 
     folder: where the model lies, for external data; name: in messages, where it has none itself

@@ -3,12 +3,15 @@
 import re
 from keyword import kwlist
 
+import torch
 from torch import nn
 
 from sw.formats.parts import check_weights
 from sw.layers.connect import connect
 from sw.layers.weighted import QInput
 from sw.quantize.recipes import make_recipe
+
+__all__ = ["FLOAT", "ImportedNetwork"]
 
 FLOAT = make_recipe("float")
 RESERVED = {"", "owner", "result", "source", *kwlist}   # as names of layers
@@ -39,7 +42,7 @@ class ImportedNetwork(nn.Module):
         self.add_module(name, layer)
         return name
 
-    def append(self, wanted, layer, inputs):
+    def append(self, wanted, layer, inputs) -> str:
         """Add a layer that reads the outputs of the layers of these names; returns its name."""
         self._n_weights += sum(weights.numel() for weights in layer.parameters())
         check_weights(self._n_weights)
@@ -47,12 +50,12 @@ class ImportedNetwork(nn.Module):
         self.steps.append((name, tuple(inputs)))
         return name
 
-    def finished(self, result):
+    def finished(self, result) -> nn.Module:
         """The network in evaluation mode, its output that of the layer `result`."""
         self.result = result
         return connect(self).eval()
 
-    def forward(self, x):
+    def forward(self, x) -> torch.Tensor:
         values = {self.source: getattr(self, self.source)(x)}
         last = {name: index for index, (_, inputs) in enumerate(self.steps) for name in inputs}
         for index, (name, inputs) in enumerate(self.steps):

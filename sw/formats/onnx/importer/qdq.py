@@ -23,11 +23,16 @@ from sw.formats.onnx.importer.values import (
 from sw.formats.onnx.importer.walk import check_dropout, normalisation, per_channel
 from sw.lower.integer_form import identity_conv
 
+__all__ = ["CONVERTERS", "add", "average_pool", "batch_normalization", "bias_values", "channelwise",
+           "clamp", "concat", "conv", "conv_fields", "dequantize", "function", "gated",
+           "global_average_pool", "linear", "max_pool", "pad", "product", "quantize", "reshape",
+           "same", "scaled", "transpose", "with_constant"]
+
 AFFINE_STEPS = 64       # per code of the input, of a constant that is added to one
 SCALE_TOLERANCE = 1e-6  # of a bias, relative to S_in * S_w, which is rounded to float32
 
 
-def product(walk, node, source, weights, axis, bias, geometry_fields):
+def product(walk, node, source, weights, axis, bias, geometry_fields) -> Product:
     """The Product of Codes and Weights whose outputs lie along `axis`, which is moved in front.
 
     bias: Weights of int32 codes, a float array, or None
@@ -55,7 +60,7 @@ def product(walk, node, source, weights, axis, bias, geometry_fields):
                    gain=np.ones(n_outputs), offset=offset, geometry=geometry_fields)
 
 
-def bias_values(node, bias, unit):
+def bias_values(node, bias, unit) -> np.ndarray:
     """The real bias, float64 (O,). Codes whose scale is S_in * S_w are taken as they are."""
     if isinstance(bias, Weights):
         if bias.codes.dtype == np.int32 and (np.abs(bias.scales / unit - 1)
@@ -70,7 +75,7 @@ def bias_values(node, bias, unit):
     return np.broadcast_to(values.reshape(-1), len(unit))
 
 
-def conv_fields(node, shape, weights):
+def conv_fields(node, shape, weights) -> dict:
     """Geometry of a Conv as fields of Conv2d."""
     window = geometry.window_of(node, shape, weights.shape[2:])
     groups = node.attributes.get("group", 1)
@@ -81,12 +86,12 @@ def conv_fields(node, shape, weights):
             "groups": groups}
 
 
-def quantize(walk, node):
+def quantize(walk, node) -> Codes:
     quantization, offset = walk.quantization(node, 1, 2, f"tensor {node.output!r}")
     return walk.emit(node, walk.operand(node, 0), quantization, offset)
 
 
-def dequantize(walk, node):
+def dequantize(walk, node) -> Weights | Real:
     if node.attributes.get("block_size", 0):
         node.refuse("scales of blocks are not supported")
     value = walk.operand(node, 0)
@@ -98,13 +103,13 @@ def dequantize(walk, node):
     return walk.real_of(node, node.inputs[0], quantization, offset)
 
 
-def conv(walk, node):
+def conv(walk, node) -> Product:
     source, weights = walk.real(node).codes, walk.weights(node, 1, 4)
     bias = walk.operand(node, 2) if walk.has(node, 2) else None
     return product(walk, node, source, weights, 0, bias, conv_fields(node, source.shape, weights))
 
 
-def linear(walk, node):
+def linear(walk, node) -> Product:
     """Gemm and MatMul with constant weights."""
     source, weights = walk.real(node).codes, walk.weights(node, 1, 2)
     if node.attributes.get("transA", 0) or node.attributes.get("alpha", 1.0) != 1.0:
@@ -116,7 +121,7 @@ def linear(walk, node):
     return product(walk, node, source, weights, axis, bias, None)
 
 
-def channelwise(walk, node):
+def channelwise(walk, node) -> Product:
     """The Product that input 0 is, or a depthwise one behind its codes."""
     value = walk.operand(node, 0)
     if isinstance(value, Product) and value.low == -np.inf and value.high == np.inf \
@@ -134,12 +139,12 @@ def channelwise(walk, node):
     return replace(product(walk, node, source, ones, 0, None, {"groups": channels}), flat=flat)
 
 
-def batch_normalization(walk, node):
+def batch_normalization(walk, node) -> Product:
     value = channelwise(walk, node)
     return value.affine(*normalisation(walk, node, value.shape))
 
 
-def add(walk, node):
+def add(walk, node) -> Pending:
     """A sum of two tensors, or of a tensor and a constant per channel."""
     if len(node.inputs) != 2:
         node.refuse(f"must have 2 inputs, not {len(node.inputs)}")
@@ -153,7 +158,7 @@ def add(walk, node):
     return Sum(inputs=(first, second), own_shape=first.shape)
 
 
-def with_constant(walk, node, position, constant):
+def with_constant(walk, node, position, constant) -> Product:
     """Add, Sub, Mul or Div of the tensor at `position` and a constant per channel."""
     if position and node.kind in ("Sub", "Div"):
         node.refuse("the second operand must be the constant")
@@ -168,7 +173,7 @@ def with_constant(walk, node, position, constant):
                           "Div": (1 / np.where(values, values, 1), zeros)}[node.kind])
 
 
-def scaled(walk, node):
+def scaled(walk, node) -> Pending:
     """Sub, Mul and Div with a constant; Mul of two tensors."""
     for position, other in ((1, 0), (0, 1)):
         if walk.is_fixed(node.inputs[position]):
@@ -178,7 +183,7 @@ def scaled(walk, node):
     return gated(node, walk.real(node).codes, walk.real(node, 1).codes)
 
 
-def gated(node, first, second):
+def gated(node, first, second) -> Gated:
     """The Gated of two Codes, in the order that it wants."""
     if np.prod(second.shape) > np.prod(first.shape):
         first, second = second, first
@@ -190,14 +195,14 @@ def gated(node, first, second):
     return Gated(inputs=(first, second), own_shape=first.shape)
 
 
-def function(walk, node):
+def function(walk, node) -> Function:
     """An operator of `FUNCTIONS`."""
     source = walk.real(node).codes
     return Function(inputs=(source,), own_shape=source.shape,
                     function=function_of(node, node.kind))
 
 
-def clamp(walk, node):
+def clamp(walk, node) -> Pending | Codes | Real:
     """Relu and Clip, on real values or on codes."""
     low, high = walk.bounds(node) if node.kind == "Clip" else (0.0, np.inf)
     value = walk.operand(node, 0)
@@ -212,7 +217,7 @@ def clamp(walk, node):
     return walk.on_codes(node, limits)
 
 
-def max_pool(walk, node):
+def max_pool(walk, node) -> Codes | Real:
     def window(codes):
         found = geometry.window_of(node, codes.shape)
         geometry.check_pool(node, found)
@@ -220,7 +225,7 @@ def max_pool(walk, node):
     return walk.on_codes(node, window)
 
 
-def average_pool(walk, node):
+def average_pool(walk, node) -> Mean:
     source = walk.real(node).codes
     window = geometry.window_of(node, source.shape)
     counts = geometry.check_pool(node, window)
@@ -229,7 +234,7 @@ def average_pool(walk, node):
                 counts_padding=counts)
 
 
-def global_average_pool(walk, node):
+def global_average_pool(walk, node) -> Mean:
     """GlobalAveragePool, and ReduceMean over height and width."""
     source = walk.real(node).codes
     channels, flat = source.shape[0], None
@@ -241,7 +246,7 @@ def global_average_pool(walk, node):
     return Mean(inputs=(source,), own_shape=(channels, 1, 1), window=None, flat=flat)
 
 
-def reshape(walk, node):
+def reshape(walk, node) -> Pending | Codes | Real:
     """Reshape, Flatten, Squeeze and Unsqueeze; of Weights only what keeps their shape."""
     value = walk.operand(node, 0)
     shape = geometry.new_shape(walk, node, value.shape)
@@ -251,7 +256,7 @@ def reshape(walk, node):
                          else ops.Reshape(shape=shape))
 
 
-def transpose(walk, node):
+def transpose(walk, node) -> Weights:
     """Of weights."""
     value = walk.operand(node, 0)
     if not isinstance(value, Weights):
@@ -260,7 +265,7 @@ def transpose(walk, node):
                                           value.codes.ndim))
 
 
-def concat(walk, node):
+def concat(walk, node) -> Join | Codes | Real:
     values = [walk.operand(node, position) for position in range(len(node.inputs))]
     if not all(isinstance(value, Codes) for value in values):
         values = [walk.real(node, position) for position in range(len(node.inputs))]
@@ -273,7 +278,7 @@ def concat(walk, node):
     return walk.on_codes(node, lambda *inputs: ops.Concat(axis=1))
 
 
-def pad(walk, node):
+def pad(walk, node) -> Codes | Real:
     """A convolution of weights 1 that pads with the zero point."""
     source = walk.real(node).codes
     padding = geometry.pad_sides(walk, node, source.shape)
@@ -283,7 +288,7 @@ def pad(walk, node):
         codes.shape[0], codes.quantization.zero_point, padding))
 
 
-def same(walk, node):
+def same(walk, node) -> object:
     """Identity and Dropout."""
     check_dropout(walk, node)
     return walk.operand(node, 0)

@@ -10,7 +10,10 @@ import numpy as np
 from sw.formats.onnx.importer import geometry
 from sw.formats.onnx.importer.functions import function_of
 from sw.formats.onnx.importer.qdq import conv_fields, gated, product
-from sw.formats.onnx.importer.values import Function, Join, Mean, Sum, Weights
+from sw.formats.onnx.importer.values import Codes, Function, Join, Mean, Sum, Weights
+
+__all__ = ["CONVERTERS", "add", "average_pool", "concat", "conv", "function", "gemm",
+           "global_average_pool", "matmul", "mul"]
 
 
 def _written(walk, node, value, scale, zero_point):
@@ -37,19 +40,19 @@ def _bias(walk, node, position, source, weights):
     return codes.reshape(-1) * (source.quantization.scale * weights.scales)
 
 
-def conv(walk, node):
+def conv(walk, node) -> Codes:
     source, weights = walk.coded(node, 0, 1, 2), _weights(walk, node, 3, 4, 0)
     bias = _bias(walk, node, 8, source, weights)
     fields = conv_fields(node, source.shape, weights)
     return _written(walk, node, product(walk, node, source, weights, 0, bias, fields), 6, 7)
 
 
-def matmul(walk, node):
+def matmul(walk, node) -> Codes:
     source, weights = walk.coded(node, 0, 1, 2), _weights(walk, node, 3, 2, 1)
     return _written(walk, node, product(walk, node, source, weights, 1, None, None), 6, 7)
 
 
-def gemm(walk, node):
+def gemm(walk, node) -> Codes:
     axis = 0 if node.attributes.get("transB", 0) else 1
     source, weights = walk.coded(node, 0, 1, 2), _weights(walk, node, 3, 2, axis)
     if node.attributes.get("transA", 0) or node.attributes.get("alpha", 1.0) != 1.0:
@@ -60,7 +63,7 @@ def gemm(walk, node):
     return _written(walk, node, product(walk, node, source, weights, axis, bias, None), 7, 8)
 
 
-def add(walk, node):
+def add(walk, node) -> Codes:
     first, second = walk.coded(node, 0, 1, 2), walk.coded(node, 3, 4, 5)
     if first.shape != second.shape:
         node.refuse(f"inputs must have equal shapes, not {list(first.shape)} and "
@@ -68,19 +71,19 @@ def add(walk, node):
     return _written(walk, node, Sum(inputs=(first, second), own_shape=first.shape), 6, 7)
 
 
-def mul(walk, node):
+def mul(walk, node) -> Codes:
     first, second = walk.coded(node, 0, 1, 2), walk.coded(node, 3, 4, 5)
     return _written(walk, node, gated(node, first, second), 6, 7)
 
 
-def function(walk, node):
+def function(walk, node) -> Codes:
     source = walk.coded(node, 0, 1, 2)
     return _written(walk, node, Function(
         inputs=(source,), own_shape=source.shape,
         function=function_of(node, node.kind.removeprefix("QLinear"))), 3, 4)
 
 
-def concat(walk, node):
+def concat(walk, node) -> Codes:
     codes = tuple(walk.coded(node, position, position + 1, position + 2)
                   for position in range(2, len(node.inputs), 3))
     shape = geometry.joined(node, [item.shape for item in codes])
@@ -93,7 +96,7 @@ def _pooled(walk, node):
     return walk.coded(node, 0, 1, 2)
 
 
-def average_pool(walk, node):
+def average_pool(walk, node) -> Codes:
     source = _pooled(walk, node)
     window = geometry.window_of(node, source.shape)
     counts = geometry.check_pool(node, window)
@@ -102,7 +105,7 @@ def average_pool(walk, node):
                                      window=window, counts_padding=counts), 3, 4)
 
 
-def global_average_pool(walk, node):
+def global_average_pool(walk, node) -> Codes:
     source = _pooled(walk, node)
     if len(source.shape) != 3:
         node.refuse(f"must have an input of 4 dimensions, not {len(source.shape) + 1}")

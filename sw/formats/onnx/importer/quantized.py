@@ -12,6 +12,8 @@ from sw.formats.onnx.importer.values import Codes, Pending, Raw, Real, Shift, We
 from sw.formats.onnx.importer.walk import Walk
 from sw.formats.parts import Parts
 
+__all__ = ["QuantizedWalk"]
+
 OFFSETS = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}
 
 
@@ -31,17 +33,18 @@ class QuantizedWalk(Walk):
         self.values[graph.source] = Raw(shape=shape) if offset is None else Codes(
             name=graph.source, shape=shape, quantization=None, offset=offset)
 
-    def constant(self, node, position, what):
+    def constant(self, node, position, what) -> np.ndarray:
         value = self.operand(node, position)
         if isinstance(value, Weights):
             return value.real()
         return super().constant(node, position, what)
 
-    def is_fixed(self, name):
+    def is_fixed(self, name) -> bool:
         """Is the tensor a constant, quantized or not?"""
         return self.is_constant(name) or isinstance(self.values.get(name), Weights)
 
-    def parameters(self, node, scale, zero_point, what, offset=128):
+    def parameters(self, node, scale, zero_point, what,
+                   offset=128) -> tuple[np.ndarray, np.ndarray, np.dtype]:
         """(scales, zero points, dtype of the codes) of a quantization, float64 and int64 (n,).
 
         scale, zero_point: positions of the inputs; what: they belong to
@@ -68,7 +71,7 @@ class QuantizedWalk(Walk):
                         f"not {len(flat)}")
         return scales, flat, points.dtype
 
-    def quantization(self, node, scale, zero_point, what, codes=None):
+    def quantization(self, node, scale, zero_point, what, codes=None) -> tuple[Quantization, int]:
         """(Quantization, offset) of an activation, which has one scale.
 
         codes: Codes of its type, which it has where the zero point is left out
@@ -83,7 +86,7 @@ class QuantizedWalk(Walk):
         offset = OFFSETS[dtype]
         return Quantization(scale=float(scales[0]), zero_point=int(points[0]) - offset), offset
 
-    def real_of(self, node, name, quantization, offset):
+    def real_of(self, node, name, quantization, offset) -> Real:
         """The Real of codes by name; their quantization must be this one."""
         codes = self.value(name)
         if not isinstance(codes, Codes) or codes.offset != offset:
@@ -101,7 +104,7 @@ class QuantizedWalk(Walk):
         self.input = Codes(name=name, shape=shape, quantization=quantization, offset=offset)
         return self.input
 
-    def emit(self, node, value, quantization, offset):
+    def emit(self, node, value, quantization, offset) -> Codes:
         """The Codes that a value becomes with a Quantization, named after the node's output."""
         name, is_raw = node.output, isinstance(value, Raw)
         if is_raw:
@@ -121,7 +124,7 @@ class QuantizedWalk(Walk):
         value.emit(self.parts, name, quantization)
         return Codes(name=name, shape=value.shape, quantization=quantization, offset=offset)
 
-    def real(self, node, position=0):
+    def real(self, node, position=0) -> Real:
         """The Real that an input is."""
         value = self.operand(node, position)
         if not isinstance(value, Real):
@@ -131,14 +134,14 @@ class QuantizedWalk(Walk):
                         f"QuantizeLinear and DequantizeLinear, but is {kind}")
         return value
 
-    def coded(self, node, position, scale, zero_point):
+    def coded(self, node, position, scale, zero_point) -> Codes:
         """The Codes that an input is; scale, zero_point: positions of its quantization."""
         what = f"tensor {node.inputs[position]!r}"
         quantization, offset = self.quantization(node, scale, zero_point, what,
                                                  self.operand(node, position))
         return self.real_of(node, node.inputs[position], quantization, offset).codes
 
-    def on_codes(self, node, make):
+    def on_codes(self, node, make) -> Codes | Real:
         """A node on one or several tensors that keeps their quantization, of codes or real.
 
         make(*codes): the operator, None where it changes nothing
@@ -158,7 +161,7 @@ class QuantizedWalk(Walk):
         self.check_size(node, made.shape)
         return Real(codes=made) if isinstance(values[0], Real) else made
 
-    def weights(self, node, position, ndim):
+    def weights(self, node, position, ndim) -> Weights:
         """The Weights of an input: int8 codes with zero point 0, one scale or one per output."""
         value = self.operand(node, position)
         if not isinstance(value, Weights):
@@ -166,7 +169,7 @@ class QuantizedWalk(Walk):
                         f"constants")
         return self.checked(node, value, ndim)
 
-    def checked(self, node, value, ndim):
+    def checked(self, node, value, ndim) -> Weights:
         """Weights as int8 with zero point 0; LockstepError naming the tensor otherwise."""
         what = f"(tensor {value.name!r})"
         if value.codes.dtype not in OFFSETS:

@@ -5,6 +5,8 @@ Reals gives a `Pending` result, of which a QuantizeLinear makes codes again: onl
 scale and zero point known.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,6 +16,9 @@ from golden import arith, ops
 from golden.ops import Rescale
 from golden.program import Quantization
 from sw.lower.integer_form import add_op, product_fields, shift_op
+
+__all__ = ["Codes", "Function", "Gated", "Join", "Mean", "Pending", "Product", "Raw", "Real",
+           "Shift", "Sum", "Weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class Real:
     codes: Codes
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:
         return self.codes.shape
 
 
@@ -63,7 +68,7 @@ class Weights:
     name: str
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:
         return self.codes.shape
 
     def _along(self, values):
@@ -72,11 +77,11 @@ class Weights:
             shape[self.axis] = len(values)
         return values.reshape(shape) if self.codes.ndim else values[0]
 
-    def real(self):
+    def real(self) -> np.ndarray:
         """The real values, float64."""
         return (self.codes - self._along(self.zero_points)) * self._along(self.scales)
 
-    def transposed(self, order):
+    def transposed(self, order) -> Weights:
         """The same with its axes in another order."""
         axis = list(order).index(self.axis % len(order)) if self.codes.ndim else 0
         return replace(self, codes=self.codes.transpose(order), axis=axis)
@@ -97,15 +102,15 @@ class Pending:
     flat: tuple | None = None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:
         return self.flat or self.own_shape
 
-    def clamped(self, low, high):
+    def clamped(self, low, high) -> Pending:
         """The result between two more bounds."""
         low = min(max(self.low, low), high)
         return replace(self, low=low, high=max(low, min(self.high, high)))
 
-    def bounds(self, target):
+    def bounds(self, target) -> tuple[int, int]:
         """(low, high) codes of the clamp in a Quantization."""
         low, high = arith.INT8_MIN, arith.INT8_MAX
         if self.low > -np.inf:
@@ -114,7 +119,7 @@ class Pending:
             high = int(arith.quantize(self.high, target.scale, target.zero_point))
         return low, max(low, high)
 
-    def rescale(self, factors, target):
+    def rescale(self, factors, target) -> Rescale:
         """The Rescale of real factors, one where all are equal."""
         factors = np.atleast_1d(factors)
         if (factors == factors[0]).all():
@@ -122,7 +127,7 @@ class Pending:
         low, high = self.bounds(target)
         return Rescale.from_factors(factors, zero_point=target.zero_point, low=low, high=high)
 
-    def emit(self, parts, name, target):
+    def emit(self, parts, name, target) -> str:
         """The nodes that write tensor `name` with a Quantization; returns the tensor's name."""
         if not self.flat:
             return self._emit(parts, name, target)
@@ -144,11 +149,11 @@ class Product(Pending):
     offset: np.ndarray
     geometry: dict | None
 
-    def affine(self, factor, offset):
+    def affine(self, factor, offset) -> Product:
         """factor * this + offset, (O,) each."""
         return replace(self, gain=self.gain * factor, offset=self.offset * factor + offset)
 
-    def operator(self, target):
+    def operator(self, target) -> ops.Conv2d | ops.Linear:
         """The Conv2d or Linear that gives codes of a Quantization."""
         source, = self.inputs
         fields, factors = product_fields(self.codes, self.unit * np.abs(self.gain), self.gain,
@@ -157,7 +162,7 @@ class Product(Pending):
         return ops.Linear(**fields) if self.geometry is None \
             else ops.Conv2d(**fields, **self.geometry)
 
-    def real_range(self):
+    def real_range(self) -> tuple[float, float]:
         """(low, high): bounds of the real result, 0 included."""
         flat = self.codes.reshape(len(self.codes), -1)
         span = np.array([arith.INT8_MIN, arith.INT8_MAX]) - self.inputs[0].quantization.zero_point
@@ -204,7 +209,7 @@ class Function(Pending):
 
     function: Callable
 
-    def table(self, target):
+    def table(self, target) -> np.ndarray:
         """int8 (256,): the code of each code, as DequantizeLinear, the function and QuantizeLinear
         give it in float32, ties to the even one."""
         quantization = self.inputs[0].quantization

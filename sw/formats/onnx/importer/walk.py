@@ -6,6 +6,8 @@ from golden.errors import LockstepError
 from sw.formats.onnx.importer.folding import FOLDABLE, Folder
 from sw.formats.onnx.importer.graph import host_tail, needed_nodes, reader_counts, writers_of
 
+__all__ = ["Walk", "check_dropout", "normalisation", "per_channel"]
+
 HOST_ONLY = ("Softmax", "LogSoftmax")
 MOST_ELEMENTS = 1 << 26     # of an activation
 
@@ -38,11 +40,11 @@ class Walk:
         self._folder = Folder(graph)
 
     @classmethod
-    def supported(cls):
+    def supported(cls) -> list[str]:
         """The operators that can be in a graph, sorted."""
         return sorted({*cls.converters, *HOST_ONLY, "Constant", "ConstantOfShape", "Shape"})
 
-    def unsupported(self):
+    def unsupported(self) -> list:
         """The nodes that cannot become part of a program, in order."""
         constants = set(self.graph.tensors) | {""}
         found = []
@@ -59,7 +61,7 @@ class Walk:
         return (node.kind in FOLDABLE and node.kind not in self.keeps
                 and all(name in constants for name in node.inputs))
 
-    def run(self):
+    def run(self) -> object:
         """Convert every node. Returns what the result became."""
         wrong = self.unsupported()
         if wrong:
@@ -97,19 +99,19 @@ class Walk:
         return np.array(shape[start:end], np.int64)
 
     @property
-    def batch(self):
+    def batch(self) -> int:
         """Images at once, as the file says; 1 where it leaves that open."""
         return self.graph.source_shape[0]
 
-    def is_constant(self, name):
+    def is_constant(self, name) -> bool:
         """Is the tensor an array?"""
         return name in self.graph.tensors or isinstance(self.values.get(name), np.ndarray)
 
-    def is_fixed(self, name):
+    def is_fixed(self, name) -> bool:
         """Is the tensor a constant in any form?"""
         return self.is_constant(name)
 
-    def value(self, name):
+    def value(self, name) -> object:
         """What a tensor became; an array for an initializer."""
         if name in self.values:
             return self.values[name]
@@ -117,24 +119,24 @@ class Walk:
             return self.graph.constant(name)
         raise LockstepError(f"Tensor {name!r} is written by no node before it is read")
 
-    def operand(self, node, position):
+    def operand(self, node, position) -> object:
         """What an input became; LockstepError where it is left out."""
         if position >= len(node.inputs) or not node.inputs[position]:
             node.refuse(f"input {position} is missing")
         return self.value(node.inputs[position])
 
-    def has(self, node, position):
+    def has(self, node, position) -> bool:
         """Is the input given?"""
         return position < len(node.inputs) and bool(node.inputs[position])
 
-    def constant(self, node, position, what):
+    def constant(self, node, position, what) -> np.ndarray:
         """The array of an input; LockstepError for a computed one."""
         value = self.operand(node, position)
         if not isinstance(value, np.ndarray):
             node.refuse(f"{what} must be a constant of the file")
         return value
 
-    def option(self, node, name, position, default=None):
+    def option(self, node, name, position, default=None) -> list[int] | None:
         """A list of integers that newer versions of an operator take as an input."""
         if name in node.attributes:
             return [int(value) for value in np.atleast_1d(node.attributes[name])]
@@ -142,13 +144,13 @@ class Walk:
             return [int(value) for value in self.constant(node, position, name).reshape(-1)]
         return default
 
-    def check_size(self, node, shape):
+    def check_size(self, node, shape) -> None:
         """LockstepError for an activation that no memory holds."""
         if np.prod([float(size) for size in shape]) > MOST_ELEMENTS:
             node.refuse(f"activations must have at most {MOST_ELEMENTS} elements, not shape "
                         f"{list(shape)}")
 
-    def bounds(self, node):
+    def bounds(self, node) -> tuple[float, float]:
         """(low, high) of a Clip, infinite where there is none."""
         result = []
         for position, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), 1):
@@ -163,7 +165,7 @@ class Walk:
         return -np.inf if low <= -largest else low, np.inf if high >= largest else high
 
 
-def per_channel(node, array, shape):
+def per_channel(node, array, shape) -> np.ndarray:
     """float64 (C,) of a constant that broadcasts over everything but the channels of `shape`."""
     array = np.asarray(array, np.float64)
     if array.size == 1 and array.ndim <= len(shape) + 1:
@@ -175,13 +177,13 @@ def per_channel(node, array, shape):
     return array.reshape(-1)
 
 
-def check_dropout(walk, node):
+def check_dropout(walk, node) -> None:
     """LockstepError for a Dropout that drops; an Identity passes."""
     if walk.has(node, 2) and walk.constant(node, 2, "training_mode").any():
         node.refuse("training_mode must be false")
 
 
-def normalisation(walk, node, shape):
+def normalisation(walk, node, shape) -> tuple[np.ndarray, np.ndarray]:
     """(factor, offset), float64 (C,) each, of a BatchNormalization in evaluation."""
     if node.attributes.get("training_mode", 0):
         node.refuse("training_mode must be 0")
