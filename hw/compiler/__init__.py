@@ -6,13 +6,13 @@ from golden.errors import LockstepError
 from golden.program.verify import verify
 from hw.compiler.lowering.lower import layouts, lower
 from hw.compiler.memory.build import assemble, is_whole
-from hw.compiler.memory.image import Block, Image, Placement, Step
+from hw.compiler.memory.image import Block, Image, NodeStep, Placement
 from hw.compiler.refusals import CannotRun, DoesNotFit
 from hw.compiler.scheduling.order import orders
 from hw.compiler.tiling.tile import tile
 from hw.targets import Target
 
-__all__ = ["Block", "CannotRun", "DoesNotFit", "Image", "Placement", "Step", "compile_program"]
+__all__ = ["Block", "CannotRun", "DoesNotFit", "Image", "Placement", "NodeStep", "compile_program"]
 
 
 def compile_program(program, target: Target, batch: int = 1) -> Image:

@@ -7,8 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from golden.arith import INT8_MIN
-from hw.compiler.lowering.cover import usual_cover
-from hw.compiler.lowering.products import INSTRUCTION_CYCLES, Product, product_tasks, tile_cycles
+from hw.compiler.lowering.products import (
+    INSTRUCTION_CYCLES,
+    ArrayProduct,
+    product_tasks,
+    tile_cycles,
+)
+from hw.compiler.lowering.reduction import tap_reduction
 from hw.compiler.lowering.task import NodeContext, Task, Window2d, parameter_block, rescale_fields
 from hw.compiler.scheduling.estimate import estimate_fields
 from hw.isa import DEPTHWISE_KERNEL, Format, Opcode, decode, encode, field_of
@@ -48,7 +53,7 @@ def _by_words(values, columns):
         -1, columns)
 
 
-def depthwise_tasks(context: NodeContext, product: Product) -> list[Task]:
+def depthwise_tasks(context: NodeContext, product: ArrayProduct) -> list[Task]:
     """Every output channel sees the input channel of its own number."""
     window, columns = product.window, context.target.columns
     fields = window_fields(context, window)
@@ -70,7 +75,7 @@ def sum_tasks(context: NodeContext, window: Window2d, bias, rescale, pad, out_wo
     fields = window_fields(context, window)
     if fields is None:
         ones = np.ones((n_channels, 1, *window.kernel), np.int8)
-        return product_tasks(context, Product(
+        return product_tasks(context, ArrayProduct(
             weights=ones, window=window, bias=np.broadcast_to(bias, (n_channels,)),
             rescale=rescale, pad=pad, groups=n_channels, out_channel=out_word * columns))
     fields |= {"pad": pad, "same_weights": 1, "out_base": out_word, **rescale_fields(rescale)}
@@ -127,7 +132,7 @@ def cycles_of(tasks: list[Task], target) -> int:
                                 decode(encode(Opcode.HALT))], target).cycles for task in tasks)
 
 
-def linear_tasks(context: NodeContext, product: Product) -> list[Task]:
+def linear_tasks(context: NodeContext, product: ArrayProduct) -> list[Task]:
     """A window of one position: the first outputs on the vector engine, the rest on the array.
 
     The two run side by side, so that the words of weights of both are used per cycle.
@@ -139,7 +144,7 @@ def linear_tasks(context: NodeContext, product: Product) -> list[Task]:
     pixel = context.x.n_chunks * columns
     n_inputs = (height * width - 1) * pixel + channels
     n_inputs += n_inputs % 2
-    steps = usual_cover(target, context.x, product.window).steps
+    steps = tap_reduction(target, context.x, product.window).steps
 
     def cycles(vector_words):
         rest = n_outputs - vector_words * columns

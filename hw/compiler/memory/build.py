@@ -9,7 +9,7 @@ import numpy as np
 from hw.compiler.lowering.dispatch import runs_whole
 from hw.compiler.lowering.task import vector_share
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
-from hw.compiler.memory.image import Block, Image, Step
+from hw.compiler.memory.image import Block, Image, NodeStep
 from hw.compiler.refusals import DoesNotFit
 from hw.compiler.scheduling.estimate import estimate_fields
 from hw.compiler.scheduling.schedule import Scheduler
@@ -288,8 +288,8 @@ def _decoded(program, bound):
     return decode([int(word) for word in encode_program(program, [bound])])
 
 
-def step_of(program, node, first, n, image, share=0) -> Step:
-    """The Step of a node of image ``image``, None for all: n instructions from ``first`` on.
+def step_of(program, node, first, n, image, share=0) -> NodeStep:
+    """The NodeStep of a node of image ``image``, None for all: n instructions from ``first`` on.
 
     share: of its MACs that the vector engine computes
     """
@@ -300,7 +300,7 @@ def step_of(program, node, first, n, image, share=0) -> Step:
         macs *= program.batch
         outputs = tuple(f"{name}#{k}" if k else name for name in node.outputs
                         for k in range(program.batch if program.tensors[name].batched else 1))
-    return Step(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,
+    return NodeStep(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,
                 n_instructions=n, outputs=outputs, macs=macs, vector_macs=int(macs * share))
 
 

@@ -19,7 +19,7 @@ from hw.compiler.memory.placement import Dense, Placement
 from hw.isa import MAGIC, N_WORDS, VERSION, Window, decode
 from hw.targets import Target, get_target
 
-__all__ = ["EXTERNAL_WINDOW", "Block", "Image", "Placement", "Step", "from_bus", "to_bus"]
+__all__ = ["EXTERNAL_WINDOW", "Block", "Image", "Placement", "NodeStep", "from_bus", "to_bus"]
 
 #: Top four address bits of the sections that belong into external memory, from byte 0 on.
 EXTERNAL_WINDOW = 0xF
@@ -27,7 +27,7 @@ _FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class NodeStep:
     """One node of the program: its instructions, its useful MACs, those of them that the vector
     engine computes, and the placements' names of the tensors that are there once they are over.
     """
@@ -79,7 +79,7 @@ class Image:
     parameters: np.ndarray
     blocks: tuple[Block, ...]
     placements: dict[str, Placement]
-    steps: tuple[Step, ...]
+    steps: tuple[NodeStep, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batch: int = 1
@@ -167,7 +167,7 @@ class Image:
                 program=about["program"], program_sha256=about["program_sha256"], target=target,
                 placements={name: _placement(place)
                             for name, place in about["placements"].items()},
-                steps=tuple(Step(**step | {"outputs": tuple(step["outputs"])})
+                steps=tuple(NodeStep(**step | {"outputs": tuple(step["outputs"])})
                             for step in about["steps"]),
                 inputs=tuple(about["inputs"]), outputs=tuple(about["outputs"]),
                 batch=about["batch"], metadata=about["metadata"],

@@ -7,7 +7,7 @@ import numpy as np
 from golden import ops
 from golden.ops import Rescale
 from hw.compiler.lowering.dispatch import lower_operator
-from hw.compiler.lowering.products import Product, product_tasks
+from hw.compiler.lowering.products import ArrayProduct, product_tasks
 from hw.compiler.lowering.task import NodeContext, Task, Window2d
 from hw.compiler.lowering.vectors import (
     add_task,
@@ -82,7 +82,7 @@ def _copy(context, out_channel) -> list[Task]:
     columns = context.target.columns
     if out_channel % columns == 0:
         return sum_tasks(context, window, 0, _unit_rescale(), 0, out_channel // columns)
-    return product_tasks(context, Product(
+    return product_tasks(context, ArrayProduct(
         weights=np.ones((n_channels, 1, 1, 1), np.int8), window=window,
         bias=np.zeros(n_channels, np.int64), rescale=_unit_rescale(), pad=0, groups=n_channels,
         out_channel=out_channel))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from golden import ops
-from hw.compiler.lowering.cover import dense_cover, usual_cover
 from hw.compiler.lowering.dispatch import input_layout, lower_operator
-from hw.compiler.lowering.products import Product, product_tasks
+from hw.compiler.lowering.products import ArrayProduct, product_tasks
+from hw.compiler.lowering.reduction import dense_reduction, tap_reduction
 from hw.compiler.lowering.task import NodeContext, Task, Window2d
 from hw.compiler.lowering.vectors import depthwise_tasks, linear_tasks
 
@@ -30,8 +30,8 @@ def _input_layout(op, target, place, by_rows):
     if len(place.shape) != 3 or _is_depthwise(op, place.shape[0]):
         return None
     window = _window(op, place.shape)
-    dense = dense_cover(target, place.stored, window, op.input_zero_point, by_rows)
-    is_better = dense and dense.steps < usual_cover(target, place, window).steps
+    dense = dense_reduction(target, place.stored, window, op.input_zero_point, by_rows)
+    is_better = dense and dense.steps < tap_reduction(target, place, window).steps
     return dense.dense if is_better else None
 
 
@@ -39,12 +39,12 @@ def _input_layout(op, target, place, by_rows):
 def _convolution(op, context: NodeContext) -> list[Task]:
     x = context.x
     window = _window(op, x.stored)
-    product = Product(weights=op.weights, window=window, bias=op.folded_bias(),
+    product = ArrayProduct(weights=op.weights, window=window, bias=op.folded_bias(),
                       rescale=op.rescale, pad=op.input_zero_point, groups=op.groups)
     if x.dense:
         by_rows = context.tiled or x.dense.x_step < x.dense.y_step
-        cover = dense_cover(context.target, x.stored, window, op.input_zero_point, by_rows)
-        return product_tasks(context, replace(product, cover=cover))
+        reduction = dense_reduction(context.target, x.stored, window, op.input_zero_point, by_rows)
+        return product_tasks(context, replace(product, reduction=reduction))
     if _is_depthwise(op, x.stored[0]):
         return depthwise_tasks(context, product)
     return _single_pixel_or_products(context, product)
@@ -56,7 +56,7 @@ def _linear(op, context: NodeContext) -> list[Task]:
     weights = op.weights.reshape(-1, channels, height, width)
     if context.x.channels_last:
         weights = op.weights.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-    return _single_pixel_or_products(context, Product(
+    return _single_pixel_or_products(context, ArrayProduct(
         weights=weights, window=Window2d(kernel=(height, width), output=(1, 1)),
         bias=op.folded_bias(), rescale=op.rescale, pad=op.input_zero_point))
 

@@ -18,8 +18,8 @@ from math import prod
 import numpy as np
 
 from golden import ops
-from hw.compiler.lowering.cover import Cover, dense_cover, usual_cover
 from hw.compiler.lowering.dispatch import lower_operator, runs_whole, tensor_layouts
+from hw.compiler.lowering.reduction import ReductionLayout, dense_reduction, tap_reduction
 from hw.compiler.lowering.task import (
     NodeContext,
     Task,
@@ -69,14 +69,14 @@ def _for_port_b(place: Placement, target, spare=0) -> Placement:
     return replace(place, spare=max(spare, place.spare), symmetric=target.packed)
 
 
-def _read_by_windows(target, place, window, zero_point) -> tuple[Cover, Placement]:
+def _read_by_windows(target, place, window, zero_point) -> tuple[ReductionLayout, Placement]:
     """How port a covers x, in the order of the weights' words, and how x then lies."""
     channels, n_taps = place.shape[0], window.n_taps
     order = np.arange(channels * n_taps).reshape(channels, -1).T
-    for cover in (usual_cover(target, replace(place, dense=None), window),
-                  dense_cover(target, place.shape, window, zero_point, by_rows=True)):
-        if cover and np.array_equal(cover.index.ravel(), order.ravel()):
-            return cover, replace(place, dense=cover.dense)
+    for reduction in (tap_reduction(target, replace(place, dense=None), window),
+                  dense_reduction(target, place.shape, window, zero_point, by_rows=True)):
+        if reduction and np.array_equal(reduction.index.ravel(), order.ravel()):
+            return reduction, replace(place, dense=reduction.dense)
     raise CannotRun(f"Training products need input channels that divide evenly into words of "
                     f"{target.word_bytes}, not {channels}")
 
@@ -115,18 +115,18 @@ def _weight_gradient_layouts(op, target, inputs, outputs):
 def _convolution_sums(op, context: NodeContext) -> list[Task]:
     (x, weights), y, target = context.inputs, context.y, context.target
     window = _window(op, weights.shape[2:], x.shape)
-    cover, _ = _read_by_windows(target, x, window, op.input_zero_point)
+    reduction, _ = _read_by_windows(target, x, window, op.input_zero_point)
     chunks = y.n_chunks
     return [context.task(Opcode.MATMUL, {
-        "slots": cover.slots, "period_count": cover.period_count, "wide": 1,
+        "slots": reduction.slots, "period_count": reduction.period_count, "wide": 1,
         "outer_count": -(-window.n_pixels // target.rows), "inner_count": chunks,
         "n_pixels": window.n_pixels, "n_channels": y.stored[0], "out_base": image * y.n_words,
         "out_step": chunks, "out_line_step": chunks, "out_x_count": _ENDLESS,
         "plane_step": y.plane_words,
-        **_port("a", **cover.walker | {
-            "base": cover.walker["base"] + image * x.n_words * x.word_bytes},
+        **_port("a", **reduction.walker | {
+            "base": reduction.walker["base"] + image * x.n_words * x.word_bytes},
             pad=op.input_zero_point, feed=Feed.TRANSPOSING),
-        **_port("b", **_straight(chunks), base=0, feed=Feed.DIRECT, group=cover.period_count,
+        **_port("b", **_straight(chunks), base=0, feed=Feed.DIRECT, group=reduction.period_count,
                 fixed=1, tile_step=1)}) for image in range(context.n_images)]
 
 
@@ -233,15 +233,15 @@ def _weight_gradient(op, context: NodeContext) -> list[Task]:
     except ValueError as error:
         context.refuse(f"{error}; take fewer images")
     window = _window(op, op.kernel, x.shape)
-    cover, _ = _read_by_windows(target, x, window, op.input_zero_point)
+    reduction, _ = _read_by_windows(target, x, window, op.input_zero_point)
     n_pixels, chunks = window.n_pixels, dy.n_chunks
     slots = max((d for d in range(2, _SLOTS_MAX + 1) if n_pixels % d == 0), default=0)
     if not slots:
         context.refuse(f"{n_pixels} pixels have no divisor in 2..{_SLOTS_MAX}")
     group = n_pixels // slots
-    lines = _dense_lines(op, window, x) if cover.dense else _tap_lines(op, window, x)
+    lines = _dense_lines(op, window, x) if reduction.dense else _tap_lines(op, window, x)
     if op.taps is not None:
-        if cover.dense:
+        if reduction.dense:
             context.refuse("sums of a part of the taps need an input that is not dense")
         lines = lines[slice(*op.taps)]
     n_outputs = op.n_outputs // op.n_digits

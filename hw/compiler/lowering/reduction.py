@@ -14,11 +14,11 @@ import numpy as np
 from hw.compiler.lowering.task import Window2d
 from hw.compiler.memory.placement import Dense, Placement
 
-__all__ = ["Cover", "dense_cover", "usual_cover"]
+__all__ = ["ReductionLayout", "dense_reduction", "tap_reduction"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cover:
+class ReductionLayout:
     """slots and period_count; the walker fields of port a without port prefix; and where weights
     go: index int (periods, slots), into the flattened (C, kh, kw) of the weights, -1 for none.
     dense: the layout that it reads, None for the usual one.
@@ -42,7 +42,7 @@ def split(n_bytes, target):
     return n_periods, max(target.rows, 2, -(-n_bytes // n_periods))
 
 
-def usual_cover(target, x: Placement, window: Window2d, channels=None) -> Cover:
+def tap_reduction(target, x: Placement, window: Window2d, channels=None) -> ReductionLayout:
     """The taps of a tensor in the usual layout; channels: (first, last + 1), by default all."""
     total, height, width = x.stored
     first, end = channels or (0, total)
@@ -64,19 +64,20 @@ def usual_cover(target, x: Placement, window: Window2d, channels=None) -> Cover:
     channel = np.where(channel < end - first, channel, -1).reshape(n_split, slots)
     taps = np.arange(kh * kw)[:, None, None]
     index = np.where(channel >= 0, channel * kh * kw + taps, -1)
-    return Cover(slots=slots, period_count=kh * kw * n_split, walker=walker,
+    return ReductionLayout(slots=slots, period_count=kh * kw * n_split, walker=walker,
                  index=index.reshape(-1, slots))
 
 
-def dense_cover(target, stored, window: Window2d, fill, by_rows=False) -> Cover | None:
-    """The best cover of a dense input of (C, H, W), or None where there is none.
+def dense_reduction(target, stored, window: Window2d, fill,
+                    by_rows=False) -> ReductionLayout | None:
+    """The best reduction of a dense input of (C, H, W), or None where there is none.
 
     by_rows: only those whose lines are the rows of the image.
     """
-    covers = [cover for transposed in ((False,) if by_rows else (False, True))
+    candidates = [reduction for transposed in ((False,) if by_rows else (False, True))
               for merged in range(1, window.kernel[transposed] + 1)
-              if (cover := _dense(target, stored, window, fill, transposed, merged))]
-    return min(covers, key=lambda cover: cover.steps, default=None)
+              if (reduction := _dense(target, stored, window, fill, transposed, merged))]
+    return min(candidates, key=lambda reduction: reduction.steps, default=None)
 
 
 def _dense(target, stored, window, fill, transposed, merged):
@@ -119,5 +120,5 @@ def _dense(target, stored, window, fill, transposed, merged):
               + channels)
     dense = Dense(y_step=steps[0], x_step=steps[1], top=before[0], left=before[1],
                   n_bytes=max(last, pixels), fill=fill)
-    return Cover(slots=slots, period_count=n_split * n_fetches, walker=walker,
+    return ReductionLayout(slots=slots, period_count=n_split * n_fetches, walker=walker,
                  index=index.reshape(-1, slots), dense=dense)
