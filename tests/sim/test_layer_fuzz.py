@@ -24,7 +24,9 @@ def test_random_layers_are_as_golden(target):
     assert outcomes["run"] + outcomes["run, tiled"] >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_many_random_layers_are_as_golden(capsys):
     assert flow.main(["--layers", "600", "--seed", "1"]) == 0, capsys.readouterr().out
 

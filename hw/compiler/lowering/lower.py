@@ -56,8 +56,11 @@ def _as_read_and_written(program, target, places) -> dict[str, Placement]:
     asked = {}
     for node in program.nodes:
         names = node.inputs, node.outputs
-        layouts_ = tensor_layouts(node.op, target,
-                                  *(tuple(places[name] for name in part) for part in names))
+        parts = (tuple(places[name] for name in part) for part in names)
+        try:
+            layouts_ = tensor_layouts(node.op, target, *parts)
+        except CannotRun as refusal:
+            raise CannotRun(f"Node '{node.name}': {refusal}") from None
         for name, place in zip(sum(names, ()), sum(layouts_, ()), strict=True):
             asked.setdefault(name, []).append((node, place))
     for name, entries in asked.items():

@@ -77,7 +77,7 @@ def _read_by_windows(target, place, window, zero_point) -> tuple[ReductionLayout
                   dense_reduction(target, place.shape, window, zero_point, by_rows=True)):
         if reduction and np.array_equal(reduction.index.ravel(), order.ravel()):
             return reduction, replace(place, dense=reduction.dense)
-    raise CannotRun(f"Training products need input channels that divide evenly into words of "
+    raise CannotRun(f"training products need input channels that divide evenly into words of "
                     f"{target.word_bytes}, not {channels}")
 
 
