@@ -40,6 +40,24 @@ def test_the_sample_is_proven_and_its_accumulators_stay_within():
             assert acc.max() <= entry.accumulator[1]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_may_reach_the_bounds_of_int32_and_no_further(sign):
+    def extreme(bias):
+        entry = verify(change(residual_program(), "conv1", bias=np.array([sign * bias] + 5 * [0])))
+        bounds = entry["conv1"].accumulator + entry["conv1"].raw_accumulator
+        return max(bounds) if sign > 0 else min(bounds)
+
+    fits, too_large = 0, 2**31 - 1
+    while too_large - fits > 1:
+        bias = (fits + too_large) // 2
+        try:
+            extreme(bias)
+            fits = bias
+        except LockstepError:
+            too_large = bias
+    assert extreme(fits) == (2**31 - 1 if sign > 0 else -2**31)
+
+
 @pytest.mark.parametrize(("name", "fields", "message"), [
     ("conv1", {"bias": np.array([0, 0, 0, 2**31 - 1, 0, 0])},
      r"Node conv1 \(Conv2d\): .* of channel 3 must fit int32, not 21"),

@@ -60,6 +60,7 @@ def losses(**options):
     return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("methods", "left"), [(TRAINING_FREE, 0.5), (ALL, 0.3)],
                          ids=["training free", "all"])
 def test_naive_three_bits_lose_more_than_with_the_methods(methods, left):
@@ -73,6 +74,7 @@ WEIGHTS, ACTIVATIONS = ({"weight_bits": 3, "activation_bits": 8},
                         {"weight_bits": 8, "activation_bits": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("few", "option"), [
     (ACTIVATIONS, {"activation_range": "aciq_laplace"}), (ACTIVATIONS, {"activation_range": "mse"}),
     (ACTIVATIONS, {"per_channel_activations": True}),

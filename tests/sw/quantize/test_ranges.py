@@ -49,6 +49,7 @@ def integrated_error(clip, bits, distribution):
     return clipped + (2 * clip / 2**bits) ** 2 / 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["laplace", "gauss"])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_clips_minimise_the_integrated_error(bits, distribution):
