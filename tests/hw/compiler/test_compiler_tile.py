@@ -197,7 +197,7 @@ def test_chases_and_prefetching_save_cycles():
     assert estimate_fields(serial, LARGE).cycles > 1.2 * estimate_fields(fields, LARGE).cycles
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_resnet18_keeps_the_array_busy(capsys):
     program = benchmarks.resnet18()
     image = compile_program(program, LARGE)

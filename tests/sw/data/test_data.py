@@ -191,7 +191,7 @@ def test_unknown_and_absent_sets(tmp_path, monkeypatch):
             load_dataset(name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not LOCKSTEP_DATA, reason="LOCKSTEP_DATA is not set")
 def test_the_real_cifar10(tmp_path):
     data = load_dataset("cifar10", tmp_path)  # found through LOCKSTEP_DATA

@@ -57,7 +57,8 @@ def test_synchronised_statistics_and_gradients():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["statistics", "gradient"])
+@pytest.mark.parametrize("fault", [
+    "statistics", pytest.param("gradient", marks=pytest.mark.long)])
 def test_without_an_exchange_they_differ(fault):
     for equal, error in run(fault):
         assert equal == (fault == "gradient") and error > 1e-3

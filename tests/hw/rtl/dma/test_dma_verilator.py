@@ -12,9 +12,9 @@ DEPTH = 512
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0, 1])
-@pytest.mark.parametrize("stalls", [0.0, 0.4])
-@pytest.mark.parametrize(("columns", "bus_bits"), [(8, 64), (16, 64), (16, 128)])
+@pytest.mark.parametrize(("noise", "stalls"), [(0, 0.0), (1, 0.4)])
+@pytest.mark.parametrize(("columns", "bus_bits"), [
+    (16, 64), *(pytest.param(*shape, marks=pytest.mark.long) for shape in ((8, 64), (16, 128)))])
 def test_there_and_back(columns, bus_bits, stalls, noise, tmp_path):
     target = Target(name="test", rows=2, columns=columns, bus_bits=bus_bits,
                     bank_words=(DEPTH,) * 4, parameter_words=16, instruction_words=256)

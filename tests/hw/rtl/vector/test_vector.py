@@ -49,8 +49,9 @@ def check(columns, instructions, *, seed=0, **options):
 
 
 @pytest.mark.parametrize("opcode", OPCODES, ids=lambda opcode: opcode.name)
-@pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.slow)
-                                       for s in range(2, 6))])
+@pytest.mark.parametrize("seed", [1, *(
+    pytest.param(s, marks=pytest.mark.slow if s == 2 else pytest.mark.long)
+    for s in range(2, 6))])
 def test_random_instructions_with_random_waits(opcode, seed):
     rng = random.Random(f"{opcode}-{seed}")
     n = 3 if seed == 1 else 10
