@@ -36,8 +36,13 @@ class _Proof(wiring.Component):
     No register feeds back: what an output shows depends only on the inputs so many clocks before
     as there are stages. Hence a check of the first `depth` clocks holds at all times.
 
+    Arguments
+    ---------
     core : the RescalerPipeline whose stages are checked, made with the proof's `widths`.
-    depth : stages + 1, known after elaboration.
+
+    Members
+    -------
+    valid, and what `inputs` says : free. depth : stages + 1, known after elaboration.
     """
 
     depth = None

@@ -32,7 +32,12 @@ _FIRST_BANK = Window.BANK_0
 
 
 class AcceleratorSignature(wiring.Signature):
-    """The ports of a target's accelerator."""
+    """The ports of a target's accelerator.
+
+    Members
+    -------
+    rst, bus, interrupt, memory : as of Accelerator.
+    """
 
     def __init__(self, target):
         members = {"rst": In(1), "bus": Out(AXI4LiteSignature), "interrupt": Out(1)}

@@ -80,7 +80,10 @@ def packed_products(m, multiplier_class, a, weights, *, name="pair") -> tuple:
 class PackedPair(wiring.Component):
     """``products[k] = a * weights[k]``, LATENCY cycles later, with one multiplier.
 
-    Weights are in [-127, 127]; -128 gives wrong products.
+    Members
+    -------
+    a, weights : the operands; weights are in [-127, 127], -128 gives wrong products.
+    products : one per weight.
     """
 
     def __init__(self, *, multiplier_class=Multiplier):

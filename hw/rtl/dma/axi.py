@@ -35,21 +35,36 @@ def _write(bus_bits) -> dict:
 
 
 class ReadSignature(wiring.Signature):
-    """The master's view of the channels AR and R."""
+    """The master's view of the channels AR and R.
+
+    Members
+    -------
+    araddr, arvalid, ... rready : the bus's own names, in lower case.
+    """
 
     def __init__(self, bus_bits):
         super().__init__(_read(bus_bits))
 
 
 class WriteSignature(wiring.Signature):
-    """The master's view of the channels AW, W and B."""
+    """The master's view of the channels AW, W and B.
+
+    Members
+    -------
+    awaddr, awvalid, ... bready : the bus's own names, in lower case.
+    """
 
     def __init__(self, bus_bits):
         super().__init__(_write(bus_bits))
 
 
 class BusSignature(wiring.Signature):
-    """The master's view of all five channels."""
+    """The master's view of all five channels.
+
+    Members
+    -------
+    araddr, ... bready : the bus's own names, in lower case.
+    """
 
     def __init__(self, bus_bits):
         super().__init__(_read(bus_bits) | _write(bus_bits))

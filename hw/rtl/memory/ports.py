@@ -20,7 +20,10 @@ PORT_PROGRESS_WIDTH = 16
 class ArrayRead(wiring.Signature):
     """A read port that never waits: ``data`` is there Crossbar.READ_LATENCY cycles later.
 
-    ``address`` counts bytes where ``data`` may begin at any byte, otherwise words.
+    Members
+    -------
+    valid, bank, address : of the read; ``address`` counts bytes where ``data`` may begin at any
+        byte, otherwise words. data : a word.
     """
 
     def __init__(self, word_bytes):
@@ -30,7 +33,13 @@ class ArrayRead(wiring.Signature):
 
 
 class Read(wiring.Signature):
-    """A read port that may wait; responses come in order, any number of cycles later."""
+    """A read port that may wait.
+
+    Members
+    -------
+    valid, ready, bank, address : of the read.
+    response_valid, data : what lies there; in order, any number of cycles later.
+    """
 
     def __init__(self, shape):
         super().__init__({
@@ -39,7 +48,12 @@ class Read(wiring.Signature):
 
 
 class Write(wiring.Signature):
-    """A write port that never waits; ``enable`` has one bit per byte."""
+    """A write port that never waits.
+
+    Members
+    -------
+    valid, bank, address, data : of the write. enable : one bit per byte.
+    """
 
     def __init__(self, word_bytes):
         super().__init__({
@@ -50,10 +64,13 @@ class Write(wiring.Signature):
 class WaitingWrite(wiring.Signature):
     """A write port that may wait.
 
-    ``ready`` says that the write is accepted, not that it is done. ``written`` is 1 for one cycle
-    per accepted write, in order, when a read that enters in this cycle or later sees it;
-    ``written_progress`` and ``written_end`` are then what came with it as ``progress`` and
-    ``instruction_end``, otherwise 0.
+    Members
+    -------
+    valid, bank, address, data, enable : as of Write.
+    ready : the write is accepted, which does not say that it is done.
+    progress, instruction_end : go along with the write.
+    written : 1 for one cycle per accepted write, in order, when a read that enters in this cycle
+        or later sees it. written_progress, written_end : what went along with it, otherwise 0.
     """
 
     def __init__(self, word_bytes):

@@ -38,7 +38,9 @@ def _address(rows) -> int:
 class Bank(wiring.Component):
     """``depth`` words as two memories, even words and odd words, so that a pair can be read.
 
-    Arguments: ``depth`` an even number of words; ``word_bytes``.
+    Arguments
+    ---------
+    depth : an even number of words, else ValueError. word_bytes : bytes of one.
 
     Members
     -------
@@ -90,7 +92,17 @@ class Bank(wiring.Component):
 
 
 class WordMemory(wiring.Component):
-    """A memory of plain words with one read and one write port."""
+    """A memory of plain words with one read and one write port.
+
+    Arguments
+    ---------
+    depth : words. width : bits of one.
+
+    Members
+    -------
+    read_address, read_data : the word there, LATENCY cycles later.
+    write_address, write_data, write_enable : a word is written.
+    """
 
     LATENCY = 2
 
