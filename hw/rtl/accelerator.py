@@ -108,11 +108,12 @@ class Accelerator(wiring.Component):
         dispatcher, crossbar = units.dispatcher, units.crossbar
         for engine, unit in self.engines.items():
             connect(m, dispatcher.engines[engine].control, unit.control)
-        # A word of MAXPOOL may wait long for its bank after the engine has given it away. The next
-        # vector instruction begins behind its end, so that completions come one at a time, in the
-        # order of the program, and progress is of the oldest instruction that is not complete.
+        # A word of MAXPOOL or LOOKUP may wait long for its bank after the engine has given it away.
+        # The next vector instruction begins behind its end, so that completions come one at a time,
+        # in the order of the program, and progress is of the oldest instruction not complete.
         control = dispatcher.vector.control
-        with m.If(instruction_fields(control.words, 1)["opcode"] == Opcode.MAXPOOL):
+        opcode = instruction_fields(control.words, 1)["opcode"]
+        with m.If(opcode.matches(Opcode.MAXPOOL, Opcode.LOOKUP)):
             m.d.comb += control.done.eq(crossbar.m.written_end)
         self._blame(m, units)
 

@@ -3,8 +3,8 @@
 Three stages: which one comes next, its operands, and the item itself. Inputs of additions go before
 sums, so that sums are in stock when the next words are not there yet.
 
-MAXPOOL does not use the lanes, but instructions are to end in order: it sends one item without
-effect through them and writes nothing before that is back.
+MAXPOOL and LOOKUP do not use the lanes, but instructions are to end in order: they send one item
+without effect through them and write nothing before that is back.
 """
 
 from amaranth.hdl import Module, Mux, Signal, signed
@@ -16,8 +16,8 @@ from hw.rtl.common.pipeline import own_copy
 from hw.rtl.common.stream import SkidBuffer
 from hw.rtl.control.slot import instruction_fields
 from hw.rtl.memory.crossbar import WaitingWrite
-from hw.rtl.vector.add import input_layout
 from hw.rtl.vector.geometry import GEOMETRY_LAYOUT
+from hw.rtl.vector.pairs import input_layout
 from hw.rtl.vector.places import place_layout
 from hw.rtl.vector.ports import SUM_WIDTH, Which, vector_item_layout
 
@@ -33,7 +33,7 @@ class Emitter(wiring.Component):
     -------
     words, geometry : the instruction.
     places : where results go. available, take, group, sums, drop : as of ResultStore.
-    inputs : as of AddUnit. returned : pulse, one has passed the lanes.
+    inputs : as of PairUnit. returned : pulse, one has passed the lanes.
     vector : items for the lanes. m : write port of the crossbar.
     finished : pulse, the last one has gone.
     """
@@ -55,14 +55,14 @@ class Emitter(wiring.Component):
     def _choose(self, m):
         """Stage 1: what comes next, as a stream."""
         g, place = self.geometry, self.places.payload
-        is_add, is_maximum = (own_copy(m, g[name], name) for name in ("is_add", "is_maximum"))
+        is_pair, by_words = (own_copy(m, g[name], name) for name in ("is_pair", "by_words"))
         m.submodules.chosen = chosen = SkidBuffer(data.StructLayout({
-            "which": Which, "is_maximum": 1, "is_result": 1, "place": place.shape(),
+            "which": Which, "is_word": 1, "is_result": 1, "place": place.shape(),
             "differences": self.inputs.payload.differences.shape()}))
         fence_sent, may_emit = Signal(), Signal()
-        with m.If(self.returned | ~is_maximum):
+        with m.If(self.returned | ~by_words):
             m.d.sync += may_emit.eq(1)
-        fence = is_maximum & ~fence_sent & self.places.valid
+        fence = by_words & ~fence_sent & self.places.valid
         is_input, is_result = Signal(), Signal()
         item, move = chosen.i.payload, chosen.i.ready
         m.d.comb += [
@@ -71,7 +71,7 @@ class Emitter(wiring.Component):
             chosen.i.valid.eq(is_input | is_result),
             self.inputs.ready.eq(move), self.places.ready.eq(move & is_result),
             self.take.eq(move & is_result & place.drops), item.is_result.eq(is_result),
-            item.is_maximum.eq(is_maximum & ~is_input), item.place.eq(place),
+            item.is_word.eq(by_words & ~is_input), item.place.eq(place),
             item.place.mask.eq(Mux(is_input, 0, place.mask)),
             item.place.line_ends.eq(place.line_ends & ~is_input),
             item.place.ends.eq(place.ends & ~is_input)]
@@ -79,7 +79,7 @@ class Emitter(wiring.Component):
             m.d.comb += item.which.eq(Mux(self.inputs.payload.is_second, Which.SECOND_INPUT,
                                           Which.FIRST_INPUT))
         with m.Else():
-            m.d.comb += item.which.eq(Mux(is_add, Which.SUM, Which.PARAMETERS))
+            m.d.comb += item.which.eq(Mux(is_pair, Which.SUM, Which.PARAMETERS))
         m.d.comb += item.differences.eq(self.inputs.payload.differences)
         with m.If(move):
             m.d.sync += fence_sent.eq(fence_sent | fence)
@@ -116,10 +116,10 @@ class Emitter(wiring.Component):
                 *(mine.eq(value) for mine, value in zip(differences, shifted))]
         place = chosen.place
 
-        # Stage 3: the item, in a buffer. A word of maxima takes the place of the sums.
+        # Stage 3: the item, in a buffer. A word of codes takes the place of the sums.
         made = out.i.payload.item
         m.d.comb += [
-            out.i.valid.eq(chosen_valid), out.i.payload.is_word.eq(chosen.is_maximum),
+            out.i.valid.eq(chosen_valid), out.i.payload.is_word.eq(chosen.is_word),
             made.which.eq(chosen.which), made.wide.eq(is_first | is_second),
             made.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
             made.instruction_end.eq(place.ends),

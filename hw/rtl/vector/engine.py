@@ -1,11 +1,13 @@
-"""VectorEngine: DEPTHWISE, WINDOW, LINEAR, ADD and MAXPOOL, beside the array.
+"""VectorEngine: everything that is not a matrix product, beside the array.
 
     StepWalker -> v -> Operands -> Products -> ResultStore -> Emitter -> lanes
-    WeightStore <- w ----^    '--> Maximum ------^  ^            '-----> m (MAXPOOL)
-                              '--> AddUnit (inputs) -+--------^
-                                     ^----- returned (sums)
+    WeightStore <- w ----^    |--> Maximum ------^  ^            '-----> m (MAXPOOL, LOOKUP)
+          '-----(table)-------|--> Lookup -------^  |
+                              '--> PairUnit --------+--------^ (inputs of ADD)
+                                     ^----- returned (of ADD)
 
-Everything in front of Operands runs ahead; between Operands and the results nothing ever waits.
+DEPTHWISE, WINDOW and LINEAR go through Products, ADD and MUL through PairUnit. Everything in front
+of Operands runs ahead; between Operands and the results nothing ever waits.
 """
 
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
@@ -18,11 +20,12 @@ from hw.rtl.control.ports import EngineControl
 from hw.rtl.control.slot import instruction_fields
 from hw.rtl.memory.crossbar import Read, WaitingWrite
 from hw.rtl.memory.scratchpad import word_layout
-from hw.rtl.vector.add import AddUnit
 from hw.rtl.vector.emitter import Emitter
 from hw.rtl.vector.geometry import Geometry
+from hw.rtl.vector.lookup import Lookup
 from hw.rtl.vector.maximum import Maximum
 from hw.rtl.vector.operands import Operands
+from hw.rtl.vector.pairs import PairUnit
 from hw.rtl.vector.places import PlaceWalker
 from hw.rtl.vector.ports import returned_signature, vector_item_layout
 from hw.rtl.vector.products import Products
@@ -39,19 +42,20 @@ class VectorEngine(wiring.Component):
     Cycles of a whole instruction, about 30 more for its beginning and end, where no port waits and
     the lanes (one group of 4 channels per cycle, three for ADD) are not slower:
     DEPTHWISE 3 per column of the padded input, line and chunk; WINDOW and MAXPOOL 1 per tap;
-    LINEAR n_inputs / 2 per word of outputs; ADD 3 per group of channels.
+    LINEAR n_inputs / 2 per word of outputs; ADD 3 per group of channels; MUL 2 more than groups of
+    channels per word; LOOKUP 1 per group of a whole word, and 1 per group of the table before.
 
     Members
     -------
     control : EngineControl. ``start`` comes not while ``busy``. ``done``: the last item has gone to
-        the lanes, or the last word of MAXPOOL to ``m``. A unit of the chase is an output line, of
-        ADD a pixel, of LINEAR all. Weights are not chased; they must be there at ``start``. After
-        an ``error`` nothing was read. As long as ``abort`` is up, reads and items under way are
-        forgotten. It must stay up until they have come back.
+        the lanes, or the last word of MAXPOOL or LOOKUP to ``m``. A unit of the chase is an output
+        line, of ADD, MUL and LOOKUP a pixel, of LINEAR all. Weights and the table are not chased;
+        they must be there at ``start``. After an ``error`` nothing was read. As long as ``abort``
+        is up, reads and items under way are forgotten. It must stay up until they have come back.
     reset : in the next cycle everything is reset.
     busy : from the cycle after ``start`` on.
     v, w : read ports of the crossbar, for the input and the weights. m : its write port, for
-        MAXPOOL, which gives its progress and end there.
+        MAXPOOL and LOOKUP, which give their progress and end there.
     vector : items for the lanes. returned : results of the inputs of additions.
     """
 
@@ -92,7 +96,7 @@ class VectorEngine(wiring.Component):
         target = self.target
         f = instruction_fields(self.control.words, format_=Format.VECTOR)
         units = {}
-        clear = Signal()
+        clear, wants_word = Signal(), Signal()
         m.d.sync += clear.eq(self.control.abort | self.control.start | self.reset)
 
         def add(name, unit):
@@ -100,13 +104,14 @@ class VectorEngine(wiring.Component):
             setattr(m.submodules, name, ResetInserter(clear)(unit))
             return unit
 
-        m.submodules.geometry = geometry = Geometry()
+        m.submodules.geometry = geometry = Geometry(target)
         steps = add("steps", StepWalker(target.word_bytes))
         weights = add("weights", WeightStore(target.word_bytes))
         operands = add("operands", Operands(target.word_bytes))
         products = add("products", Products(target.columns))
         maximum = add("maximum", Maximum(target.word_bytes))
-        adder = add("add", AddUnit(target))
+        lookup = add("lookup", Lookup(target))
+        pairs = add("pairs", PairUnit(target))
         results = add("results", ResultStore(target))
         places = add("places", PlaceWalker(target))
         emitter = add("emitter", Emitter(target))
@@ -115,15 +120,15 @@ class VectorEngine(wiring.Component):
 
         m.d.comb += [geometry.words.eq(self.control.words), geometry.start.eq(self.control.start),
                      emitter.words.eq(self.control.words)]
-        for unit in (steps, weights, operands, adder, places, emitter):
+        for unit in (steps, weights, operands, pairs, places, emitter):
             m.d.comb += unit.geometry.eq(g)
-        for name in ("steps", "weights", "add", "places"):
+        for name in ("steps", "weights", "lookup", "pairs", "places"):
             m.d.comb += units[name].load.eq(own_copy(m, load, f"load_{name}"))
         m.d.comb += [getattr(steps, name).eq(f[name])
                      for name in ("x_bank", "y_bank", "width", "height")]
         m.d.comb += [getattr(places, name).eq(f[name])
                      for name in ("parameter_base", "n_channels", "first_channel")]
-        m.d.comb += [getattr(adder, name).eq(f[name])
+        m.d.comb += [getattr(pairs, name).eq(f[name])
                      for name in ("n_channels", "zero_point_0", "zero_point_1")]
         m.d.comb += [
             places.base.eq(f["out_base"]), places.step.eq(f["out_step"]),
@@ -138,36 +143,45 @@ class VectorEngine(wiring.Component):
             self.v.address.eq(steps.requests.payload.address),
             operands.word_valid.eq(self.v.response_valid), operands.word.eq(self.v.data),
             operands.weights_available.eq(weights.available),
-            operands.has_room.eq(results.has_room), operands.add_wants_word.eq(adder.wants_word),
-            weights.row.eq(operands.row), weights.frees.eq(operands.frees)]
+            operands.has_room.eq(results.has_room), operands.wants_word.eq(wants_word),
+            weights.row.eq(operands.row), weights.frees.eq(operands.frees | lookup.takes)]
+        m.d.sync += wants_word.eq(pairs.wants_next & lookup.wants_next)
         connect(m, steps.tags, operands.tags)
         connect(m, flipped(self.w), weights.w)
 
         # Step, word and weights reach the multipliers together.
         assert weights.LATENCY == operands.LATENCY
-        for name, is_its in (("products", g.is_product), ("maximum", g.is_maximum)):
-            unit = units[name]
-            m.d.comb += [unit.valid.eq(operands.valid & own_copy(m, is_its, f"{name}_step")),
-                         unit.first.eq(operands.first),
-                         unit.last.eq(operands.last)]
+        for name, is_its in (("products", g.is_product), ("maximum", g.is_maximum),
+                             ("lookup", g.is_lookup)):
+            m.d.comb += units[name].valid.eq(operands.valid & own_copy(m, is_its, f"{name}_step"))
+        for unit in products, maximum:
+            m.d.comb += [unit.first.eq(operands.first), unit.last.eq(operands.last)]
         m.d.comb += [
             products.x.eq(operands.x), products.weights.eq(weights.weights),
             maximum.word.eq(operands.x[N_MULTIPLIERS - 1]),
-            adder.takes_word.eq(operands.used & own_copy(m, g.is_add, "takes_word_add")),
-            adder.word_valid.eq(operands.add_valid), adder.word.eq(operands.add_word),
-            adder.has_room.eq(results.has_room),
-            results.claim.eq(operands.claims | adder.claims),
-            results.put_next.eq(products.valid_next | adder.valid_next | maximum.valid_next),
+            lookup.is_lookup.eq(g.is_lookup), lookup.arrived.eq(weights.arrived),
+            lookup.table.eq(weights.weights[N_MULTIPLIERS - 1]), lookup.uses.eq(operands.used),
+            lookup.x.eq(operands.x[N_MULTIPLIERS - 1]),
+            pairs.takes_word.eq(operands.used & own_copy(m, g.is_pair, "takes_word_pair")),
+            pairs.word_valid.eq(operands.pair_valid), pairs.word.eq(operands.pair_word),
+            pairs.has_room.eq(results.has_room),
+            results.claim.eq(operands.claims | pairs.claims),
+            results.put_next.eq(products.valid_next | pairs.valid_next | maximum.valid_next
+                                | lookup.valid_next),
             results.word_next.eq(products.valid_next), results.word.eq(products.sums),
-            results.group_sums.eq(Mux(own_copy(m, g.is_add, "sums_add"), adder.sums.as_value(),
-                                      maximum.maximum.as_value())),
+            results.group_sums.eq(Mux(
+                own_copy(m, g.is_pair, "group_pair"),
+                Mux(own_copy(m, g.is_mul, "group_mul"), pairs.products.as_value(),
+                    pairs.sums.as_value()),
+                Mux(own_copy(m, g.is_lookup, "group_lookup"), lookup.word.as_value(),
+                    maximum.maximum.as_value()))),
             emitter.available.eq(results.available), emitter.sums.eq(results.sums),
             results.take.eq(emitter.take), results.group.eq(emitter.group),
             results.drop.eq(emitter.drop),
             emitter.returned.eq(self.returned.valid)]
-        connect(m, adder.inputs, emitter.inputs)
+        connect(m, pairs.inputs, emitter.inputs)
         connect(m, places.places, emitter.places)
-        connect(m, flipped(self.returned), adder.returned)
+        connect(m, flipped(self.returned), pairs.returned)
         connect(m, emitter.vector, flipped(self.vector))
         connect(m, emitter.m, flipped(self.m))
         return m

@@ -9,7 +9,8 @@ DEPTHWISE    out_height  n_chunks       columns of   3             1 (three are 
 WINDOW, MAX  out_height  n_chunks       out_width    kernel_height kernel_width
 LINEAR       1           n_chunks (of   1            n_inputs / 2  1
                          the output)
-ADD          out_width   n_chunks       1            1             2: the two inputs
+ADD, MUL     out_width   n_chunks       1            1             2: the two inputs
+LOOKUP       out_width   n_chunks       1            1             1
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
@@ -19,6 +20,7 @@ from amaranth.lib.wiring import In, Out
 from hw.isa import DEPTHWISE_KERNEL, FORMAT_WORDS, Format, Opcode, field_of
 from hw.rtl.common.pipeline import registered
 from hw.rtl.control.slot import instruction_fields
+from hw.rtl.vector.lookup import N_CODES
 
 __all__ = ["GEOMETRY_LAYOUT", "Geometry"]
 
@@ -29,12 +31,16 @@ _KERNEL_HEIGHT = field_of(Format.VECTOR, "n_inputs").width - 1  # pairs of input
 #: Addresses and their steps wrap at 16 bits; columns and rows of the input are counted in words.
 GEOMETRY_LAYOUT = data.StructLayout({
     "is_depthwise": 1, "is_window": 1, "is_linear": 1, "is_add": 1, "is_maximum": 1,
+    "is_lookup": 1, "is_mul": 1,
+    "is_pair": 1,  # two words in, a result per group: ADD, MUL
+    "by_words": 1,  # results are words of codes, for the write port: MAXPOOL, LOOKUP
     "is_bounded": 1,  # positions outside the input give padding
     "has_weights": 1, "is_product": 1, "keeps_weights": 1,
     "n_lines": 16, "n_chunks": 16, "n_positions": 16,
     "kernel_height": _KERNEL_HEIGHT, "kernel_width": _KERNEL_WIDTH,
     "skip_first": 4, "skip": 4,  # positions without a result before the first one, and between
-    "origin": 16, "tap_x_step": 16, "tap_y_step": 16, "position_step": 16, "chunk_step": 1,
+    "origin": 16, "tap_x_step": 16, "tap_back_step": 16,  # what tap_x_step loses per line
+    "tap_y_step": 16, "position_step": 16, "chunk_step": 1,
     "line_step": 16,
     "left": signed(5), "top": signed(5),  # first column and row
     "column_step": 4, "row_step": 4, "tap_columns": 4, "tap_rows": 4,
@@ -57,7 +63,8 @@ class Geometry(wiring.Component):
     LATENCY = 7
     FAULT_LATENCY = 4
 
-    def __init__(self):
+    def __init__(self, target):
+        self.n_table_words = N_CODES // target.columns
         super().__init__({
             "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])), "start": In(1),
             "geometry": Out(GEOMETRY_LAYOUT), "impossible": Out(1)})
@@ -67,12 +74,15 @@ class Geometry(wiring.Component):
         f = instruction_fields(self.words, format_=Format.VECTOR)
         g = registered(m, self.geometry)
         kinds = {Opcode.DEPTHWISE: g.is_depthwise, Opcode.WINDOW: g.is_window,
-                 Opcode.LINEAR: g.is_linear, Opcode.ADD: g.is_add, Opcode.MAXPOOL: g.is_maximum}
+                 Opcode.LINEAR: g.is_linear, Opcode.ADD: g.is_add, Opcode.MAXPOOL: g.is_maximum,
+                 Opcode.LOOKUP: g.is_lookup, Opcode.MUL: g.is_mul}
         m.d.sync += [kind.eq(f["opcode"] == opcode) for opcode, kind in kinds.items()]
         has_kernel = g.is_window | g.is_maximum
+        by_pixels = g.is_add | g.is_mul | g.is_lookup
         m.d.sync += [
+            g.is_pair.eq(g.is_add | g.is_mul), g.by_words.eq(g.is_maximum | g.is_lookup),
             g.is_bounded.eq(g.is_depthwise | has_kernel),
-            g.has_weights.eq(g.is_depthwise | g.is_window | g.is_linear),
+            g.has_weights.eq(g.is_depthwise | g.is_window | g.is_linear | g.is_lookup),
             g.is_product.eq(g.is_depthwise | g.is_window | g.is_linear)]
 
         # Products with a factor of four bits, one bit per cycle.
@@ -102,12 +112,13 @@ class Geometry(wiring.Component):
         m.d.sync += [
             corner.eq(f["x_base"] - left),
             g.origin.eq(Mux(g.is_bounded, corner - top, f["x_base"])),
-            g.tap_x_step.eq(Mux(g.is_add, f["y_base"] - f["x_base"], dilation_x)),
+            g.tap_x_step.eq(Mux(g.is_pair, f["y_base"] - f["x_base"], dilation_x)),
+            g.tap_back_step.eq(Mux(g.is_mul & f["broadcast"], f["n_chunks"], 0)),
             g.tap_y_step.eq(Mux(g.is_depthwise, f["line_step"],
                                 Mux(g.is_linear, 1, dilation_y))),
             g.position_step.eq(Mux(g.is_depthwise, f["n_chunks"], stride_x)),
             g.chunk_step.eq(~g.is_linear),
-            g.line_step.eq(Mux(g.is_add, f["n_chunks"], stride_y)),
+            g.line_step.eq(Mux(by_pixels, f["n_chunks"], stride_y)),
             g.left.eq(-f["left"]), g.top.eq(-f["top"]),
             g.column_step.eq(Mux(g.is_depthwise, 1, f["stride_x"])),
             g.row_step.eq(f["stride_y"]),
@@ -118,23 +129,23 @@ class Geometry(wiring.Component):
         ]
 
         pairs = f["n_inputs"][1:]
-        once = f["same_weights"] & g.is_window
+        once = (f["same_weights"] & g.is_window) | g.is_lookup
         m.d.sync += [
-            g.n_lines.eq(Mux(g.is_add, f["out_width"], Mux(g.is_linear, 1, f["out_height"]))),
+            g.n_lines.eq(Mux(by_pixels, f["out_width"], Mux(g.is_linear, 1, f["out_height"]))),
             g.n_chunks.eq(f["n_chunks"]),
             g.n_positions.eq(Mux(g.is_bounded, f["out_width"], 1)),
             g.kernel_height.eq(Mux(has_kernel, f["kernel_height"],
                                    Mux(g.is_depthwise, DEPTHWISE_KERNEL,
                                        Mux(g.is_linear, pairs, 1)))),
-            g.kernel_width.eq(Mux(has_kernel, f["kernel_width"], Mux(g.is_add, 2, 1))),
+            g.kernel_width.eq(Mux(has_kernel, f["kernel_width"], Mux(g.is_pair, 2, 1))),
             g.line_progress.eq(Mux(g.is_bounded, f["out_width"], 1)),
             g.keeps_weights.eq(once),
             g.weight_lines.eq(Mux(once, 1, g.n_lines)),
             g.weight_chunks.eq(Mux(once, 1, f["n_chunks"])),
             g.weight_positions.eq(Mux(g.is_window & ~once, f["out_width"], 1)),
             g.weight_rows.eq(Mux(once, 1, g.kernel_height)),
-            g.weight_columns.eq(Mux(once, 1, Mux(g.is_depthwise, DEPTHWISE_KERNEL,
-                                                 g.kernel_width))),
+            g.weight_columns.eq(Mux(once, Mux(g.is_lookup, self.n_table_words, 1),
+                                    Mux(g.is_depthwise, DEPTHWISE_KERNEL, g.kernel_width))),
         ]
 
         no_out = (f["out_width"] == 0) | (f["out_height"] == 0)
@@ -143,7 +154,7 @@ class Geometry(wiring.Component):
         m.d.sync += [
             wrong.eq(Cat(
                 f["n_chunks"] == 0,
-                Mux(g.is_bounded, no_out, g.is_add & (f["out_width"] == 0)),
+                Mux(g.is_bounded, no_out, by_pixels & (f["out_width"] == 0)),
                 Mux(has_kernel, no_kernel, g.is_depthwise & (f["stride_x"] == 0)),
                 g.is_linear & ((f["n_inputs"] == 0) | f["n_inputs"][0] | f["w_base"][0]))),
             self.impossible.eq(wrong.any())]

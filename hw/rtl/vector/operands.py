@@ -30,14 +30,14 @@ class Operands(wiring.Component):
     -------
     geometry, pad : the instruction.
     tags : of the steps. word_valid, word : a word that was read arrives.
-    weights_available, has_room, add_wants_word : what a step must wait for.
+    weights_available, has_room, wants_word : what a step must wait for.
     used : a step is taken, in this cycle. claims : and it will give a result. frees : and its
         weights are not needed again. row : of the kernel, of this step.
-    add_valid, add_word : a word for ADD, ADD_LATENCY cycles after it was taken.
+    pair_valid, pair_word : a word of a pair, PAIR_LATENCY cycles after it was taken.
     valid, first, last, x : operands, WORD_LATENCY cycles after.
     """
 
-    ADD_LATENCY = 1
+    PAIR_LATENCY = 1
     LATENCY = 2
 
     def __init__(self, word_bytes):
@@ -47,10 +47,10 @@ class Operands(wiring.Component):
             "geometry": In(GEOMETRY_LAYOUT), "pad": In(signed(8)),
             "tags": In(stream.Signature(tag_layout(word_bytes))),
             "word_valid": In(1), "word": In(word),
-            "weights_available": In(1), "has_room": In(1), "add_wants_word": In(1),
+            "weights_available": In(1), "has_room": In(1), "wants_word": In(1),
             "used": Out(1), "claims": Out(1), "row": Out(range(DEPTHWISE_KERNEL)),
             "frees": Out(1),
-            "add_valid": Out(1), "add_word": Out(word),
+            "pair_valid": Out(1), "pair_word": Out(word),
             "valid": Out(1), "first": Out(1), "last": Out(1),
             "x": Out(data.ArrayLayout(word, N_MULTIPLIERS))})
 
@@ -72,7 +72,7 @@ class Operands(wiring.Component):
         row = Signal(range(DEPTHWISE_KERNEL))
         m.d.comb += [
             self.used.eq(self.tags.valid & (is_there | ~tag.takes) & self.weights_available
-                         & (self.has_room | ~tag.emits) & self.add_wants_word),
+                         & (self.has_room | ~tag.emits) & self.wants_word),
             self.tags.ready.eq(self.used), drop.eq(self.used & tag.drops),
             self.claims.eq(self.used & tag.emits), self.frees.eq(self.used & tag.frees),
             self.row.eq(Mux(tag.first, 0, row))]
@@ -89,10 +89,10 @@ class Operands(wiring.Component):
             taken.valid.eq(self.used), taken.first.eq(tag.first), taken.last.eq(tag.emits),
             taken.replaced.eq(is_linear | ~tag.takes), taken_word.eq(word),
             bytes_.eq(Mux(is_linear, pairs[tag.pair], self.pad))]
-        is_add = own_copy(m, g.is_add, "is_add")
-        m.d.comb += [self.add_valid.eq(taken.valid & is_add), self.add_word.eq(taken_word)]
+        is_pair = own_copy(m, g.is_pair, "is_pair")
+        m.d.comb += [self.pair_valid.eq(taken.valid & is_pair), self.pair_word.eq(taken_word)]
 
-        m.d.sync += [self.valid.eq(taken.valid & ~is_add), self.first.eq(taken.first),
+        m.d.sync += [self.valid.eq(taken.valid & ~is_pair), self.first.eq(taken.first),
                      self.last.eq(taken.last)]
         held = [Signal(self._word, name=f"word_{age}", reset_less=True)
                 for age in range(_NEWEST * DEPTHWISE_KERNEL + 1)]

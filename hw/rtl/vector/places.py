@@ -1,6 +1,6 @@
 """PlaceWalker: where the results go, one place per group of lanes, ahead of the results.
 
-For MAXPOOL there is one place per word.
+For MAXPOOL and LOOKUP there is one place per word.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
@@ -20,7 +20,7 @@ _COUNT_WIDTH = 21  # signed differences of channel numbers: 2^16 chunks of 16
 def place_layout(lanes):
     """Where a group goes, and whether it is the last one of a line, of all.
 
-    ``source``: the group of the result that it comes from (ADD gives one group per result).
+    ``source``: the group of the result that it comes from (ADD and MUL give one group per result).
     ``drops``: it is the last one that needs that result.
     """
     return data.StructLayout({
@@ -91,7 +91,7 @@ class PlaceWalker(wiring.Component):
         g = self.geometry
         positions, chunks, lines = counters = [
             Countdown(m, name, g[f"n_{name}"]) for name in ("positions", "chunks", "lines")]
-        counted = GroupCount(m, self.target, self.n_channels, single=g.is_maximum)
+        counted = GroupCount(m, self.target, self.n_channels, single=g.by_words)
         group = Signal.like(counted.last)
         group_end, position_end, line_end = (
             Signal(name=f"{name}_end") for name in ("group", "position", "line"))
@@ -109,7 +109,7 @@ class PlaceWalker(wiring.Component):
                 positions.step()
             with m.If(position_end):
                 chunks.step()
-                m.d.sync += [counted.step(chunks.last), settled.eq(0)]
+                m.d.sync += [counted.step(chunks.last), settled.eq(Mux(g.by_words, settled, 0))]
             with m.If(line_end):
                 lines.step()
                 with m.If(lines.last):
@@ -148,8 +148,8 @@ class PlaceWalker(wiring.Component):
         place_left, place_before = Signal.like(left), Signal.like(before)
         m.d.sync += [
             place_valid.eq(event.valid), place.address.eq(address), place.group.eq(event.group),
-            place.source.eq(Mux(g.is_add, 0, event.group)), place.parameter.eq(parameter),
-            place.drops.eq(event.group_ends | g.is_add), place.line_ends.eq(event.line_ends),
+            place.source.eq(Mux(g.is_pair, 0, event.group)), place.parameter.eq(parameter),
+            place.drops.eq(event.group_ends | g.is_pair), place.line_ends.eq(event.line_ends),
             place.ends.eq(event.ends), place_left.eq(left), place_before.eq(before)]
         next_address, next_line = Signal(16), Signal(16)
         m.d.comb += [next_address.eq(address + self.step),

@@ -27,7 +27,7 @@ def tag_layout(word_bytes):
         "takes": 1,  # it needs the next word that was read; padding otherwise
         "drops": 1,  # it is the last one to need that word
         "first": 1,  # of the steps that add up to a result
-        "emits": 1,  # the last of these, and the result is wanted (not of ADD)
+        "emits": 1,  # the last of these, and the result is wanted (not of pairs)
         "frees": 1,  # the weights are not needed again
         "pair": range(max(2, word_bytes // 2)),  # LINEAR: which bytes of the word
     })
@@ -117,9 +117,9 @@ class StepWalker(wiring.Component):
             event.valid.eq(go), event.row_ends.eq(columns.last), event.tap_ends.eq(tap_end),
             event.chunk_ends.eq(position_end), event.line_ends.eq(line_end),
             event.word_begins.eq(~g.is_linear | (pair == 0)),
-            event.stays.eq(g.is_linear & ~word_ends), event.second.eq(g.is_add & ~tap_first),
+            event.stays.eq(g.is_linear & ~word_ends), event.second.eq(g.is_pair & ~tap_first),
             event.tag.drops.eq(~g.is_linear | word_ends), event.tag.first.eq(tap_first),
-            event.tag.emits.eq(tap_end & emits & ~g.is_add),
+            event.tag.emits.eq(tap_end & emits & ~g.is_pair),
             event.tag.frees.eq(g.has_weights & ~g.keeps_weights
                                & (~g.is_depthwise | position_end)),
             event.tag.pair.eq(pair)]
@@ -132,6 +132,7 @@ class StepWalker(wiring.Component):
         bases = {name: Signal(16, name=f"{name}_address") for name in levels}
         column, column_base = Signal(signed(_POSITION_WIDTH)), Signal(signed(_POSITION_WIDTH))
         row, row_base = Signal(signed(_POSITION_WIDTH)), Signal(signed(_POSITION_WIDTH))
+        tap_step = Signal(16)  # of a second input that all lines share, it moves back
 
         def move(level, step):
             """The next address of a level goes to all levels inside too."""
@@ -140,7 +141,7 @@ class StepWalker(wiring.Component):
 
         with m.If(event.valid & ~event.stays):
             with m.If(event.line_ends):
-                m.d.sync += move("line", g.line_step)
+                m.d.sync += [*move("line", g.line_step), tap_step.eq(tap_step - g.tap_back_step)]
             with m.Elif(event.chunk_ends):
                 m.d.sync += move("chunk", g.chunk_step)
             with m.Elif(event.tap_ends):
@@ -148,7 +149,7 @@ class StepWalker(wiring.Component):
             with m.Elif(event.row_ends):
                 m.d.sync += move("row", g.tap_y_step)
             with m.Else():
-                m.d.sync += move("address", g.tap_x_step)
+                m.d.sync += move("address", tap_step)
         with m.If(event.valid):
             with m.If(event.chunk_ends):
                 m.d.sync += [column.eq(g.left), column_base.eq(g.left)]
@@ -167,6 +168,7 @@ class StepWalker(wiring.Component):
                 m.d.sync += row.eq(row + g.tap_rows)
         with m.If(self.load):
             m.d.sync += [*(base.eq(g.origin) for base in bases.values()),
+                         tap_step.eq(g.tap_x_step),
                          column.eq(g.left), column_base.eq(g.left), row.eq(g.top),
                          row_base.eq(g.top)]
         return bases["address"], column, row

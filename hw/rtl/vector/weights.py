@@ -5,6 +5,7 @@ Memory k gives the operand of multiplier k, one word of channels:
 DEPTHWISE  column k of the kernel; four chunks of weights, four places (three rows) each
 WINDOW     memory 2 has the taps in the order of their use, 16 of them
 LINEAR     memory 2 has the words of even inputs, memory 1 those of odd ones, 16 of each
+LOOKUP     memory 2 has the next words of the table, on their way into the lookup's own memories
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -36,7 +37,8 @@ class WeightStore(wiring.Component):
     geometry, base, bank : the instruction.
     load : begin, a pulse; the geometry is stable since the cycle before.
     w : port of the crossbar; the first word of a response is the addressed one.
-    available : the next step's weights are here, or it needs none.
+    arrived : the next word, or chunk of them, is here.
+    available : so are the next step's weights, or it needs none.
     row : of the kernel, of the step that is taken (DEPTHWISE). frees : it is taken, and its
         weights are not needed again. weights : operands of the three multipliers, LATENCY cycles
         later; those of multipliers that the operation does not use are 0.
@@ -49,7 +51,8 @@ class WeightStore(wiring.Component):
         super().__init__({
             "geometry": In(GEOMETRY_LAYOUT), "base": In(16), "bank": In(2),
             "load": In(1), "w": Out(Read(data.ArrayLayout(self.word, 2))),
-            "available": Out(1), "row": In(range(DEPTHWISE_KERNEL)), "frees": In(1),
+            "arrived": Out(1), "available": Out(1),
+            "row": In(range(DEPTHWISE_KERNEL)), "frees": In(1),
             "weights": Out(data.ArrayLayout(self.word, N_MULTIPLIERS))})
 
     def _requests(self, m, freed):
@@ -154,8 +157,8 @@ class WeightStore(wiring.Component):
         m.d.sync += freed.eq(self.frees)
         self._requests(m, freed)
         here = LateLevel(m, "here", _DEPTH, self._responses(m, memories), self.frees)
-        needs_none = own_copy(m, ~g.has_weights, "needs_none")
-        m.d.comb += self.available.eq(here.any | needs_none)
+        needs_none = own_copy(m, ~g.is_product, "needs_none")
+        m.d.comb += [self.arrived.eq(here.any), self.available.eq(here.any | needs_none)]
 
         place = Signal(range(_DEPTH))
         address = Signal(range(_DEPTH))

@@ -11,7 +11,8 @@ from hw.targets import Target
 from tests.hw.rtl.vector.vector_bench import WatchdogError, run
 from tests.hw.rtl.vector.vector_model import Memories, all_fields, model, random_instruction
 
-OPCODES = (Opcode.DEPTHWISE, Opcode.WINDOW, Opcode.LINEAR, Opcode.ADD, Opcode.MAXPOOL)
+OPCODES = (Opcode.DEPTHWISE, Opcode.WINDOW, Opcode.LINEAR, Opcode.ADD, Opcode.MAXPOOL,
+           Opcode.LOOKUP, Opcode.MUL)
 COMMON = {"zero_point": 3, "low": -100, "high": 120, "x_bank": 0, "w_bank": 1, "out_bank": 2,
           "y_bank": 3, "pad": -7, "x_base": 100, "w_base": 8, "y_base": 300, "out_base": 20,
           "parameter_base": 5}

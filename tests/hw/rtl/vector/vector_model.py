@@ -10,6 +10,8 @@ from golden import arith
 from hw.isa import FIELDS, Format, Opcode
 
 WORD_MASK = 0xFFFF
+BY_PIXELS = (Opcode.ADD, Opcode.MUL, Opcode.LOOKUP)  # no window, a unit is a pixel
+BY_WORDS = (Opcode.MAXPOOL, Opcode.LOOKUP)  # whole words are written, whatever the channels
 
 
 class Memories:
@@ -41,7 +43,7 @@ def rounding_of(f):
 
 def _line_and_size(f):
     """Output lines and pixels per line."""
-    if f["opcode"] == Opcode.ADD:
+    if f["opcode"] in BY_PIXELS:
         return f["out_width"], 1
     if f["opcode"] == Opcode.LINEAR:
         return 1, 1
@@ -67,8 +69,8 @@ def _window(memories, f, oy, ox, chunk):
 def reads_per_unit(f, columns):
     """How many words each unit reads through port v."""
     n_lines, _ = _line_and_size(f)
-    if f["opcode"] == Opcode.ADD:
-        return [2 * f["n_chunks"]] * n_lines
+    if f["opcode"] in BY_PIXELS:
+        return [(1 + (f["opcode"] != Opcode.LOOKUP)) * f["n_chunks"]] * n_lines
     if f["opcode"] == Opcode.LINEAR:
         return [f["n_chunks"] * -(-f["n_inputs"] // columns)]
     counts = []
@@ -102,8 +104,13 @@ def model(memories, f):
                 if f["opcode"] == Opcode.MAXPOOL:
                     out[address] = _window(memories, f, line, pixel, chunk).max((0, 1))
                     continue
+                if f["opcode"] == Opcode.LOOKUP:
+                    out[address] = _lookup(banks, f, line * f["n_chunks"] + chunk)
+                    continue
                 if f["opcode"] == Opcode.ADD:
                     value = _add(banks, f, line * f["n_chunks"] + chunk)
+                elif f["opcode"] == Opcode.MUL:
+                    value = _mul(banks, f, line, chunk)
                 else:
                     sums = _sums(memories, f, line, pixel, chunk)
                     index = (f["parameter_base"] * memories.target.lanes + channel) % len(
@@ -143,6 +150,23 @@ def _add(banks, f, index):
                             f["low"], f["high"], rounding_of(f))
 
 
+def _mul(banks, f, pixel, chunk):
+    index = pixel * f["n_chunks"] + chunk
+    product = 1
+    for which, name, at in (0, "x", index), (1, "y", chunk if f["broadcast"] else index):
+        code = banks[f[f"{name}_bank"]][(f[f"{name}_base"] + at) & WORD_MASK].astype(np.int64)
+        product = product * (code - f[f"zero_point_{which}"])
+    return arith.requantize(product, f["multiplier_2"], f["shift_2"], f["zero_point"], f["low"],
+                            f["high"], rounding_of(f))
+
+
+def _lookup(banks, f, index):
+    columns = banks[0].shape[1]
+    table = banks[f["w_bank"]][f["w_base"]:f["w_base"] + 256 // columns].reshape(256)
+    codes = banks[f["x_bank"]][(f["x_base"] + index) & WORD_MASK]
+    return table[codes.astype(np.int64) + 128]
+
+
 def random_instruction(rng, opcode, columns):
     """Fields of an instruction on banks of 512 words, outputs in bank 2, inputs in others."""
     n_chunks = rng.randint(1, 3)
@@ -160,6 +184,12 @@ def random_instruction(rng, opcode, columns):
             f |= {f"multiplier_{k}": rng.randint(0, (1 << 31) - 1),
                   f"shift_{k}": rng.randint(30, 34) + 18 * (k == 2)}
         return f | {f"zero_point_{k}": rng.randint(-128, 127) for k in range(2)}
+    if opcode == Opcode.MUL:
+        f |= {"out_width": rng.randint(1, 9), "broadcast": rng.randint(0, 1),
+              "multiplier_2": rng.randint(0, (1 << 31) - 1), "shift_2": rng.randint(32, 44)}
+        return f | {f"zero_point_{k}": rng.randint(-128, 127) for k in range(2)}
+    if opcode == Opcode.LOOKUP:
+        return f | {"out_width": rng.randint(1, 12)}
     if opcode == Opcode.LINEAR:
         return f | {"n_inputs": 2 * rng.randint(1, 20), "w_base": f["w_base"] & ~1}
     f |= {"width": rng.randint(1, 6), "height": rng.randint(1, 5),
