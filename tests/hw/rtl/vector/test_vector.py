@@ -23,7 +23,10 @@ ADD = {"out_width": 5, "n_chunks": 2, "out_step": 2, "left_shift": 20, "multipli
        "multiplier_1": (1 << 30) + 12345, "multiplier_2": 1 << 30, "shift_0": 31, "shift_1": 32,
        "shift_2": 50, "zero_point_0": 5, "zero_point_1": -9}
 FIELDS = {Opcode.DEPTHWISE: IMAGE, Opcode.WINDOW: IMAGE, Opcode.ADD: ADD,
-          Opcode.LINEAR: {"n_inputs": 32, "n_chunks": 2}, Opcode.MAXPOOL: IMAGE | {"pad": -128}}
+          Opcode.LINEAR: {"n_inputs": 32, "n_chunks": 2}, Opcode.MAXPOOL: IMAGE | {"pad": -128},
+          Opcode.LOOKUP: {"out_width": 5, "n_chunks": 2, "out_step": 2},
+          Opcode.MUL: {"out_width": 5, "n_chunks": 2, "out_step": 2, "multiplier_2": 1 << 30,
+                       "shift_2": 38, "zero_point_0": 5, "zero_point_1": -9}}
 
 
 def target_of(columns):
@@ -117,24 +120,29 @@ def test_groups_without_channels_are_skipped():
     assert len(check(8, instructions).items) == 5 * 3 * 3 + 3 + 3 * 5 * 3
 
 
-@pytest.mark.parametrize("abort_at", [3, 8, 30, 90])
-def test_abort_leaves_nothing_behind(abort_at):
-    instructions = [instruction(Opcode.WINDOW, 4), instruction(Opcode.ADD, 4)]
-    check(4, instructions, abort_at=abort_at, stalls=0.2)
+@pytest.mark.parametrize(("opcodes", "abort_at"), [
+    *(((Opcode.WINDOW, Opcode.ADD), when) for when in (3, 8, 30, 90)),
+    *(((Opcode.LOOKUP, Opcode.MUL), when) for when in (8, 60, 115, 125, 190))])
+def test_abort_leaves_nothing_behind(opcodes, abort_at):
+    """The table of LOOKUP is read from cycle 8 to 105, its words from then to 130; then MUL."""
+    check(4, [instruction(opcode, 4) for opcode in opcodes], abort_at=abort_at, stalls=0.2)
 
 
-def test_maxima_wait_for_what_is_in_the_lanes():
+@pytest.mark.parametrize(("opcode", "changes", "progress"), [
+    (Opcode.MAXPOOL, {"kernel_width": 1, "kernel_height": 1, "left": 0, "top": 0}, [5, 5, 5]),
+    (Opcode.LOOKUP, {}, [1] * 5)])
+def test_words_wait_for_what_is_in_the_lanes(opcode, changes, progress):
     before = instruction(Opcode.LINEAR, 4)
-    pool = instruction(Opcode.MAXPOOL, 4, out_base=200, kernel_width=1, kernel_height=1, left=0,
-                       top=0)
-    report = check(4, [before, pool], lane_latency=200)
-    assert [amount for _, amount in report.progress] == [1, 5, 5, 5]
+    after = instruction(opcode, 4, out_base=200, **changes)
+    report = check(4, [before, after], lane_latency=200)
+    assert [amount for _, amount in report.progress] == [1, *progress]
     assert report.complete == sorted(report.complete)
 
 
 def test_progress_counts_pixels():
-    report = check(4, [instruction(Opcode.DEPTHWISE, 4), instruction(Opcode.ADD, 4, out_base=100)])
-    assert [amount for _, amount in report.progress] == [5, 5, 5, 1, 1, 1, 1, 1]
+    report = check(4, [instruction(Opcode.DEPTHWISE, 4), instruction(Opcode.ADD, 4, out_base=100),
+                       instruction(Opcode.MUL, 4, out_base=200)])
+    assert [amount for _, amount in report.progress] == [5, 5, 5, *[1] * 10]
 
 
 def test_impossible_instructions_are_refused():
@@ -143,7 +151,9 @@ def test_impossible_instructions_are_refused():
         (Opcode.WINDOW, "out_height", 0), (Opcode.WINDOW, "kernel_width", 0),
         (Opcode.MAXPOOL, "kernel_height", 0), (Opcode.MAXPOOL, "n_chunks", 0),
         (Opcode.LINEAR, "n_inputs", 0), (Opcode.LINEAR, "n_inputs", 3),
-        (Opcode.LINEAR, "w_base", 7), (Opcode.ADD, "out_width", 0), (Opcode.ADD, "n_chunks", 0)]
+        (Opcode.LINEAR, "w_base", 7), (Opcode.ADD, "out_width", 0), (Opcode.ADD, "n_chunks", 0),
+        (Opcode.MUL, "out_width", 0), (Opcode.MUL, "n_chunks", 0),
+        (Opcode.LOOKUP, "out_width", 0), (Opcode.LOOKUP, "n_chunks", 0)]
     target = target_of(4)
     report = run(target, Memories(target), [instruction(opcode, 4, **{name: value})
                                             for opcode, name, value in wrong])

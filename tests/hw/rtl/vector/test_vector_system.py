@@ -26,8 +26,13 @@ ADD = {"x_base": 3, "y_base": 20, "out_width": 5, "n_chunks": 2, "n_channels": 8
        "left_shift": 18, "multiplier_0": 1 << 30, "multiplier_1": (1 << 30) + 12345,
        "multiplier_2": 1 << 30, "shift_0": 31, "shift_1": 32, "shift_2": 49, "zero_point_0": 5,
        "zero_point_1": -9}
+MUL = {"x_base": 3, "y_base": 20, "out_width": 5, "n_chunks": 2, "n_channels": 7, "out_step": 3,
+       "multiplier_2": 1 << 30, "shift_2": 37, "zero_point_0": 5, "zero_point_1": -9}
+LOOKUP = {"x_base": 3, "out_width": 5, "n_chunks": 2, "n_channels": 8, "out_step": 2}
 INSTRUCTIONS = [(Opcode.DEPTHWISE, IMAGE, 0), (Opcode.WINDOW, IMAGE, 18),
                 (Opcode.MAXPOOL, IMAGE | {"pad": -128}, 36), (Opcode.ADD, ADD, 30),
+                (Opcode.MUL, MUL, 33), (Opcode.MUL, MUL | {"broadcast": 1}, 48),
+                (Opcode.LOOKUP, LOOKUP, 42),
                 (Opcode.LINEAR, {"x_base": 7, "w_base": 10, "n_inputs": 10, "n_chunks": 2,
                                  "n_channels": 8}, 60)]
 
