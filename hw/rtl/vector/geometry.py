@@ -77,10 +77,11 @@ class Geometry(wiring.Component):
                  Opcode.LINEAR: g.is_linear, Opcode.ADD: g.is_add, Opcode.MAXPOOL: g.is_maximum,
                  Opcode.LOOKUP: g.is_lookup, Opcode.MUL: g.is_mul}
         m.d.sync += [kind.eq(f["opcode"] == opcode) for opcode, kind in kinds.items()]
+        m.d.sync += [g.is_pair.eq(f["opcode"].matches(Opcode.ADD, Opcode.MUL)),
+                     g.by_words.eq(f["opcode"].matches(Opcode.MAXPOOL, Opcode.LOOKUP))]
         has_kernel = g.is_window | g.is_maximum
-        by_pixels = g.is_add | g.is_mul | g.is_lookup
+        by_pixels = g.is_pair | g.is_lookup
         m.d.sync += [
-            g.is_pair.eq(g.is_add | g.is_mul), g.by_words.eq(g.is_maximum | g.is_lookup),
             g.is_bounded.eq(g.is_depthwise | has_kernel),
             g.has_weights.eq(g.is_depthwise | g.is_window | g.is_linear | g.is_lookup),
             g.is_product.eq(g.is_depthwise | g.is_window | g.is_linear)]
