@@ -18,7 +18,6 @@ from hw.isa import (
     FORMAT_OF,
     INSTRUCTIONS,
     N_WORDS,
-    UNBUILT,
     Counter,
     ErrorCode,
     Register,
@@ -235,7 +234,7 @@ def _reach(records, target):
     """{bank: words} that instructions write, within the banks."""
     reach = {}
     for fields in records:
-        if fields["opcode"] not in FORMAT_OF or fields["opcode"] in UNBUILT:
+        if fields["opcode"] not in FORMAT_OF:
             break
         try:
             writes = INSTRUCTIONS[fields["opcode"]].footprint(fields, target).writes

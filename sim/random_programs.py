@@ -18,7 +18,6 @@ from hw.isa import (
     MAX_NIBBLE_SHIFT,
     N_WORDS,
     SYNC_FIELDS,
-    UNBUILT,
     Engine,
     Format,
     LocalMemory,
@@ -70,8 +69,7 @@ class ProgramMaker:
         self.target, self.rng, self.external_bytes = target, rng, external_bytes
         self.n_records = target.instruction_words // N_WORDS
         self.opcodes = [record.opcode for record in INSTRUCTIONS.values()
-                        if record.opcode not in UNBUILT
-                        and (target.bus_bits or record.format is not Format.TRANSFER)]
+                        if target.bus_bits or record.format is not Format.TRANSFER]
 
     def program(self) -> RandomProgram:
         """Three of four are sound."""

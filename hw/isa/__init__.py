@@ -31,7 +31,7 @@ from hw.isa.layout import (
     local_depths,
 )
 from hw.isa.listing import c_header, markdown_table
-from hw.isa.registry import ENGINE_OF, FORMAT_OF, INSTRUCTIONS, UNBUILT
+from hw.isa.registry import ENGINE_OF, FORMAT_OF, INSTRUCTIONS
 
 __all__ = [
     "Access",
@@ -64,7 +64,6 @@ __all__ = [
     "Register",
     "SYNC_FIELDS",
     "TABLE_SIZE",
-    "UNBUILT",
     "VERSION",
     "Window",
     "c_header",

@@ -12,7 +12,7 @@ from hw.isa.vector import Elementwise
 
 __all__ = ["Multiply"]
 
-_WORD_CYCLES = 2  # of a word of channels, beside one for each of its groups
+_WORD_CYCLES = 4  # of a word of channels, beside one for each of its groups
 
 
 class Multiply(Elementwise):

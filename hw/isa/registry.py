@@ -12,7 +12,7 @@ from hw.isa.multiply import Multiply
 from hw.isa.transfer import Load, Store
 from hw.isa.windows import Depthwise, MaxPool, Window
 
-__all__ = ["ENGINE_OF", "FORMAT_OF", "INSTRUCTIONS", "UNBUILT"]
+__all__ = ["ENGINE_OF", "FORMAT_OF", "INSTRUCTIONS"]
 
 #: The record of every operation that an engine runs; HALT and SYNC are the fetch's own.
 INSTRUCTIONS: dict[Opcode, Instruction] = {record.opcode: record for record in (
@@ -20,5 +20,3 @@ INSTRUCTIONS: dict[Opcode, Instruction] = {record.opcode: record for record in (
     Store())}
 ENGINE_OF: dict[Opcode, Engine] = {code: record.engine for code, record in INSTRUCTIONS.items()}
 FORMAT_OF: dict[Opcode, Format] = {code: record.format for code, record in INSTRUCTIONS.items()}
-#: Operations that the hardware does not have yet, and refuses with ErrorCode.OPCODE.
-UNBUILT = frozenset({Opcode.MUL, Opcode.LOOKUP})

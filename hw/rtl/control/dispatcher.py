@@ -14,7 +14,7 @@ from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.isa import ENGINE_OF, FORMAT_WORDS, N_WORDS, UNBUILT, Engine, ErrorCode, Opcode
+from hw.isa import ENGINE_OF, FORMAT_WORDS, N_WORDS, Engine, ErrorCode, Opcode
 from hw.rtl.common.pipeline import delayed
 from hw.rtl.control.error_finder import ErrorFinder
 from hw.rtl.control.ports import (
@@ -292,8 +292,7 @@ class Dispatcher(wiring.Component):
         """Engine and length of an opcode; without external memory transfers are unknown."""
         with m.Switch(head.opcode):
             for engine in ENGINES:
-                codes = [code for code, its in ENGINE_OF.items()
-                         if its == engine and code not in UNBUILT]
+                codes = [code for code, its in ENGINE_OF.items() if its == engine]
                 if engine in (Engine.LOAD, Engine.STORE) and not self.target.bus_bits:
                     continue
                 with m.Case(*codes):

@@ -42,8 +42,8 @@ class VectorEngine(wiring.Component):
     Cycles of a whole instruction, about 30 more for its beginning and end, where no port waits and
     the lanes (one group of 4 channels per cycle, three for ADD) are not slower:
     DEPTHWISE 3 per column of the padded input, line and chunk; WINDOW and MAXPOOL 1 per tap;
-    LINEAR n_inputs / 2 per word of outputs; ADD 3 per group of channels; MUL 2 more than groups of
-    channels per word; LOOKUP 1 per group of a whole word, and 1 per group of the table before.
+    LINEAR n_inputs / 2 per word of outputs; ADD 3 per group of channels; MUL 1 per group and 4
+    per word; LOOKUP 1 per group of a whole word, and 1 per group of the table before.
 
     Members
     -------

@@ -17,10 +17,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import DEPTHWISE_KERNEL, FORMAT_WORDS, Format, Opcode, field_of
+from hw.isa import DEPTHWISE_KERNEL, FORMAT_WORDS, TABLE_SIZE, Format, Opcode, field_of
 from hw.rtl.common.pipeline import registered
 from hw.rtl.control.slot import instruction_fields
-from hw.rtl.vector.lookup import N_CODES
 
 __all__ = ["GEOMETRY_LAYOUT", "Geometry"]
 
@@ -64,7 +63,7 @@ class Geometry(wiring.Component):
     FAULT_LATENCY = 4
 
     def __init__(self, target):
-        self.n_table_words = N_CODES // target.columns
+        self.n_table_words = TABLE_SIZE // target.columns
         super().__init__({
             "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])), "start": In(1),
             "geometry": Out(GEOMETRY_LAYOUT), "impossible": Out(1)})

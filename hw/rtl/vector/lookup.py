@@ -10,13 +10,13 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.isa import TABLE_SIZE
 from hw.rtl.common.pipeline import delayed, registered
 from hw.rtl.memory.scratchpad import WordMemory, exact_bits, word_layout
 
-__all__ = ["N_CODES", "Lookup"]
+__all__ = ["Lookup"]
 
-_CODE_WIDTH = 8
-N_CODES = 1 << _CODE_WIDTH
+_CODE_WIDTH = exact_bits(TABLE_SIZE)
 
 
 class Lookup(wiring.Component):
@@ -47,7 +47,7 @@ class Lookup(wiring.Component):
     def _write(self, m, memories):
         """Fill the memories, one row per cycle. Returns: the table is whole."""
         lanes = self.target.lanes
-        n_pieces, n_rows = self.target.columns // lanes, N_CODES // lanes
+        n_pieces, n_rows = self.target.columns // lanes, TABLE_SIZE // lanes
         piece = Signal(range(max(2, n_pieces)))
         row = Signal(range(n_rows))
         loading, takes_piece, whole = Signal(), Signal(), Signal()
@@ -77,7 +77,7 @@ class Lookup(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = self.target.lanes
-        n_groups, n_rows = self.target.columns // lanes, N_CODES // lanes
+        n_groups, n_rows = self.target.columns // lanes, TABLE_SIZE // lanes
         memories = [WordMemory(depth=n_rows, width=lanes * _CODE_WIDTH) for _ in range(lanes)]
         for lane, memory in enumerate(memories):
             m.submodules[f"lane_{lane}"] = memory

@@ -4,28 +4,27 @@
 import numpy as np
 import pytest
 
-from hw.isa import Opcode
-from hw.rtl.vector.lookup import N_CODES
+from hw.isa import TABLE_SIZE, Opcode
 from tests.hw.rtl.vector.test_vector import check, instruction, steady, target_of
 from tests.hw.rtl.vector.vector_bench import WatchdogError, run
 from tests.hw.rtl.vector.vector_model import Memories
 
-N_ROWS = N_CODES // 4  # cycles in which the table is filled
+N_ROWS = TABLE_SIZE // 4  # cycles in which the table is filled
 
 
-@pytest.mark.parametrize("columns", [4, pytest.param(8, marks=pytest.mark.slow), 16])
+@pytest.mark.parametrize("columns", [4, 8, pytest.param(16, marks=pytest.mark.slow)])
 def test_every_code_in_every_lane(columns):
     """A table without two equal codes; the words have every code in every byte."""
     target = target_of(columns)
     memories = Memories(target)
-    table = np.random.default_rng(columns).permutation(N_CODES).astype(np.uint8).view(np.int8)
-    memories.banks[1][8:8 + N_CODES // columns] = table.reshape(-1, columns)
-    x = (np.arange(N_CODES)[:, None] + 37 * np.arange(columns)).astype(np.uint8).view(np.int8)
-    memories.banks[0][100:100 + N_CODES] = x
-    f = instruction(Opcode.LOOKUP, columns, n_chunks=1, out_step=1, out_width=N_CODES)
+    table = np.random.default_rng(columns).permutation(TABLE_SIZE).astype(np.uint8).view(np.int8)
+    memories.banks[1][8:8 + TABLE_SIZE // columns] = table.reshape(-1, columns)
+    x = (np.arange(TABLE_SIZE)[:, None] + 37 * np.arange(columns)).astype(np.uint8).view(np.int8)
+    memories.banks[0][100:100 + TABLE_SIZE] = x
+    f = instruction(Opcode.LOOKUP, columns, n_chunks=1, out_step=1, out_width=TABLE_SIZE)
     report = run(target, memories, [f])
-    assert (memories.banks[2][20:20 + N_CODES] == table[x.astype(int) + 128]).all()
-    assert report.n_weight_reads == N_CODES // columns
+    assert (memories.banks[2][20:20 + TABLE_SIZE] == table[x.astype(int) + 128]).all()
+    assert report.n_weight_reads == TABLE_SIZE // columns
     assert not report.items[1:], "no lane is used, but by the item that waits for those before"
 
 
@@ -44,8 +43,8 @@ def test_tables_follow_one_another():
 
 
 def test_the_table_may_end_with_its_bank_and_no_word_behind_it_is_read():
-    f = instruction(Opcode.LOOKUP, 16, w_base=512 - N_CODES // 16)
-    assert check(16, [f]).n_weight_reads == N_CODES // 16
+    f = instruction(Opcode.LOOKUP, 16, w_base=512 - TABLE_SIZE // 16)
+    assert check(16, [f]).n_weight_reads == TABLE_SIZE // 16
 
 
 def test_codes_wait_for_the_whole_table():

@@ -47,7 +47,7 @@ def test_several_chunks_and_pixels(columns, n_channels, broadcast):
     assert len(report.items) == 2 * 9 * groups, "a group takes one item"
 
 
-@pytest.mark.parametrize(("columns", "cycles"), [(4, 5), (8, 4), (16, 6)])
+@pytest.mark.parametrize(("columns", "cycles"), [(4, 5), (8, 6), (16, 8)])
 def test_cycles_of_a_word(columns, cycles):
     f = instruction(Opcode.MUL, columns, n_chunks=1, out_step=1, out_width=20)
     assert steady(check(columns, [f])) <= 20 * cycles + 12
