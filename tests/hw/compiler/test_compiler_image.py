@@ -108,3 +108,21 @@ def test_a_foreign_file_is_damaged(saved):
     (saved / "image.json").write_text("{")
     with pytest.raises(LockstepError, match="is damaged"):
         Image.load(saved)
+
+
+def test_an_image_of_the_format_before_is_read(tmp_path):
+    image = compile_program(programs.linear_net(), get_target("sim-4x4"))
+    image.save(tmp_path)
+    about = json.loads((tmp_path / "image.json").read_text())
+    about |= {"format": 2, "input": about.pop("inputs")[0], "output": about.pop("outputs")[0]}
+    for step in about["steps"]:
+        step["output"], = step.pop("outputs")
+        del step["vector_macs"]
+    for place in about["placements"].values():
+        for name in ("axes", "dtype", "spare", "symmetric"):
+            del place[name]
+    (tmp_path / "image.json").write_text(json.dumps(about))
+    again = Image.load(tmp_path)
+    assert (again.inputs, again.outputs) == (image.inputs, image.outputs)
+    assert again.placements == image.placements
+    assert [step.outputs for step in again.steps] == [step.outputs for step in image.steps]
