@@ -179,8 +179,10 @@ COMPILER = (
           "if all(buffer.is_live for buffer in within) and len(within) > 1:"),
 )
 
-_images = _in("sim/images.py", "sim/test_rtl.py")
-_commands = _in("sim/commands.py", "sim/test_errors.py")
+_images = _in("sim/images.py", "sim/test_rtl.py::test_an_error_of_the_hardware_is_raised",
+              "sim/test_rtl.py::test_the_report_adds_up")
+_commands = _in("sim/commands.py",
+                "sim/test_rtl.py::test_every_tensor_of_every_program_equals_golden")
 _fuzz = _in("sim/fuzz.py", "sim/test_fuzz.py")
 _unit = _in("sim/unit.py", "sim/test_unit.py")
 _testbench = _in("sim/unit_testbench.py", "sim/test_unit.py")
