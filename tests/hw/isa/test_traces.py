@@ -9,7 +9,6 @@ import pytest
 
 from hw.isa import (
     INSTRUCTIONS,
-    UNBUILT,
     Engine,
     LocalMemory,
     Opcode,
@@ -28,7 +27,7 @@ DEPTH = 1 << 16
 TARGET = Target(name="traces", rows=3, columns=8, bank_words=(DEPTH,) * 4, bus_bits=64)
 MATMUL, DEPTHWISE = INSTRUCTIONS[Opcode.MATMUL], INSTRUCTIONS[Opcode.DEPTHWISE]
 VECTOR = [record for record in INSTRUCTIONS.values()
-          if record.engine == Engine.VECTOR and record.opcode not in UNBUILT]
+          if record.engine == Engine.VECTOR]
 N_OF_EACH = 2
 AT_THE_END = {
     **dict.fromkeys(("x_base", "y_base", "w_base", "out_base", "parameter_base"), DEPTH - 2),
