@@ -1,5 +1,7 @@
 """Several inputs and outputs, dtypes and state: what a run starts from and leaves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -161,3 +163,5 @@ def test_what_is_beyond_a_plain_program_is_named():
     assert beyond_plain(step_program()) == "3 inputs (x, target, rate)"
     wide = step_program(inputs=("x",), outputs=("y",), state={}, batch=None)
     assert beyond_plain(wide) == "int32 codes (tensor rate)"
+    shared = {name: replace(tensor, batched=False) for name, tensor in plain.tensors.items()}
+    assert beyond_plain(replace(plain, tensors=shared)) == "tensors without a batch (tensor x)"
