@@ -7,12 +7,14 @@ from benchmarks.litert import Reference
 from benchmarks.tflite import pixel_codes
 from golden.program.compare import compare
 from golden.program.interpreter import run
+from hw.targets import get_target
 from sim import rtl
 from sw import executor
 from sw.data import load_dataset
 from sw.formats.onnx import runtime as onnx_runtime
 from sw.formats.parts import Parts
 from sw.formats.tflite import import_tflite
+from tests.hw.compiler.compiled import assert_as_golden
 from tests.sw.formats.tflite.networks import Network, assert_as_litert, imported, random_codes
 
 IMAGES = 200
@@ -43,12 +45,32 @@ def inception_net():
     return net.finish(net.fully_connected(x, 6, activation="RELU"))
 
 
-NETWORKS = {"mobile_net": mobile_net, "inception_net": inception_net}
+def gated_net():
+    """As MobileNetV3: hard swish, squeeze and excitation, a leaky slope, a sequence at the end."""
+    net = Network((1, 8, 6, 3), 3)
+    x = net.pointwise("HARD_SWISH", net.conv(net.input, 6, stride=(2, 2)))
+    x = net.depthwise(x)
+    gate = net.fully_connected(net.mean(x), 4, activation="RELU")
+    gate = net.fully_connected(gate, 6)
+    y = net.tensor((1, 6), 1 / 256, -128)
+    net.operator("LOGISTIC", [gate], [y])
+    x = net.pointwise("LEAKY_RELU", net.mul(x, y), Alpha=0.2)
+    x = net.reshape(net.conv(x, 5), (1, 12, 5))
+    return net.finish(net.fully_connected(x, 4, shape=(1, 12, 4), keep=True))
+
+
+NETWORKS = {"mobile_net": mobile_net, "inception_net": inception_net, "gated_net": gated_net}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_tensor_on_software(name, tmp_path):
     assert_as_litert(NETWORKS[name](), tmp_path, 50)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_output_on_the_instruction_set_model(name, tmp_path):
+    program = imported(NETWORKS[name](), tmp_path)
+    assert_as_golden(program, get_target("sim-4x4"), random_codes(program.input_shape, 2))
 
 
 def chain(*names):
