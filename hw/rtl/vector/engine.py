@@ -10,6 +10,8 @@ DEPTHWISE, WINDOW and LINEAR go through Products, ADD and MUL through PairUnit. 
 of Operands runs ahead; between Operands and the results nothing ever waits.
 """
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -91,7 +93,7 @@ class VectorEngine(wiring.Component):
         m.d.comb += self.busy.eq(preparing | running)
         return load
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         target = self.target
         f = instruction_fields(self.control.words, format_=Format.VECTOR)
@@ -108,8 +110,8 @@ class VectorEngine(wiring.Component):
         steps = add("steps", StepWalker(target.word_bytes))
         weights = add("weights", WeightStore(target.word_bytes))
         operands = add("operands", Operands(target.word_bytes))
-        products = add("products", Products(target.columns))
-        maximum = add("maximum", Maximum(target.word_bytes))
+        add("products", Products(target.columns))
+        add("maximum", Maximum(target.word_bytes))
         lookup = add("lookup", Lookup(target))
         pairs = add("pairs", PairUnit(target))
         results = add("results", ResultStore(target))
@@ -124,17 +126,16 @@ class VectorEngine(wiring.Component):
             m.d.comb += unit.geometry.eq(g)
         for name in ("steps", "weights", "lookup", "pairs", "places"):
             m.d.comb += units[name].load.eq(own_copy(m, load, f"load_{name}"))
-        m.d.comb += [getattr(steps, name).eq(f[name])
-                     for name in ("x_bank", "y_bank", "width", "height")]
-        m.d.comb += [getattr(places, name).eq(f[name])
-                     for name in ("parameter_base", "n_channels", "first_channel")]
-        m.d.comb += [getattr(pairs, name).eq(f[name])
-                     for name in ("n_channels", "zero_point_0", "zero_point_1")]
         m.d.comb += [
+            steps.x_bank.eq(f["x_bank"]), steps.y_bank.eq(f["y_bank"]),
+            steps.width.eq(f["width"]), steps.height.eq(f["height"]),
+            places.parameter_base.eq(f["parameter_base"]), places.n_channels.eq(f["n_channels"]),
+            places.first_channel.eq(f["first_channel"]),
+            pairs.n_channels.eq(f["n_channels"]), pairs.zero_point_0.eq(f["zero_point_0"]),
+            pairs.zero_point_1.eq(f["zero_point_1"]),
             places.base.eq(f["out_base"]), places.step.eq(f["out_step"]),
             weights.base.eq(f["w_base"]), weights.bank.eq(f["w_bank"]),
             operands.pad.eq(f["pad"])]
-
         m.d.comb += [
             steps.chases.eq(f["chase"]), steps.unit_ready.eq(self.control.unit_ready),
             self.control.unit_next.eq(steps.unit_next),
@@ -148,12 +149,28 @@ class VectorEngine(wiring.Component):
         m.d.sync += wants_word.eq(pairs.wants_next & lookup.wants_next)
         connect(m, steps.tags, operands.tags)
         connect(m, flipped(self.w), weights.w)
+        connect(m, pairs.inputs, emitter.inputs)
+        connect(m, places.places, emitter.places)
+        connect(m, flipped(self.returned), pairs.returned)
+        connect(m, emitter.vector, flipped(self.vector))
+        connect(m, emitter.m, flipped(self.m))
+        self._compute(m, g, SimpleNamespace(**units))
+        return m
 
-        # Step, word and weights reach the multipliers together.
+    def _compute(self, m, g, units) -> None:
+        """From operands and weights to results, by the units that compute, and to the emitter.
+
+        Step, word and weights reach the multipliers together.
+        """
+        operands, weights, results, emitter = (units.operands, units.weights, units.results,
+                                               units.emitter)
+        products, maximum, lookup, pairs = (units.products, units.maximum, units.lookup,
+                                            units.pairs)
         assert weights.LATENCY == operands.LATENCY
-        for name, is_its in (("products", g.is_product), ("maximum", g.is_maximum),
-                             ("lookup", g.is_lookup)):
-            m.d.comb += units[name].valid.eq(operands.valid & own_copy(m, is_its, f"{name}_step"))
+        for name, unit, is_its in (("products", products, g.is_product),
+                                   ("maximum", maximum, g.is_maximum),
+                                   ("lookup", lookup, g.is_lookup)):
+            m.d.comb += unit.valid.eq(operands.valid & own_copy(m, is_its, f"{name}_step"))
         for unit in products, maximum:
             m.d.comb += [unit.first.eq(operands.first), unit.last.eq(operands.last)]
         m.d.comb += [
@@ -179,9 +196,3 @@ class VectorEngine(wiring.Component):
             results.take.eq(emitter.take), results.group.eq(emitter.group),
             results.drop.eq(emitter.drop),
             emitter.returned.eq(self.returned.valid)]
-        connect(m, pairs.inputs, emitter.inputs)
-        connect(m, places.places, emitter.places)
-        connect(m, flipped(self.returned), pairs.returned)
-        connect(m, emitter.vector, flipped(self.vector))
-        connect(m, emitter.m, flipped(self.m))
-        return m

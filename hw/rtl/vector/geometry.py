@@ -68,7 +68,7 @@ class Geometry(wiring.Component):
             "words": In(data.ArrayLayout(32, FORMAT_WORDS[Format.VECTOR])), "start": In(1),
             "geometry": Out(GEOMETRY_LAYOUT), "impossible": Out(1)})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         f = instruction_fields(self.words, format_=Format.VECTOR)
         g = registered(m, self.geometry)
@@ -84,8 +84,22 @@ class Geometry(wiring.Component):
             g.is_bounded.eq(g.is_depthwise | has_kernel),
             g.has_weights.eq(g.is_depthwise | g.is_window | g.is_linear | g.is_lookup),
             g.is_product.eq(g.is_depthwise | g.is_window | g.is_linear)]
+        self._steps(m, f, g, by_pixels)
+        self._counts(m, f, g, has_kernel, by_pixels)
+        no_out = (f["out_width"] == 0) | (f["out_height"] == 0)
+        no_kernel = (f["kernel_width"] == 0) | (f["kernel_height"] == 0)
+        wrong = Signal(4)
+        m.d.sync += [
+            wrong.eq(Cat(
+                f["n_chunks"] == 0,
+                Mux(g.is_bounded, no_out, by_pixels & (f["out_width"] == 0)),
+                Mux(has_kernel, no_kernel, g.is_depthwise & (f["stride_x"] == 0)),
+                g.is_linear & ((f["n_inputs"] == 0) | f["n_inputs"][0] | f["w_base"][0]))),
+            self.impossible.eq(wrong.any())]
+        return m
 
-        # Products with a factor of four bits, one bit per cycle.
+    def _steps(self, m, f, g, by_pixels) -> None:
+        """First positions and steps: products with a factor of four bits, one bit per cycle."""
         shift = Signal(range(_FACTOR_WIDTH + 1))
         wide = {name: Signal(16, name=f"{name}_shifted") for name in ("n_chunks", "line_step")}
         with m.If(self.start):
@@ -128,6 +142,8 @@ class Geometry(wiring.Component):
             g.skip.eq(Mux(g.is_depthwise, f["stride_x"] - 1, 0)),
         ]
 
+    def _counts(self, m, f, g, has_kernel, by_pixels) -> None:
+        """How often each loop runs."""
         pairs = f["n_inputs"][1:]
         once = (f["same_weights"] & g.is_window) | g.is_lookup
         m.d.sync += [
@@ -147,15 +163,3 @@ class Geometry(wiring.Component):
             g.weight_columns.eq(Mux(once, Mux(g.is_lookup, self.n_table_words, 1),
                                     Mux(g.is_depthwise, DEPTHWISE_KERNEL, g.kernel_width))),
         ]
-
-        no_out = (f["out_width"] == 0) | (f["out_height"] == 0)
-        no_kernel = (f["kernel_width"] == 0) | (f["kernel_height"] == 0)
-        wrong = Signal(4)
-        m.d.sync += [
-            wrong.eq(Cat(
-                f["n_chunks"] == 0,
-                Mux(g.is_bounded, no_out, by_pixels & (f["out_width"] == 0)),
-                Mux(has_kernel, no_kernel, g.is_depthwise & (f["stride_x"] == 0)),
-                g.is_linear & ((f["n_inputs"] == 0) | f["n_inputs"][0] | f["w_base"][0]))),
-            self.impossible.eq(wrong.any())]
-        return m
