@@ -29,8 +29,8 @@ _average = _in("golden/arith.py", "golden/test_float_product.py")
 _random = _in("golden/random.py", "golden/test_random.py", "golden/test_counter_bits.py")
 _digits = _in("golden/digits.py", "golden/test_digits.py")
 _product = _in("golden/float_product.py", "golden/test_float_product.py")
-_windowed = _in("golden/ops/windowed.py", "golden/ops/test_ops.py",
-                "hw/compiler/test_compiler_tile.py")
+_windowed = _in("golden/ops/windowed.py", "golden/ops",
+                "hw/compiler/test_compiler_tile.py::test_any_convolution_is_as_golden")
 _norm = _in("golden/ops/range_norm.py", "golden/ops/test_range_norm.py")
 _compare = _in("golden/program/compare.py", "golden/program/test_compare.py")
 _verify = _in("golden/program/verify.py", "golden/program/test_verify.py")
@@ -105,8 +105,8 @@ SW = (
 
 _walker = _in("hw/rtl/array/walker.py", "hw/rtl/array/test_walker.py")
 _readout = _in("hw/rtl/array/readout.py", "hw/rtl/array/test_readout.py")
-_packed = _in("hw/rtl/array/packed.py", "hw/rtl/array/test_array.py",
-              "hw/rtl/array/test_multiplier.py")
+_packed = _in("hw/rtl/array/packed.py",
+              "hw/rtl/array/test_multiplier.py::test_products_are_exact_on_the_portable_hook")
 _feeder = _in("hw/rtl/array/feeder.py", "hw/rtl/array/test_feeder.py")
 _slot = _in("hw/rtl/control/slot.py", "hw/rtl/control/test_slot.py")
 _dispatcher = _in("hw/rtl/control/dispatcher.py", "hw/rtl/control/test_dispatcher.py")

@@ -66,6 +66,7 @@ def test_a_convolution_that_would_crash_is_refused():
         check_narrow(fresh(recipe=recipe, width=4), "--channels-last")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["banner", "float", "jacob"])
 def test_narrow_networks_train_in_channels_last(recipe):
     """torch's kernel for the shortcut would end the process, or spoil what lies behind a buffer."""
