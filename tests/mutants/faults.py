@@ -151,7 +151,8 @@ _transfer = _in("hw/isa/transfer.py", "hw/machine/test_machine.py",
 _matmul = _in("hw/isa/matmul.py", "hw/machine/test_machine_array.py")
 _vector = _in("hw/isa/windows.py", "hw/machine/test_machine_vector.py")
 _hazards = _in("hw/machine/hazards.py", "hw/machine/test_hazards.py")
-_nibbles = _in("hw/compiler/lowering/nibbles.py", "hw/compiler/test_nibbles.py")
+_nibbles = _in("hw/compiler/lowering/nibbles.py",
+               "hw/compiler/test_nibbles.py::test_more_than_four_bits_stay_bytes")
 _lifetimes = _in("hw/compiler/memory/lifetimes.py", "hw/compiler/test_allocator.py",
                  "hw/compiler/test_compiler.py")
 _placement = _in("hw/compiler/memory/placement.py", "hw/compiler/test_compiler.py")

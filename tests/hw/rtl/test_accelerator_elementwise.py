@@ -11,6 +11,7 @@ from sim.design import build_accelerator
 from tests.hw.rtl.array.product import HALT, instructions
 from tests.hw.rtl.test_accelerator import DONE, LIMIT, WATCHDOG, counts, failed, product_of_a_tile
 
+pytestmark = pytest.mark.slow
 TARGET = get_target("sim-4x4")
 N_PIXELS, N_CHUNKS = 21, 2
 TABLE_BASE, Y_BASE = 200, 300  # in bank 1, as the codes x are in bank 0 from word 0 on
