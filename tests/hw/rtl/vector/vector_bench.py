@@ -11,9 +11,10 @@ from amaranth.sim import Simulator
 
 from golden import arith
 from hw.isa import FORMAT_WORDS, Format, encode
+from hw.isa.instruction import rounding_of
 from hw.rtl.vector import VectorEngine, Which, vector_item_layout
 from sim.unit import unpack
-from tests.hw.rtl.vector.vector_model import reads_per_unit, rounding_of
+from tests.hw.rtl.vector.vector_model import reads_per_unit
 
 CLOCK_PERIOD = 1e-8
 _ABORT_CYCLES = 100

@@ -1,4 +1,4 @@
-"""What the vector engine must compute, in numpy.
+"""Memories for the vector engine, and what the records say that they are afterwards.
 
     memories = Memories(target, seed)
     expected = model(memories, fields)  # a copy of the memories, as they must be afterwards
@@ -6,12 +6,10 @@
 
 import numpy as np
 
-from golden import arith
-from hw.isa import FIELDS, Format, Opcode
+from hw.isa import DEPTHWISE_KERNEL, FIELDS, INSTRUCTIONS, Format, Opcode, encode
+from hw.machine import Machine
 
-WORD_MASK = 0xFFFF
 BY_PIXELS = (Opcode.ADD, Opcode.MUL, Opcode.LOOKUP)  # no window, a unit is a pixel
-BY_WORDS = (Opcode.MAXPOOL, Opcode.LOOKUP)  # whole words are written, whatever the channels
 
 
 class Memories:
@@ -37,47 +35,19 @@ def all_fields(opcode, **values):
     return {f.name: 0 for f in FIELDS[Format.VECTOR]} | values | {"opcode": opcode}
 
 
-def rounding_of(f):
-    return arith.Rounding.GEMMLOWP if f["gemmlowp"] else arith.Rounding.HALF_UP
-
-
-def _line_and_size(f):
-    """Output lines and pixels per line."""
-    if f["opcode"] in BY_PIXELS:
-        return f["out_width"], 1
-    if f["opcode"] == Opcode.LINEAR:
-        return 1, 1
-    return f["out_height"], f["out_width"]
-
-
-def _window(memories, f, oy, ox, chunk):
-    """The codes of one output: (kernel rows, kernel columns, channels)."""
-    depthwise = f["opcode"] == Opcode.DEPTHWISE
-    height, width = (3, 3) if depthwise else (f["kernel_height"], f["kernel_width"])
-    dy, dx = (1, 1) if depthwise else (f["dilation_y"], f["dilation_x"])
-    window = np.full((height, width, memories.target.columns), f["pad"], np.int64)
-    for ky in range(height):
-        for kx in range(width):
-            iy = oy * f["stride_y"] - f["top"] + ky * dy
-            ix = ox * f["stride_x"] - f["left"] + kx * dx
-            if 0 <= iy < f["height"] and 0 <= ix < f["width"]:
-                address = f["x_base"] + iy * f["line_step"] + ix * f["n_chunks"] + chunk
-                window[ky, kx] = memories.banks[f["x_bank"]][address & WORD_MASK]
-    return window
-
-
 def reads_per_unit(f, columns):
     """How many words each unit reads through port v."""
-    n_lines, _ = _line_and_size(f)
+    n_units = INSTRUCTIONS[f["opcode"]].n_units(f)
     if f["opcode"] in BY_PIXELS:
-        return [(1 + (f["opcode"] != Opcode.LOOKUP)) * f["n_chunks"]] * n_lines
+        return [(1 + (f["opcode"] != Opcode.LOOKUP)) * f["n_chunks"]] * n_units
     if f["opcode"] == Opcode.LINEAR:
         return [f["n_chunks"] * -(-f["n_inputs"] // columns)]
     counts = []
-    for oy in range(n_lines):
+    for oy in range(n_units):
         if f["opcode"] == Opcode.DEPTHWISE:
-            xs = [c - f["left"] for c in range((f["out_width"] - 1) * f["stride_x"] + 3)]
-            ys = [oy * f["stride_y"] - f["top"] + k for k in range(3)]
+            n_columns = (f["out_width"] - 1) * f["stride_x"] + DEPTHWISE_KERNEL
+            xs = [c - f["left"] for c in range(n_columns)]
+            ys = [oy * f["stride_y"] - f["top"] + k for k in range(DEPTHWISE_KERNEL)]
         else:
             xs = [o * f["stride_x"] - f["left"] + k * f["dilation_x"]
                   for o in range(f["out_width"]) for k in range(f["kernel_width"])]
@@ -89,82 +59,14 @@ def reads_per_unit(f, columns):
 
 
 def model(memories, f):
-    """The memories after the instruction."""
+    """The memories after the instruction, as its record says (hw.isa)."""
     result = memories.copy()
-    columns, banks = memories.target.columns, memories.banks
-    n_lines, n_pixels = _line_and_size(f)
-    out = result.banks[f["out_bank"]]
-    for line in range(n_lines):
-        for pixel in range(n_pixels):
-            for chunk in range(f["n_chunks"]):
-                position = line * n_pixels + pixel
-                address = (f["out_base"] + position * f["out_step"] + chunk) & WORD_MASK
-                channel = chunk * columns + np.arange(columns)
-                written = (f["first_channel"] <= channel) & (channel < f["n_channels"])
-                if f["opcode"] == Opcode.MAXPOOL:
-                    out[address] = _window(memories, f, line, pixel, chunk).max((0, 1))
-                    continue
-                if f["opcode"] == Opcode.LOOKUP:
-                    out[address] = _lookup(banks, f, line * f["n_chunks"] + chunk)
-                    continue
-                if f["opcode"] == Opcode.ADD:
-                    value = _add(banks, f, line * f["n_chunks"] + chunk)
-                elif f["opcode"] == Opcode.MUL:
-                    value = _mul(banks, f, line, chunk)
-                else:
-                    sums = _sums(memories, f, line, pixel, chunk)
-                    index = (f["parameter_base"] * memories.target.lanes + channel) % len(
-                        memories.bias)
-                    value = arith.requantize(
-                        sums + memories.bias[index], memories.multiplier[index],
-                        memories.shift[index], f["zero_point"], f["low"], f["high"],
-                        rounding_of(f))
-                out[address] = np.where(written, value, out[address])
+    machine = Machine(memories.target)
+    machine.banks = result.banks
+    machine.parameters[:len(memories.bias)] = np.stack(
+        [memories.bias & 0xFFFF_FFFF, memories.multiplier, memories.shift], 1)
+    machine.execute(encode(**f))
     return result
-
-
-def _sums(memories, f, line, pixel, chunk):
-    weights = memories.banks[f["w_bank"]].astype(np.int64)
-    if f["opcode"] == Opcode.LINEAR:
-        k = np.arange(f["n_inputs"])
-        x = memories.banks[f["x_bank"]].astype(np.int64).reshape(-1)
-        x = x[f["x_base"] * memories.target.columns + k]
-        first = f["w_base"] + chunk * f["n_inputs"]
-        return x @ weights[first:first + f["n_inputs"]]
-    window = _window(memories, f, line, pixel, chunk)
-    taps = window.reshape(-1, memories.target.columns)
-    first = f["w_base"] + chunk * len(taps)
-    if f["same_weights"] and f["opcode"] == Opcode.WINDOW:
-        return taps.sum(0) * weights[f["w_base"]]
-    return (taps * weights[first:first + len(taps)]).sum(0)
-
-
-def _add(banks, f, index):
-    terms = []
-    for which, bank, base in (0, "x_bank", "x_base"), (1, "y_bank", "y_base"):
-        code = banks[f[bank]][(f[base] + index) & WORD_MASK].astype(np.int64)
-        terms.append(arith.requantize(
-            (code - f[f"zero_point_{which}"]) << f["left_shift"], f[f"multiplier_{which}"],
-            f[f"shift_{which}"], 0, arith.INT32_MIN, arith.INT32_MAX, rounding_of(f)))
-    return arith.requantize(sum(terms), f["multiplier_2"], f["shift_2"], f["zero_point"],
-                            f["low"], f["high"], rounding_of(f))
-
-
-def _mul(banks, f, pixel, chunk):
-    index = pixel * f["n_chunks"] + chunk
-    product = 1
-    for which, name, at in (0, "x", index), (1, "y", chunk if f["broadcast"] else index):
-        code = banks[f[f"{name}_bank"]][(f[f"{name}_base"] + at) & WORD_MASK].astype(np.int64)
-        product = product * (code - f[f"zero_point_{which}"])
-    return arith.requantize(product, f["multiplier_2"], f["shift_2"], f["zero_point"], f["low"],
-                            f["high"], rounding_of(f))
-
-
-def _lookup(banks, f, index):
-    columns = banks[0].shape[1]
-    table = banks[f["w_bank"]][f["w_base"]:f["w_base"] + 256 // columns].reshape(256)
-    codes = banks[f["x_bank"]][(f["x_base"] + index) & WORD_MASK]
-    return table[codes.astype(np.int64) + 128]
 
 
 def random_instruction(rng, opcode, columns):
