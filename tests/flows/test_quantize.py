@@ -35,6 +35,7 @@ def checkpoint(tmp_path):
     return save(tmp_path / "float.pt", float_digits())
 
 
+@pytest.mark.slow
 def test_eight_bits_to_a_program(checkpoint, tmp_path, capsys):
     assert quantize.main([checkpoint, "-o", str(tmp_path / "p"),
                           "--report", str(tmp_path / "r.json")]) == 0

@@ -66,6 +66,7 @@ def without_times(path):
     return pandas.read_csv(path).drop(columns=["seconds", "images_per_second"])
 
 
+@pytest.mark.slow
 def test_resume_equals_one_long_run(tmp_path):
     train.main(arguments(tmp_path / "whole", epochs=2))
     train.main(arguments(tmp_path / "parts", epochs=1))
