@@ -188,7 +188,7 @@ class ProgramMaker:
         return {
             "gemmlowp": self._below(2), "zero_point": self._between(-128, 127),
             "low": self._between(-128, 0), "high": self._between(0, 127),
-            "out_base": self._below(self.target.bank_words[0]), "out_step": self._below(4),
+            "out_base": self._below(min(self.target.bank_words)), "out_step": self._below(4),
             "parameter_base": self._below(max(1, self.target.parameter_words - 8)),
             "n_channels": self._between(0, 3 * self.target.columns),
             "first_channel": self._one(0, 0, self._below(self.target.columns))}
@@ -252,7 +252,7 @@ class ProgramMaker:
             "nibbles": int(unpacks), "nibble_shift": self._below(MAX_NIBBLE_SHIFT + 1),
             "external_base": word * self._below(self.external_bytes // word - n_words),
             "external_step": word * self._below(8), "local_memory": memory,
-            "local_base": self._below(self.target.bank_words[0] // 2),
+            "local_base": self._below(min(self.target.bank_words) // 2),
             "n_lines": self._between(1, 4), "line_words": n_words, "local_step": self._below(8)}
 
     # Wild programs
