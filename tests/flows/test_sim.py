@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -405,3 +408,11 @@ def test_the_rtl_backend_takes_several_inputs(streaming, monkeypatch):
     program, x = streaming[0], streaming_inputs("NHWC", n_images=3)
     trace, report = rtl_backend.run_rtl(program, x, rtl_backend.RtlOptions(target=None))
     assert {*trace} == {*program.tensors} and report == "report"
+
+
+def test_a_command_run_as_a_script_does_not_hide_the_package_sim():
+    """`python flows/sim.py` has flows/ in front of all else in sys.path."""
+    code = "import sys; sys.path.insert(0, 'flows'); import cli.command; import sim.runner"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
