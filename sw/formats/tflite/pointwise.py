@@ -17,7 +17,7 @@ from sw.formats.tflite.builder import (
 )
 from sw.formats.tflite.graph import OperatorInfo, TensorInfo, check_activation
 from sw.formats.tflite.registry import converts, factor
-from sw.formats.tflite.tables import CODES, put_table
+from sw.formats.tflite.tables import CODES, put_table, rescaled
 
 __all__ = ["add", "mul", "quantize", "relu"]
 
@@ -41,7 +41,10 @@ def add(builder: Builder, operator: OperatorInfo) -> None:
         input_rescales=tuple(tflite_factor(factor(operator, x.scale, over=twice))
                               for x in (first, second)),
         rescale=gemmlowp_rescale(total, operator.output, activation_bounds(operator)))
-    _emit_binary(builder, operator, op, first, second)
+    if second.data is not None:
+        constant = np.full((1, len(CODES)), second.data.reshape(()))
+        return put_table(builder, operator, first, op(CODES.astype(np.int8)[None], constant)[0])
+    builder.emit(operator, op, [builder.name(first), builder.name(second)])
 
 
 @converts("MUL", options="MulOptions", fields=("FusedActivationFunction",), precision=np.float32)
@@ -54,12 +57,19 @@ def mul(builder: Builder, operator: OperatorInfo) -> None:
             operator.refuse(f"beside an input of shape {list(first.shape)} the other must have the "
                             f"same one or, of 4 dimensions, one value per channel, not shape "
                             f"{list(second.shape)}")
-    op = ops.Mul(
-        input_zero_points=(first.zero_point, second.zero_point),
-        rescale=gemmlowp_rescale(
-            factor(operator, first.scale, second.scale, over=operator.output.scale),
-            operator.output, activation_bounds(operator)))
-    _emit_binary(builder, operator, op, first, second)
+    output, bounds = operator.output, activation_bounds(operator)
+    scale = factor(operator, first.scale, second.scale, over=output.scale)
+    if second.data is not None:
+        products = (CODES - first.zero_point) * (int(second.data.item()) - second.zero_point)
+        return put_table(builder, operator, first, rescaled(products, scale) + output.zero_point,
+                         bounds)
+    source, channels = builder.name(second), (first.shape[-1], 1, 1)
+    if second.shape != first.shape and program_shape(second.shape) != channels:
+        source = builder.emit_part(operator, "gate", builder.reshape(source, channels), [source],
+                                   second)
+    op = ops.Mul(input_zero_points=(first.zero_point, second.zero_point),
+                 rescale=gemmlowp_rescale(scale, output, bounds))
+    builder.emit(operator, op, [builder.name(first), source])
 
 
 def _operands(operator: OperatorInfo) -> tuple[TensorInfo, TensorInfo]:
@@ -75,19 +85,6 @@ def _operands(operator: OperatorInfo) -> tuple[TensorInfo, TensorInfo]:
         operator.refuse(f"a constant operand must have one value, not shape "
                         f"{list(constant.shape)} (tensor {constant.name!r})")
     return operator.activation(1 - position), constant      # both operators commute
-
-
-def _emit_binary(builder: Builder, operator: OperatorInfo, op: ops.Add | ops.Mul,
-                 first: TensorInfo, second: TensorInfo) -> None:
-    """The node of two tensors; with a constant it is a function of one code."""
-    if second.data is not None:
-        constant = np.full((1, len(CODES)), second.data.reshape(()))
-        return put_table(builder, operator, first, op(CODES.astype(np.int8)[None], constant)[0])
-    source, channels = builder.name(second), (first.shape[-1], 1, 1)
-    if second.shape != first.shape and program_shape(second.shape) != channels:
-        source = builder.emit_part(operator, "gate", builder.reshape(source, channels), [source],
-                                   second)
-    builder.emit(operator, op, [builder.name(first), source])
 
 
 def _rescaling(builder: Builder, operator: OperatorInfo, bounds: tuple) -> None:

@@ -15,7 +15,7 @@ from sw.formats.tflite.builder import Builder, tflite_factor
 from sw.formats.tflite.graph import OperatorInfo, TensorInfo, check_activation
 from sw.formats.tflite.registry import converts, factor
 
-__all__ = ["hard_swish", "leaky_relu", "logistic", "put_table", "tanh"]
+__all__ = ["hard_swish", "leaky_relu", "logistic", "put_table", "rescaled", "tanh"]
 
 CODES = np.arange(INT8_MIN, INT8_MAX + 1)
 INT16_MIN, INT16_MAX = -(1 << 15), (1 << 15) - 1
@@ -23,9 +23,10 @@ HIRES = 7               # fraction bits of HARD_SWISH's input
 RELUISH_SCALE = np.float32(3 / 32768)
 
 
-def put_table(builder: Builder, operator: OperatorInfo, x: TensorInfo, values: np.ndarray) -> None:
+def put_table(builder: Builder, operator: OperatorInfo, x: TensorInfo, values: np.ndarray,
+              bounds: tuple = (INT8_MIN, INT8_MAX)) -> None:
     """The Lookup that writes the operator's output. values: its codes before the clamp, (256,)."""
-    table = np.clip(values.astype(np.int32), INT8_MIN, INT8_MAX).astype(np.int8)
+    table = np.clip(values.astype(np.int32), *bounds).astype(np.int8)
     builder.emit(operator, ops.Lookup(table=table), [builder.name(x)])
 
 
@@ -66,7 +67,7 @@ def tanh(builder: Builder, operator: OperatorInfo) -> None:
     _float_table(builder, operator, _rounded(np.tanh))
 
 
-def _rescaled(values: np.ndarray, real_factor: float) -> np.ndarray:
+def rescaled(values: np.ndarray, real_factor: float) -> np.ndarray:
     """MultiplyByQuantizedMultiplier of common.cc; its left shift wraps around in int32."""
     multiplier, shift = tflite_factor(real_factor)
     left, _ = arith.split_shift(shift)
@@ -80,8 +81,8 @@ def leaky_relu(builder: Builder, operator: OperatorInfo) -> None:
     """A factor for either sign."""
     x, codes = _operands(operator)
     output = operator.output
-    above = _rescaled(codes, factor(operator, x.scale, over=output.scale))
-    below = _rescaled(codes, factor(operator, x.scale, operator.options["Alpha"],
+    above = rescaled(codes, factor(operator, x.scale, over=output.scale))
+    below = rescaled(codes, factor(operator, x.scale, operator.options["Alpha"],
                                     over=output.scale))
     put_table(builder, operator, x, np.where(codes >= 0, above, below) + output.zero_point)
 

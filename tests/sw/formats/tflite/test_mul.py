@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tflite
 
 from benchmarks.litert import Reference
 from golden import ops
@@ -63,3 +64,20 @@ def test_products_that_leave_int32_are_noted(exponent, tmp_path):
     differ = run(program, codes)[program.outputs[0]] != Reference(content).trace(
         codes, program.outputs)[program.outputs[0]]
     assert len(program.metadata["notes"]) == differ.any() == (exponent > 15)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("exponent", [0, 16, 20, 25])
+def test_a_constant_wraps_around_as_the_kernel(exponent, activation, tmp_path):
+    net = Network((1, 256))
+    net.input = x = net.tensor((1, 256), 0.5, 3)
+    y = net.tensor((1, 256), 0.25 / (1.5 * 2.0**exponent), -4)
+    net.operator("MUL", [x, net.constant(np.array([[127]], np.int8), 0.5)], [y],
+                 FusedActivationFunction=getattr(tflite.ActivationFunctionType, activation))
+    content = net.finish(y)
+    program = imported(content, tmp_path)
+    codes = np.arange(-128, 128, dtype=np.int8)[None]
+    np.testing.assert_array_equal(
+        run(program, codes)[program.outputs[0]],
+        Reference(content).trace(codes, program.outputs)[program.outputs[0]])
+    assert program.metadata["notes"] == []

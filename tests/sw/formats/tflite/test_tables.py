@@ -84,7 +84,7 @@ FAULTS = {
     "one code beside": ("LOGISTIC", "CODES", tables.CODES + 1),
     "a gate that does not saturate": ("HARD_SWISH", "INT16_MAX", 1 << 20),
     "halves of int16 lost": ("HARD_SWISH", "_times", lambda values, by: values * by >> 15),
-    "no second slope": ("LEAKY_RELU", "_rescaled", lambda values, by: values),
+    "no second slope": ("LEAKY_RELU", "rescaled", lambda values, by: values),
 }
 
 
