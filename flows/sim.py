@@ -24,6 +24,7 @@ from cli.rtl_backend import DEFAULT_TARGET, SimulationFailure, prepare_rtl, rtl_
 from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.compare import compare
+from golden.program.encoding import npz
 
 BACKENDS = ("golden", "torch", "onnx", "rtl")
 LONGEST_FILE_NAME = 255  # bytes
@@ -154,7 +155,7 @@ def write_outputs(file, program, trace):
     if len(outputs) == 1:
         np.save(file, outputs[program.outputs[0]])
     else:
-        np.savez(file, **outputs)
+        file.write(npz(outputs))
 
 
 def write_file(path, write):

@@ -6,7 +6,9 @@ contents; the arrays are collected beside them. Nothing is pickled.
 
 import dataclasses
 import hashlib
+import io
 import json
+import zipfile
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from golden import ops
 from golden.arith import Rounding
 from golden.ops import range_norm
 
-__all__ = ["CLASSES", "array_hash", "canonical", "decode", "digest", "encode"]
+__all__ = ["CLASSES", "array_hash", "canonical", "decode", "digest", "encode", "npz"]
 
 CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, *ops.TRAINING_OPERATORS, ops.Rescale,
                                             range_norm.RangeNormConfig)}
@@ -35,6 +37,22 @@ def array_hash(array: np.ndarray) -> str:
     """Hash of the dtype, the shape and the little-endian contents."""
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     return digest(f"{array.dtype.str} {array.shape}".encode() + array.tobytes())
+
+
+def npz(arrays: dict) -> bytes:
+    """An uncompressed .npz file of arrays by name, little-endian, with fixed times.
+
+    numpy.savez takes no array that is called as one of its own arguments.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array.astype(array.dtype.newbyteorder("<")),
+                                      version=(1, 0), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)),
+                             member.getvalue())
+    return buffer.getvalue()
 
 
 def encode(value, arrays: dict):

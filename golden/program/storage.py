@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from golden.errors import LockstepError
-from golden.program.encoding import canonical, decode, digest, encode
+from golden.program.encoding import canonical, decode, digest, encode, npz
 from golden.program.plain import beyond_plain
 from golden.program.tensor import Node, Quantization, State, Tensor
 
@@ -77,19 +77,6 @@ def sha256(program) -> str:
     return digest(canonical(body(program)[0]))
 
 
-def _npz(arrays):
-    """An uncompressed npz with fixed times, as bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in sorted(arrays.items()):
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array.astype(array.dtype.newbyteorder("<")),
-                                      version=(1, 0), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)),
-                             member.getvalue())
-    return buffer.getvalue()
-
-
 def check_target(directory) -> None:
     """LockstepError where `save` would replace anything else than a Program."""
     directory = Path(directory)
@@ -106,15 +93,15 @@ def save(program, directory) -> Path:
     directory = Path(directory)
     check_target(directory)
     values, arrays = body(program)
-    npz = _npz(arrays)
+    data = npz(dict(sorted(arrays.items())))
     document = {"format": FORMAT, "version": version(program), "sha256": digest(canonical(values)),
-                "tensors_sha256": digest(npz), "program": values}
+                "tensors_sha256": digest(data), "program": values}
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         new, old = temporary / "new", temporary / "old"
         new.mkdir()
-        (new / NPZ_NAME).write_bytes(npz)
+        (new / NPZ_NAME).write_bytes(data)
         text = json.dumps(document, sort_keys=True, indent=1, allow_nan=False)
         (new / JSON_NAME).write_text(text + "\n", encoding="utf-8")
         if directory.exists():
@@ -169,10 +156,10 @@ def load(directory, make: Callable):
     except (ValueError, RecursionError) as error:
         raise LockstepError(f"{path} is damaged: {error}") from error
     _check_hash(path, document.get("sha256"), digest(text))
-    npz = _read(npz_path)
-    _check_hash(npz_path, document.get("tensors_sha256"), digest(npz))
+    data = _read(npz_path)
+    _check_hash(npz_path, document.get("tensors_sha256"), digest(data))
     try:
-        with np.load(io.BytesIO(npz), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise LockstepError(f"{npz_path} is damaged: {error}") from error

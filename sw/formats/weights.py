@@ -4,17 +4,16 @@ Every writer gives the same bytes for the same Program: fixed member times, sort
 """
 
 import dataclasses
-import io
 import re
-import zipfile
 
 import numpy as np
 
-__all__ = ["c_array", "c_name", "npz_bytes", "parameters", "quantizations", "vectors_header",
+from golden.program.encoding import npz
+
+__all__ = ["c_array", "c_name", "parameters", "quantizations", "vectors_header",
            "weights_header", "weights_npz"]
 
 C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t"}
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file can hold
 LINE_WIDTH = 100
 
 
@@ -49,22 +48,11 @@ def quantizations(program) -> dict[str, np.ndarray]:
     return found
 
 
-def npz_bytes(arrays) -> bytes:
-    """A dict of arrays as an uncompressed .npz file with fixed times."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in sorted(arrays.items()):
-            member = io.BytesIO()
-            np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", ZIP_TIME), member.getvalue())
-    return buffer.getvalue()
-
-
 def weights_npz(program) -> bytes:
     """weights.npz: members of `parameters` under "node/", of `quantizations` under "tensor/"."""
     arrays = {f"node/{name}": value for name, value in parameters(program).items()}
     arrays.update({f"tensor/{name}": value for name, value in quantizations(program).items()})
-    return npz_bytes(arrays)
+    return npz(dict(sorted(arrays.items())))
 
 
 def c_name(name) -> str:

@@ -15,6 +15,9 @@ from cli import command as cli
 from cli import rtl_backend
 from cli.inputs import DEFAULT_IMAGES
 from flows import deploy, formal, rtl, sim, synth
+from golden import ops
+from golden.program import Quantization
+from golden.program.builder import ProgramBuilder
 from golden.program.interpreter import run as golden_run
 from hw.compiler import compile_program
 from hw.targets import get_target
@@ -366,6 +369,20 @@ def test_several_inputs_and_outputs_are_archives(backend, streaming, tmp_path, c
             assert archive[name].shape == (2, 3, 4, 2)
             np.testing.assert_array_equal(archive[name],
                                           np.moveaxis(trace[name], 1, -1)[:2])
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "a/b"])
+def test_outputs_of_any_name(name, tmp_path, capsys):
+    builder = ProgramBuilder()
+    builder.input("x", (2,), Quantization(scale=1.0, zero_point=0))
+    builder.node(name, ops.Clamp(low=0), ["x"])
+    builder.node("other", ops.Clamp(high=0), ["x"])
+    folder, outputs = tmp_path / "program", tmp_path / "y.npz"
+    builder.build("names", (name, "other")).save(folder)
+    assert exit_of(["--program", str(folder), "--backend", "golden", "--outputs", str(outputs)],
+                   capsys)[0] == 0
+    with np.load(outputs, allow_pickle=False) as archive:
+        assert archive.files == [name, "other"]
 
 
 def test_files_for_several_inputs_and_outputs_that_do_not_fit(streaming, tmp_path, capsys):
