@@ -15,14 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sim.cache import cached
-from sim.runner import (
-    BUILD_ROOT,
-    OPTIMIZE,
-    Build,
-    SimulationError,
-    check_tools,
-    excerpt,
-)
+from sim.runner import BUILD_ROOT, Build, SimulationError, check_tools, excerpt
 
 __all__ = ["build_cxxrtl"]
 
@@ -30,7 +23,7 @@ MODEL = "testbench.cxxrtl"
 # What is optimized here need not be compiled; registers are left alone, as opt_dff fails where bits
 # of one are constant (conflicting init values). -g0: nothing but the ports is looked at.
 WRITE = f"proc; flatten; opt_expr; opt_clean -purge; write_cxxrtl -header -g0 {MODEL}.cc"
-COMPILE = ("-std=c++17", *OPTIMIZE.split(), "-w", "-DLOCKSTEP_CXXRTL")
+COMPILE = ("-std=c++17", "-O2", "-w", "-DLOCKSTEP_CXXRTL")
 # The zeros of memories, as hw.rtl.verilog writes them: yosys takes minutes to read them, and
 # memories of CXXRTL start with zeros.
 _ZEROS = re.compile(rb"^ *initial begin\n *for \(integer i.*\) .* = \d+'d0;\n *end\n", re.MULTILINE)

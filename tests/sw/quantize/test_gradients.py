@@ -10,6 +10,7 @@ from sw.quantize.gradients import (
     gradient_copies,
     quantize_error,
     quantize_gradient,
+    split_gradient,
 )
 from sw.quantize.recipe import FLOAT, TensorRecipe
 from sw.quantize.recipes import make_recipe
@@ -21,6 +22,13 @@ def test_eight_bits_per_tensor():
     y = quantize_gradient(g, TensorRecipe())
     assert torch.allclose(y, torch.tensor([[1.27, -0.30], [0.01, 0]]), atol=1e-6)
     assert quantize_gradient(g, FLOAT) is g
+
+
+@pytest.mark.parametrize("random_bits", [0, 128, 255])
+def test_the_largest_gradient_becomes_127_whatever_is_drawn(random_bits):
+    gradient = torch.tensor([1.27, -1.27, 0.01, 0.0])  # 127, -127, 1 and 0 steps of 8 bits
+    _, g8 = split_gradient(gradient, random_bits)
+    assert torch.allclose(g8, gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize(("granularity", "step"), [
