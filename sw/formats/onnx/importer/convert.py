@@ -25,6 +25,11 @@ __all__ = ["import_network", "import_onnx", "is_quantized", "unsupported_operato
 QuantizedWalk.converters = {**qdq.CONVERTERS, **qlinear.CONVERTERS}
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", *qlinear.CONVERTERS}
 
+OTHER_FORMS = {"DynamicQuantizeLinear": "quantizes its activations anew in every run",
+               "Quant": "is quantized in QONNX form", "BipolarQuant": "is quantized in QONNX form",
+               "ConvInteger": "leaves scales to other operators",
+               "MatMulInteger": "leaves scales to other operators"}
+
 
 def is_quantized(graph) -> bool:
     """Does a Graph hold operators of quantization?"""
@@ -46,6 +51,10 @@ def import_onnx(path) -> Program:
             return program
         graph = make_graph(model, Path(path).parent)
         if not is_quantized(graph):
+            for node in graph.nodes:
+                if form := OTHER_FORMS.get(node.kind.rpartition(".")[2]):
+                    node.refuse(f"the model {form}; supported are fixed scales in QDQ or QLinear "
+                                f"form")
             raise LockstepError("A float model is not converted but quantized: python "
                                 f"flows/quantize.py {path} -o PROGRAM")
         walk = QuantizedWalk(graph)

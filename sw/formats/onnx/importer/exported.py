@@ -77,6 +77,8 @@ def exported_program(model, folder) -> tuple[Program | None, str | None]:
         why = _difference(graph, EXPORTS[form](program).graph)
     except (LockstepError, ValueError, TypeError, AttributeError) as error:
         program, why = None, f"{error}"
+    except KeyError as error:   # of the types that ONNX knows
+        program, why = None, f"a constant is of unknown type {error}"
     if why is None:
         return program, None
     if form == "integer":

@@ -56,6 +56,16 @@ def test_a_float_model(tmp_path):
     refused(residual(), tmp_path, "A float model is not converted but quantized: python flows/")
 
 
+@pytest.mark.parametrize("kind, domain, reason", [
+    ("DynamicQuantizeLinear", "", "quantizes its activations anew in every run"),
+    ("Quant", "qonnx.custom_op.general", "is quantized in QONNX form"),
+    ("MatMulInteger", "", "leaves scales to other operators")])
+def test_a_model_quantized_in_another_form(kind, domain, reason, tmp_path):
+    net = Network((6,))
+    model = net.model(net.node(kind, ["x"], domain=domain, name="own"))
+    refused(model, tmp_path, rf"{kind} \(node 'own'\): the model {reason}; supported are fixed")
+
+
 @pytest.mark.parametrize("shape", [("N", 3, "H", 6), ("N", None, 6, 6)])
 def test_a_dynamic_shape(shape, tmp_path):
     net = Quantized((3, 6, 6))

@@ -92,8 +92,12 @@ def no_metadata_in_order(model):
          if entry.key == "lockstep.program").value = "{"
 
 
-CHANGES = [another_weight, another_attribute, another_hash, another_output, fewer_nodes,
-           no_metadata_in_order]
+def an_unknown_type(model):
+    model.graph.initializer[0].data_type = 127
+
+
+CHANGES = [another_weight, an_unknown_type, another_attribute, another_hash, another_output,
+           fewer_nodes, no_metadata_in_order]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
