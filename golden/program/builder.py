@@ -83,8 +83,12 @@ class ProgramBuilder:
         outputs: the names of what it writes; by default the node's, numbered where there are
             several ("name/0", "name/1")
         shape: what the output is declared with, if not what the operator makes of the inputs
-        Raises ValueError for inputs that do not fit.
+        Raises ValueError for inputs that do not fit, LockstepError for one that is not there.
         """
+        for source in inputs:
+            if source not in self.tensors:
+                raise LockstepError(f"Node {name} ({op.label}): Input {source} must be written by "
+                                    f"an earlier node")
         several = op.n_outputs > 1
         if quantization is None:
             if not op.same_quantization:

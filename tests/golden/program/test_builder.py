@@ -89,6 +89,8 @@ def test_a_program_that_is_not_sound_is_not_built():
     x = builder.input("x", (4, 5, 5), quantization)
     with pytest.raises(ValueError, match="Window of 9 must fit"):
         builder.node("pool", ops.MaxPool(kernel=(9, 9), stride=(1, 1)), [x])
+    with pytest.raises(LockstepError, match=r"Node y \(Clamp\): Input later must be written by an"):
+        builder.node("y", ops.Clamp(), ["later"])
     rescaling = ops.Rescaling(input_zero_point=2,
                               rescale=ops.Rescale.from_factors(1.0, zero_point=3))
     with pytest.raises(LockstepError, match=r"Node y \(Rescaling\) must be given the quantization"):

@@ -150,7 +150,7 @@ def add(walk, node) -> Pending:
         node.refuse(f"must have 2 inputs, not {len(node.inputs)}")
     for position, other in ((0, 1), (1, 0)):
         if walk.is_fixed(node.inputs[position]):
-            return with_constant(walk, node, other, position)
+            return with_constant(walk, node, other)
     first, second = walk.real(node).codes, walk.real(node, 1).codes
     if first.shape != second.shape:
         node.refuse(f"inputs must have equal shapes, not {list(first.shape)} and "
@@ -158,7 +158,7 @@ def add(walk, node) -> Pending:
     return Sum(inputs=(first, second), own_shape=first.shape)
 
 
-def with_constant(walk, node, position, constant) -> Product:
+def with_constant(walk, node, position) -> Product:
     """Add, Sub, Mul or Div of the tensor at `position` and a constant per channel."""
     if position and node.kind in ("Sub", "Div"):
         node.refuse("the second operand must be the constant")
@@ -177,7 +177,7 @@ def scaled(walk, node) -> Pending:
     """Sub, Mul and Div with a constant; Mul of two tensors."""
     for position, other in ((1, 0), (0, 1)):
         if walk.is_fixed(node.inputs[position]):
-            return with_constant(walk, node, other, position)
+            return with_constant(walk, node, other)
     if node.kind != "Mul":
         node.refuse("one operand must be a constant")
     return gated(node, walk.real(node).codes, walk.real(node, 1).codes)
