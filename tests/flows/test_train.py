@@ -84,7 +84,7 @@ def test_an_interruption_keeps_the_previous_outputs_and_can_be_resumed(tmp_path,
     with monkeypatch.context() as patch:
         def stop(*_):
             raise KeyboardInterrupt
-        patch.setattr(train, "write_outputs", stop)
+        patch.setattr("cli.training.run.write_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             train.main(arguments(tmp_path, "--seed", "1", epochs=2))
     after = contents(tmp_path / "r")
@@ -115,7 +115,7 @@ def test_a_failure_while_writing_leaves_nothing_half_written(tmp_path):
 
 NETWORKS = """
 from torch import nn
-from sw.layers import QConv2d, QInput, QLinear
+from sw.layers.weighted import QConv2d, QInput, QLinear
 
 class Net(nn.Module):
     input_shape = (1, 8, 8)
