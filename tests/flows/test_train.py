@@ -345,7 +345,7 @@ def test_evaluation_on_images_of_another_shape_is_refused(tmp_path, monkeypatch)
                                                        (80, 79, True), (40, 50, False)])
 def test_norm_chunks_are_judged_by_the_batch(tmp_path, batch, chunks, fits):
     (tmp_path / "nets.py").write_text(NETWORKS + f"""
-from sw.recipes import make_recipe
+from sw.quantize.recipes import make_recipe
 def chunked():
     config = make_recipe(overrides={{"norm.chunks": {chunks}}})
     return Net(nn.Flatten(), QLinear(64, 10, norm=True, config=config))
