@@ -28,6 +28,16 @@ def arguments(runs, *extra, config=SMALL, epochs=1):
             str(runs), "--epochs", str(epochs), "-b", "256", "--quiet", *extra]
 
 
+@pytest.fixture(autouse=True)
+def plain_report(request, monkeypatch):
+    """A page without plots, which take seconds, where the test is not about them."""
+    def write(path, history, config, telemetry=(), *, running=False):
+        Path(path).write_text('<meta http-equiv="refresh">' if running else "")
+
+    if request.function is not test_all_outputs:
+        monkeypatch.setattr("cli.training.outputs.write_report", write)
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*")
             if path.is_file()}

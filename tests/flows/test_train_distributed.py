@@ -59,7 +59,8 @@ def losses(runs, name):
 
 
 @pytest.mark.parametrize(("extra", "bound"), [
-    (["--recipe", "float"], FLOAT_BOUND), ([], EIGHT_BIT_BOUND)])
+    pytest.param(["--recipe", "float"], FLOAT_BOUND, marks=pytest.mark.long),
+    ([], EIGHT_BIT_BOUND)])
 def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, extra, bound):
     extra = [*extra, "--sync-norm", "--epochs", "2"]
     status, output = finish(torchrun("--nproc_per_node=2",
@@ -97,6 +98,7 @@ def test_killing_a_worker_ends_in_an_error(tmp_path):
     assert not (tmp_path / "r" / "checkpoint.pt").exists()
 
 
+@pytest.mark.long
 def test_an_elastic_restart_continues_from_the_last_epoch(tmp_path):
     process = torchrun("--nproc_per_node=2", "--max-restarts=1",
                        *train_command(tmp_path, "r", 16, "--epochs", "8"))
