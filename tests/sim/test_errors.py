@@ -141,7 +141,7 @@ def test_a_start_while_busy_is_refused_and_the_run_goes_on():
     ended = bench.ended()
     place = bench.image.placements[bench.image.outputs[0]]
     output = bench.commands.read(bench.image.bus_address(place), place.n_words)
-    good = bench.runs._outputs[0][0]
+    good = bench.runs._outputs[0][bench.image.outputs[0]]
     assert bench.error(ended)[0] == ErrorCode.START_WHILE_BUSY
     assert np.array_equal(bench.answers[output], bench.answers[good])
 
