@@ -18,7 +18,7 @@ from golden.errors import LockstepError
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line; LockstepError for an unknown suite, and an option that it does not have."""
+    """The command line; LockstepError for an unknown suite, none first, or an option it lacks."""
     parser = cli.Parser(prog="flows/bench.py",
                         description="Measure; write JSON and a results page.")
     # Not `choices`: the complaint about a suite that is not known names those that are.
@@ -29,8 +29,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="folder to write (default %(default)s)")
         add_suite(one, suite)
     given = sys.argv[1:] if argv is None else argv
-    if given and not given[0].startswith("-") and given[0] not in SUITES:
-        raise LockstepError(f"Unknown suite {given[0]!r}; known: {', '.join(SUITES)}")
+    if given and given[0] not in ("-h", "--help", *SUITES):
+        wrong = "A suite must come before" if given[0].startswith("-") else "Unknown suite"
+        raise LockstepError(f"{wrong} {given[0]!r}; known: {', '.join(SUITES)}")
     return parser.parse_args(given)
 
 

@@ -33,12 +33,12 @@ def instruction_table() -> str:
 
 def code_table() -> str:
     """Opcodes, engines, feeds, memories, error codes and address windows with their numbers."""
-    from hw.isa import Engine, ErrorCode, Feed, LocalMemory, Opcode, Window
+    from hw.isa import AddressWindow, Engine, ErrorCode, Feed, LocalMemory, Opcode
 
     rows = ["| kind | name | number |", "| --- | --- | --- |"]
     for kind, items in (("operation", Opcode), ("engine", Engine), ("feed", Feed),
                         ("memory of a transfer", LocalMemory), ("error", ErrorCode),
-                        ("address window (top four bits)", Window)):
+                        ("address window (top four bits)", AddressWindow)):
         rows += [f"| {kind} | `{item.name}` | {item.value} |" for item in items]
     return "\n".join(rows) + "\n"
 

@@ -7,7 +7,7 @@
     answers = play(build, commands)
     answers[status]  # uint32, as many as were asked for
 
-Addresses are byte addresses of the host's bus (hw.isa.Register, Window), words have 32 bits.
+Addresses are byte addresses of the host's bus (hw.isa.Register, AddressWindow), words have 32 bits.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from hw.isa import (
     FORMAT_OF,
     INSTRUCTIONS,
     N_WORDS,
+    AddressWindow,
     Counter,
     ErrorCode,
     Register,
-    Window,
     decode,
 )
 from hw.machine import Machine, MachineError, hazards
@@ -84,7 +84,7 @@ class _Session:
         machine, rng, commands = self.machine, self.rng, self.commands
         for number, bank in enumerate(machine.banks):
             bank[:] = rng.integers(-128, 128, bank.shape)
-            commands.write((Window.BANK_0 + number) << 28, bank.view("<u4"))
+            commands.write((AddressWindow.BANK_0 + number) << 28, bank.view("<u4"))
         n = len(machine.parameters)
         self.parameters = random_parameters(rng, n)
         self._write_parameters()
@@ -98,7 +98,7 @@ class _Session:
     def _write_parameters(self):
         rows = np.zeros((len(self.parameters), FIELDS_PER_CHANNEL), "<u4")
         rows[:, :3] = self.parameters
-        self.commands.write(Window.PARAMETERS << 28, rows)
+        self.commands.write(AddressWindow.PARAMETERS << 28, rows)
 
     def add(self):
         """One more program."""
@@ -107,15 +107,15 @@ class _Session:
             self._write_parameters()
         n_records = self.machine.n_records
         first = program.records[:n_records - program.start]
-        commands.write((Window.INSTRUCTIONS << 28) + 4 * N_WORDS * program.start, first)
+        commands.write((AddressWindow.INSTRUCTIONS << 28) + 4 * N_WORDS * program.start, first)
         if len(first) < len(program.records):
-            commands.write(Window.INSTRUCTIONS << 28, program.records[len(first):])
+            commands.write(AddressWindow.INSTRUCTIONS << 28, program.records[len(first):])
         commands.write(Register.PROGRAM_ADDRESS, [program.start])
         commands.start()
         at = {"end": commands.wait(CYCLE_LIMIT + GRACE), "status": commands.read(Register.STATUS),
               "index": commands.read(Register.INSTRUCTION_INDEX),
               "counters": commands.read(Register.COUNTERS, 2 * (Counter.ARRAY_FETCH + 1))}
-        at["banks"] = [commands.read((Window.BANK_0 + k) << 28, bank.size // 4)
+        at["banks"] = [commands.read((AddressWindow.BANK_0 + k) << 28, bank.size // 4)
                        for k, bank in enumerate(self.machine.banks)]
         if self.machine.external.size:
             at["external"] = commands.read_external(0, self.machine.external.size // 4)

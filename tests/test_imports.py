@@ -1,7 +1,8 @@
 """The arrows between the packages: golden <- sw <- models, golden <- hw <- sim,
-all of them <- cli <- synthesis, benchmarks <- flows."""
+all of them <- cli <- synthesis, benchmarks <- flows; and one class for each name."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,12 @@ def test_packages_import_only_along_the_arrows(package):
 def test_torch_stays_in_software(package):
     for path in sorted((ROOT / package).rglob("*.py")):
         assert "torch" not in imports(path), f"{path.relative_to(ROOT)} imports torch"
+
+
+def test_a_class_has_its_name_for_itself():
+    """A name says which class is meant wherever it is read."""
+    names = Counter(node.name for package in ALLOWED
+                    for path in sorted((ROOT / package).rglob("*.py"))
+                    for node in ast.walk(ast.parse(path.read_text()))
+                    if isinstance(node, ast.ClassDef))
+    assert not [name for name, times in names.items() if times > 1]

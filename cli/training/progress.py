@@ -2,7 +2,7 @@
 
 import sys
 
-from sw.train.config import EpochResult, Step
+from sw.train.config import EpochResult, StepResult
 
 
 class Progress:
@@ -21,7 +21,7 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepResult) -> None:
         """After a training step."""
         if not self.bars:
             return

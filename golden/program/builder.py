@@ -109,15 +109,20 @@ class ProgramBuilder:
     def build(self, name: str, outputs: Sequence[str] | str, **fields) -> Program:
         """The Program, proven. fields: input_layout, metadata and batch of `Program`.
 
-        Raises LockstepError for a state that nothing renews and where `verify` does.
+        Raises LockstepError for a state that nothing renews, an output that is no tensor, and where
+        `verify` does.
         """
+        outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        for output in outputs:
+            if output not in self.tensors:
+                raise LockstepError(f"Output {output} must be a tensor of the Program")
         for state in self._initial:
             if state not in self._renewed_by:
                 raise LockstepError(f"State {state} must be renewed")
         state = {name: State(renewed_by=self._renewed_by[name], initial=initial)
                  for name, initial in self._initial.items()}
         program = Program(name=name, nodes=tuple(self.nodes), tensors=dict(self.tensors),
-                          inputs=tuple(self.inputs), state=state, **fields,
-                          outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs))
+                          inputs=tuple(self.inputs), outputs=outputs,
+                          state=state, **fields)
         self.report = verify(program)
         return program

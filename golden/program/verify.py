@@ -97,7 +97,7 @@ def verify(program) -> Report:
         except (TypeError, ValueError) as error:
             raise LockstepError(f"Node {node.name} ({type(node.op).__name__}): {error}") from error
     for name in program.outputs:
-        if name not in ranges:
+        if name not in ranges or name in program.sources:
             raise LockstepError(f"Output {name} must be written by a node")
     _check_state(program, ranges)
     for name in program.tensors:

@@ -6,19 +6,19 @@ from golden import arith
 from hw.isa.channels import RESCALE_FIELDS
 from hw.isa.instruction import Cost, rounding_of, wrap
 from hw.isa.layout import Opcode
-from hw.isa.vector import Elementwise
+from hw.isa.vector import ElementwiseInstruction
 
-__all__ = ["Add"]
+__all__ = ["AddInstruction"]
 
 _PASSES = 3  # of the lanes: both inputs, the sum
 
 
-class Add(Elementwise):
+class AddInstruction(ElementwiseInstruction):
     """The record of ADD."""
 
     opcode = Opcode.ADD
     doc = "sum of two tensors, each with a rescale of its own"
-    uses = Elementwise.uses | RESCALE_FIELDS | {
+    uses = ElementwiseInstruction.uses | RESCALE_FIELDS | {
         "y_base", "y_bank", "left_shift", "zero_point_0", "zero_point_1",
         *(f"{name}_{k}" for name in ("multiplier", "shift") for k in range(3))}
 

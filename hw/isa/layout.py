@@ -25,7 +25,7 @@ from dataclasses import dataclass
 __all__ = ["FIELDS_PER_CHANNEL", "COMMON_FIELDS", "DEPTHWISE_KERNEL", "EXTERNAL", "FIELDS",
            "FORMAT_WORDS", "MAGIC", "MAX_NIBBLE_SHIFT", "N_COMMON", "N_PLANES", "N_WORDS",
            "SYNC_FIELDS", "TABLE_SIZE", "VERSION", "Counter", "Engine", "ErrorCode", "Feed",
-           "Field", "Format", "LocalMemory", "Opcode", "Register", "Window", "field_of",
+           "Field", "Format", "LocalMemory", "Opcode", "Register", "AddressWindow", "field_of",
            "local_depths"]
 
 VERSION = 3
@@ -142,7 +142,7 @@ class Counter(enum.IntEnum):
     STORE_BYTES = 12
 
 
-class Window(enum.IntEnum):
+class AddressWindow(enum.IntEnum):
     """Top four address bits: which memory the host reaches."""
 
     REGISTERS = 0

@@ -8,15 +8,15 @@ from golden.ops.convolution import exact_float
 from hw.isa.channels import RESCALE_FIELDS, RESULT_FIELDS
 from hw.isa.instruction import WORD_MASK, Access, Cost
 from hw.isa.layout import Opcode
-from hw.isa.vector import WeightedSum, read
+from hw.isa.vector import WeightedSumInstruction, read
 
-__all__ = ["Linear"]
+__all__ = ["LinearInstruction"]
 
 _LARGEST_PRODUCT = 1 << 14
 _INPUTS_PER_CYCLE = 2
 
 
-class Linear(WeightedSum):
+class LinearInstruction(WeightedSumInstruction):
     """The record of LINEAR. ``n_chunks`` counts words of outputs, one word of weights per input."""
 
     opcode = Opcode.LINEAR

@@ -9,13 +9,13 @@ from hw.isa.layout import (
     N_WORDS,
     SYNC_FIELDS,
     VERSION,
+    AddressWindow,
     Counter,
     ErrorCode,
     Feed,
     LocalMemory,
     Opcode,
     Register,
-    Window,
 )
 from hw.isa.registry import INSTRUCTIONS
 
@@ -43,8 +43,9 @@ def c_header() -> str:
              "#ifndef LOCKSTEP_ISA_H", "#define LOCKSTEP_ISA_H", "",
              f"#define LOCKSTEP_MAGIC 0x{MAGIC:08X}u", f"#define LOCKSTEP_VERSION {VERSION}u",
              f"#define LOCKSTEP_INSTRUCTION_WORDS {N_WORDS}u", ""]
-    for kind, prefix in ((Register, "REG"), (Window, "WINDOW"), (Opcode, "OP"), (Feed, "FEED"),
-                         (LocalMemory, "LOCAL"), (Counter, "COUNTER"), (ErrorCode, "ERROR")):
+    for kind, prefix in ((Register, "REG"), (AddressWindow, "WINDOW"), (Opcode, "OP"),
+                         (Feed, "FEED"), (LocalMemory, "LOCAL"), (Counter, "COUNTER"),
+                         (ErrorCode, "ERROR")):
         lines += [f"#define LOCKSTEP_{prefix}_{item.name} 0x{item.value:X}u" for item in kind]
         lines.append("")
     for _, prefix, fields in _groups():

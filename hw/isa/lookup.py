@@ -7,12 +7,12 @@ import numpy as np
 from golden.arith import INT8_MIN
 from hw.isa.instruction import WORD_MASK, Cost, throughout
 from hw.isa.layout import TABLE_SIZE, Opcode
-from hw.isa.vector import Elementwise, read
+from hw.isa.vector import ElementwiseInstruction, read
 
-__all__ = ["Lookup"]
+__all__ = ["LookupInstruction"]
 
 
-class Lookup(Elementwise):
+class LookupInstruction(ElementwiseInstruction):
     """The record of LOOKUP. Byte j of word i of the table is that of code i * columns + j - 128.
 
     Whole words are written, past the rescaler lanes.
@@ -20,7 +20,7 @@ class Lookup(Elementwise):
 
     opcode = Opcode.LOOKUP
     doc = "entries of a table of 256 bytes: any function of one code"
-    uses = Elementwise.uses - {"n_channels", "first_channel"} | {"w_base", "w_bank"}
+    uses = ElementwiseInstruction.uses - {"n_channels", "first_channel"} | {"w_base", "w_bank"}
 
     def mask(self, f, target):
         return np.ones((f["n_chunks"], target.columns), bool)

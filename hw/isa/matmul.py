@@ -23,7 +23,7 @@ from hw.isa.instruction import WORD_MASK, Access, Cost, Instruction, throughout,
 from hw.isa.layout import FIELDS, N_COMMON, N_PLANES, Engine, ErrorCode, Feed, Format, Opcode
 from hw.isa.walk import pixel_words, port_lanes, reduction_steps, walk
 
-__all__ = ["MatMul"]
+__all__ = ["MatMulInstruction"]
 
 _BLOCK = 1 << 22  # operands held at a time
 _LARGEST_PRODUCT = 1 << 14
@@ -31,7 +31,7 @@ _LEAST_SLOTS = 2
 _POP_SPACING = 2  # cycles from one row of results to the next, at least
 
 
-class MatMul(Instruction):
+class MatMulInstruction(Instruction):
     """The record of MATMUL."""
 
     opcode, engine = Opcode.MATMUL, Engine.ARRAY

@@ -8,19 +8,19 @@ from golden import arith
 from hw.isa.channels import RESCALE_FIELDS
 from hw.isa.instruction import WORD_MASK, Access, Cost, rounding_of
 from hw.isa.layout import Opcode
-from hw.isa.vector import Elementwise
+from hw.isa.vector import ElementwiseInstruction
 
-__all__ = ["Multiply"]
+__all__ = ["MultiplyInstruction"]
 
 _WORD_CYCLES = 4  # of a word of channels, beside one for each of its groups
 
 
-class Multiply(Elementwise):
+class MultiplyInstruction(ElementwiseInstruction):
     """The record of MUL."""
 
     opcode = Opcode.MUL
     doc = "product of two tensors, or of each pixel and one vector of channels (broadcast)"
-    uses = Elementwise.uses | RESCALE_FIELDS | {
+    uses = ElementwiseInstruction.uses | RESCALE_FIELDS | {
         "y_base", "y_bank", "broadcast", "zero_point_0", "zero_point_1", "multiplier_2", "shift_2"}
 
     def input_words(self, f, name):

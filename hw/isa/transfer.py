@@ -17,7 +17,7 @@ from hw.isa.layout import (
 )
 from hw.targets import N_BANKS
 
-__all__ = ["Load", "Store"]
+__all__ = ["LoadInstruction", "StoreInstruction"]
 
 _LINE_CYCLES = 4  # of a line, beside its beats
 _NIBBLES_PER_BYTE = 2
@@ -101,7 +101,7 @@ class _Transfer(Instruction):
         return Cost(units=f["n_lines"], cycles=f["line_words"] * beats + _LINE_CYCLES)
 
 
-class Load(_Transfer):
+class LoadInstruction(_Transfer):
     """The record of LOAD."""
 
     opcode, engine = Opcode.LOAD, Engine.LOAD
@@ -139,7 +139,7 @@ class Load(_Transfer):
             _load_parameters(machine, words, content.view("<u4"))
 
 
-class Store(_Transfer):
+class StoreInstruction(_Transfer):
     """The record of STORE, whose words have been written once the bus has answered."""
 
     opcode, engine = Opcode.STORE, Engine.STORE

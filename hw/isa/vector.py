@@ -18,7 +18,7 @@ from hw.isa.channels import (
 from hw.isa.instruction import WORD_MASK, Access, Instruction, throughout, wrap
 from hw.isa.layout import Engine
 
-__all__ = ["Elementwise", "VectorInstruction", "WeightedSum", "read"]
+__all__ = ["ElementwiseInstruction", "VectorInstruction", "WeightedSumInstruction", "read"]
 
 
 def read(machine, bank: int, words: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ class VectorInstruction(Instruction):
         machine.banks[f["out_bank"]].reshape(-1)[byte[mask]] = codes[mask]
 
 
-class WeightedSum(VectorInstruction):
+class WeightedSumInstruction(VectorInstruction):
     """Sums of products with weights, rescaled per channel."""
 
     def weight_words(self, f) -> np.ndarray:
@@ -108,7 +108,7 @@ class WeightedSum(VectorInstruction):
         return machine.rescale(f, wrap(self.sums(machine, f), 32), words)
 
 
-class Elementwise(VectorInstruction):
+class ElementwiseInstruction(VectorInstruction):
     """Pixel by pixel, each word of channels a step; a pixel is a unit.
 
     Inputs are packed, ``n_chunks`` words per pixel.

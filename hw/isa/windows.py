@@ -7,9 +7,9 @@ import numpy as np
 from hw.isa.channels import RESCALE_FIELDS, RESULT_FIELDS
 from hw.isa.instruction import WORD_MASK, Access, Cost
 from hw.isa.layout import DEPTHWISE_KERNEL, Opcode
-from hw.isa.vector import VectorInstruction, WeightedSum, read
+from hw.isa.vector import VectorInstruction, WeightedSumInstruction, read
 
-__all__ = ["Depthwise", "MaxPool", "Window"]
+__all__ = ["DepthwiseInstruction", "MaxPoolInstruction", "WindowInstruction"]
 
 _IMAGE = frozenset({"x_base", "x_bank", "pad", "n_chunks", "width", "height", "line_step",
                     "out_width", "out_height", "stride_x", "stride_y", "left", "top"})
@@ -68,7 +68,7 @@ class _OverImage(VectorInstruction):
                 yield ky, kx, words
 
 
-class _WeightedWindow(_OverImage, WeightedSum):
+class _WeightedWindow(_OverImage, WeightedSumInstruction):
     """Sums of a window's products."""
 
     def has_one_weight(self, f) -> bool:
@@ -91,7 +91,7 @@ class _WeightedWindow(_OverImage, WeightedSum):
         return total.astype(np.int64)
 
 
-class Depthwise(_WeightedWindow):
+class DepthwiseInstruction(_WeightedWindow):
     """The record of DEPTHWISE."""
 
     opcode = Opcode.DEPTHWISE
@@ -120,7 +120,7 @@ class Depthwise(_WeightedWindow):
                     items=f["out_width"] * self.n_groups(f, target))
 
 
-class Window(_WeightedWindow):
+class WindowInstruction(_WeightedWindow):
     """The record of WINDOW."""
 
     opcode = Opcode.WINDOW
@@ -139,13 +139,13 @@ class Window(_WeightedWindow):
                     items=f["out_width"] * self.n_groups(f, target))
 
 
-class MaxPool(_OverImage):
+class MaxPoolInstruction(_OverImage):
     """The record of MAXPOOL."""
 
     opcode = Opcode.MAXPOOL
     doc = "largest codes of a window; writes whole words, past the rescaler lanes"
     uses = _IMAGE | _KERNEL | {"out_base", "out_bank", "out_step"}
-    nonzero = Window.nonzero
+    nonzero = WindowInstruction.nonzero
 
     def mask(self, f, target):
         return np.ones((f["n_chunks"], target.columns), bool)

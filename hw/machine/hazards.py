@@ -55,7 +55,7 @@ class _Issued:
         return _time(self.number, self.progress[units])
 
 
-class _Memory:
+class _AccessTimes:
     """The last write of each word and the last read since, per engine: when, and by whom."""
 
     def __init__(self, depth):
@@ -102,7 +102,7 @@ class _Program:
         self.external = np.unique(np.concatenate(lines) if lines else np.zeros(0, np.int64))
         depths = local_depths(target)
         depths[LocalMemory.PARAMETERS] //= FIELDS_PER_CHANNEL
-        self.memories = [_Memory(depth) for depth in [*depths, len(self.external)]]
+        self.memories = [_AccessTimes(depth) for depth in [*depths, len(self.external)]]
 
     def name(self, index):
         """An instruction in messages."""

@@ -13,7 +13,7 @@ from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.isa import Engine, ErrorCode, Opcode, Window
+from hw.isa import AddressWindow, Engine, ErrorCode, Opcode
 from hw.rtl.array.engine import ArrayEngine
 from hw.rtl.common.pipeline import delayed, own_copy, registered
 from hw.rtl.control.dispatcher import Dispatcher
@@ -28,7 +28,7 @@ from hw.rtl.vector import VectorEngine
 
 __all__ = ["Accelerator", "AcceleratorSignature"]
 
-_FIRST_BANK = Window.BANK_0
+_FIRST_BANK = AddressWindow.BANK_0
 
 
 class AcceleratorSignature(wiring.Signature):
@@ -98,7 +98,7 @@ class Accelerator(wiring.Component):
         connect(m, dispatcher.vector.state, registers.vector)
         m.d.comb += [
             registers.offset.eq(host.address[:28]), registers.write_data.eq(host.write_data),
-            registers.write.eq(host.write & (host.address[28:] == Window.REGISTERS)),
+            registers.write.eq(host.write & (host.address[28:] == AddressWindow.REGISTERS)),
             registers.lanes_busy.eq(units.lanes.r.valid | units.lanes.returned.valid),
             self.interrupt.eq(dispatcher.run.done & ~dispatcher.run.busy & ~registers.run.start),
         ]
@@ -185,10 +185,10 @@ class Accelerator(wiring.Component):
             idle=~units.dispatcher.run.busy, in_memory=Signal(name="in_memory"))
         in_bank = Cat((window == _FIRST_BANK + k) & (offset < depth * target.word_bytes)
                       for k, depth in enumerate(target.bank_words))
-        in_registers = window == Window.REGISTERS
+        in_registers = window == AddressWindow.REGISTERS
         m.d.sync += access.in_memory.eq(
-            ((window == Window.INSTRUCTIONS) & (offset < 4 * target.instruction_words))
-            | ((window == Window.PARAMETERS)
+            ((window == AddressWindow.INSTRUCTIONS) & (offset < 4 * target.instruction_words))
+            | ((window == AddressWindow.PARAMETERS)
                & (offset < 4 * FIELDS_PER_CHANNEL * target.lanes * target.parameter_words))
             | in_bank.any())
         m.d.sync += host.allowed.eq(
@@ -197,7 +197,7 @@ class Accelerator(wiring.Component):
         m.d.sync += host.read_data.eq(Mux(
             in_registers, registers.read_data,
             Mux(window[2], bank_data,
-                Mux(window == Window.INSTRUCTIONS, units.instructions.read_data, 0))))
+                Mux(window == AddressWindow.INSTRUCTIONS, units.instructions.read_data, 0))))
         self._small_memories(m, units, access)
 
     def _host_banks(self, m, units, access) -> Value:
@@ -243,8 +243,8 @@ class Accelerator(wiring.Component):
             dispatcher.fetch_data.eq(instructions.read_data),
             instructions.write_address.eq(offset >> 2),
             instructions.write_data.eq(write_data),
-            instructions.write_enable.eq(access.write & (window == Window.INSTRUCTIONS)),
-            parameter.valid.eq(access.write & (window == Window.PARAMETERS)),
+            instructions.write_enable.eq(access.write & (window == AddressWindow.INSTRUCTIONS)),
+            parameter.valid.eq(access.write & (window == AddressWindow.PARAMETERS)),
             parameter.address.eq(offset >> 2), parameter.data.eq(write_data),
         ]
         if Engine.LOAD in self.engines:

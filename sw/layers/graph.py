@@ -19,7 +19,7 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
-class Step:
+class LayerCall:
     """One layer call: name (unique), module (None for flatten), names of its inputs in the order
     of the arguments (one used twice is there twice), fx node."""
 
@@ -61,7 +61,7 @@ def _is_flatten(node: fx.Node) -> bool:
     return start == 1 and end == -1
 
 
-def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Step], str]:
+def trace(model: nn.Module) -> tuple[fx.GraphModule, list[LayerCall], str]:
     """Trace a model: (graph module, steps in execution order, name of the output tensor).
 
     The placeholder is named ``""``. Raises LockstepError naming the module path of anything that
@@ -73,7 +73,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Step], str]:
         raise LockstepError(f"Model {type(model).__name__} cannot be traced: its forward depends "
                             f"on values ({str(error).splitlines()[0]})") from None
     names: dict[fx.Node, str] = {}
-    steps: list[Step] = []
+    steps: list[LayerCall] = []
     output = None
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -93,11 +93,11 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Step], str]:
             repeat = sum(step.module is module for step in steps)
             name = f"{node.target}.{repeat}" if node.target in used else node.target
             names[node] = name
-            steps.append(Step(name, module, inputs, node))
+            steps.append(LayerCall(name, module, inputs, node))
         elif node.op in ("call_function", "call_method") and _is_flatten(node):
             inputs = tuple(names[argument] for argument in node.all_input_nodes)
             names[node] = node.name
-            steps.append(Step(node.name, None, inputs, node))
+            steps.append(LayerCall(node.name, None, inputs, node))
         else:
             target = getattr(node.target, "__name__", node.target)
             raise LockstepError(f"Operation {target!r} in {_where(node)} is not supported; use the "

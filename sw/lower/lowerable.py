@@ -2,7 +2,7 @@
 
 from golden.errors import LockstepError
 from golden.program.verify import Report
-from sw.layers.graph import Step
+from sw.layers.graph import LayerCall
 from sw.layers.weighted import WeightedLayer
 from sw.quantize.quantizers import ActivationQuantizer
 
@@ -43,7 +43,7 @@ def check_weight_codes(layer: WeightedLayer) -> None:
                             f"bits, {recipe.grid} grid); an int8 program holds {_LARGEST_WEIGHT}")
 
 
-def check_widths(report: Report, steps: list[Step]) -> None:
+def check_widths(report: Report, steps: list[LayerCall]) -> None:
     """Raises LockstepError where a narrow accumulator of training could overflow: the program's
     sums are exact, so it would compute something else."""
     layers = {step.name: step.module for step in steps if isinstance(step.module, WeightedLayer)}

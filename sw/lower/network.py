@@ -26,7 +26,7 @@ from golden import arith, ops
 from golden.errors import LockstepError
 from golden.program import Program, Quantization
 from golden.program.builder import ProgramBuilder
-from sw.layers.graph import Step, evaluating, trace
+from sw.layers.graph import LayerCall, evaluating, trace
 from sw.layers.graph_layers import PaddedMaxPool2d, QActivation, QConcat, QPaddedAvgPool2d
 from sw.layers.range_norm import RangeBatchNorm
 from sw.layers.weighted import (
@@ -120,10 +120,10 @@ class _Lowering(ProgramBuilder):
         super().__init__()
         self.norm_lowering = norm_lowering
 
-    def source(self, step: Step, index: int = 0) -> Quantization:
+    def source(self, step: LayerCall, index: int = 0) -> Quantization:
         return self.quantization(step.inputs[index])
 
-    def _linear_like(self, step: Step, layer, make) -> None:
+    def _linear_like(self, step: LayerCall, layer, make) -> None:
         """Convolution or linear layer; make(**fields of fold) builds the op."""
         source, target = self.source(step), _quantization(layer.output)
         if isinstance(layer.norm, RangeBatchNorm) and self.norm_lowering == "exact":
@@ -144,22 +144,22 @@ class _Lowering(ProgramBuilder):
         self.node(step.name, make(**fields), step.inputs, target)
 
     @singledispatchmethod
-    def layer(self, module, step: Step) -> None:
+    def layer(self, module, step: LayerCall) -> None:
         raise LockstepError(f"Layer {step.node.target} ({type(module).__name__}) is not supported; "
                             f"use the layers of sw/layers/weighted.py")
 
     @layer.register
-    def _(self, module: QConv2d, step: Step) -> None:
+    def _(self, module: QConv2d, step: LayerCall) -> None:
         geometry = {"stride": module.stride, "dilation": module.dilation, "groups": module.groups,
                     "padding": four_sides(module.padding)}
         self._linear_like(step, module, lambda **fields: ops.Conv2d(**fields, **geometry))
 
     @layer.register
-    def _(self, module: QLinear, step: Step) -> None:
+    def _(self, module: QLinear, step: LayerCall) -> None:
         self._linear_like(step, module, ops.Linear)
 
     @layer.register
-    def _(self, module: QAdd, step: Step) -> None:
+    def _(self, module: QAdd, step: LayerCall) -> None:
         first, second = self.source(step, 0), self.source(step, -1)
         target = _quantization(module.output)
         op = add_op(first, second, target, lambda factor: _rescale(
@@ -167,7 +167,7 @@ class _Lowering(ProgramBuilder):
         self.node(step.name, op, (step.inputs[0], step.inputs[-1]), target)
 
     @layer.register
-    def _(self, module: QAvgPool2d, step: Step) -> None:
+    def _(self, module: QAvgPool2d, step: LayerCall) -> None:
         source, target = self.source(step), _quantization(module.output)
         count = module.kernel_size[0] * module.kernel_size[1]
         op = ops.AveragePool(kernel=module.kernel_size, stride=module.stride,
@@ -177,7 +177,7 @@ class _Lowering(ProgramBuilder):
         self.node(step.name, op, step.inputs, target)
 
     @layer.register
-    def _(self, module: QGlobalAvgPool2d, step: Step) -> None:
+    def _(self, module: QGlobalAvgPool2d, step: LayerCall) -> None:
         source, target = self.source(step), _quantization(module.output)
         window = self.tensors[step.inputs[0]].shape[1:]
         factor = source.scale / (window[0] * window[1] * target.scale)
@@ -186,7 +186,7 @@ class _Lowering(ProgramBuilder):
         self.node(step.name, op, step.inputs, target)
 
     @layer.register
-    def _(self, module: nn.MaxPool2d, step: Step) -> None:
+    def _(self, module: nn.MaxPool2d, step: LayerCall) -> None:
         if module.dilation not in (1, (1, 1)) or module.ceil_mode:
             raise LockstepError(f"Layer {step.node.target} (MaxPool2d) is supported without "
                                 f"dilation and ceil_mode only")
@@ -196,12 +196,12 @@ class _Lowering(ProgramBuilder):
         self.node(step.name, op, step.inputs, self.source(step))
 
     @layer.register
-    def _(self, module: PaddedMaxPool2d, step: Step) -> None:
+    def _(self, module: PaddedMaxPool2d, step: LayerCall) -> None:
         op = ops.MaxPool(kernel=module.kernel_size, stride=module.stride, padding=module.padding)
         self.node(step.name, op, step.inputs, self.source(step))
 
     @layer.register
-    def _(self, module: QPaddedAvgPool2d, step: Step) -> None:
+    def _(self, module: QPaddedAvgPool2d, step: LayerCall) -> None:
         source, target = self.source(step), _quantization(module.output)
         window = {"kernel": module.kernel_size, "stride": module.stride, "padding": module.padding}
         if module.count_include_pad:
@@ -214,14 +214,14 @@ class _Lowering(ProgramBuilder):
         self.node(step.name, shift_op(source, target), (name,), target)
 
     @layer.register
-    def _(self, module: QActivation, step: Step) -> None:
+    def _(self, module: QActivation, step: LayerCall) -> None:
         source, target = self.source(step), _quantization(module.output)
         op = ops.Rescaling(input_zero_point=source.zero_point, rescale=_rescale(
             source.scale / target.scale, target, module.output, module.activation))
         self.node(step.name, op, step.inputs, target)
 
     @layer.register
-    def _(self, module: QConcat, step: Step) -> None:
+    def _(self, module: QConcat, step: LayerCall) -> None:
         target, names = _quantization(module.output), []
         for index, name in enumerate(step.inputs):
             source = self.tensors[name].quantization
@@ -233,7 +233,7 @@ class _Lowering(ProgramBuilder):
 
     @layer.register(nn.Flatten)
     @layer.register(type(None))
-    def _(self, module, step: Step) -> None:
+    def _(self, module, step: LayerCall) -> None:
         if module is not None and (module.start_dim, module.end_dim) != (1, -1):
             raise LockstepError(f"Layer {step.node.target} (Flatten) must keep the batch alone")
         size = int(np.prod(self.tensors[step.inputs[0]].shape))

@@ -17,7 +17,7 @@ largest, as in SmoothQuant (arXiv 2211.10438, equation 4, alpha = 0.5).
 import torch
 from torch import Tensor, nn
 
-from sw.layers.graph import Step, trace
+from sw.layers.graph import LayerCall, trace
 from sw.layers.graph_layers import PaddedMaxPool2d
 from sw.layers.weighted import QAvgPool2d, QConv2d, QGlobalAvgPool2d, WeightedLayer
 from sw.ptq.observe import observed
@@ -31,7 +31,7 @@ def pairs(model: nn.Module) -> list[tuple[WeightedLayer, WeightedLayer]]:
     """Layers that follow each other directly, or through pools and flatten, and nothing else
     reads what lies between. ReLU6 is not homogeneous: such layers are left out."""
     _, steps, output = trace(model)
-    readers: dict[str, list[Step]] = {}
+    readers: dict[str, list[LayerCall]] = {}
     for step in steps:
         for name in step.inputs:
             readers.setdefault(name, []).append(step)

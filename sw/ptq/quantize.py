@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
-from sw.layers.graph import Step, trace
+from sw.layers.graph import LayerCall, trace
 from sw.layers.weighted import QInput, QLayer, WeightedLayer
 from sw.ptq.adaround import adaround, input_patches, output_patches, sample_positions
 from sw.ptq.allocation import allocate_bits
@@ -112,7 +112,7 @@ def _decibels(signal: Tensor, noise: Tensor) -> float:
                             / noise.double().square().mean().clamp_min(1e-30)).item()
 
 
-def _apply(step: Step, module: nn.Module | None, values: dict[str, Tensor]) -> Tensor:
+def _apply(step: LayerCall, module: nn.Module | None, values: dict[str, Tensor]) -> Tensor:
     inputs = [values[name] for name in step.inputs]
     if module is None:
         return inputs[0].flatten(1)
@@ -170,7 +170,7 @@ def quantize(model: nn.Module, images: Tensor, config: PtqConfig | None = None
     return quantized, results
 
 
-def _quantize_layer(layer: QLayer, step: Step, target: Tensor, exact: dict[str, Tensor],
+def _quantize_layer(layer: QLayer, step: LayerCall, target: Tensor, exact: dict[str, Tensor],
                     rounded: dict[str, Tensor], widths: Widths, config: PtqConfig,
                     generator: torch.Generator) -> dict:
     """Quantize one layer in place; the fields of its LayerResult but the last.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from golden.errors import LockstepError
-from sw.layers.graph import Step
+from sw.layers.graph import LayerCall
 from sw.layers.weighted import QInput, QLayer, WeightedLayer
 from sw.ptq.config import PtqConfig
 
@@ -19,7 +19,7 @@ class Widths:
     logits: bool
 
 
-def _readers(steps: list[Step], name: str) -> list[Step]:
+def _readers(steps: list[LayerCall], name: str) -> list[LayerCall]:
     """The layers that read a tensor, through whatever only moves or selects values."""
     found = []
     for step in steps:
@@ -28,7 +28,7 @@ def _readers(steps: list[Step], name: str) -> list[Step]:
     return found
 
 
-def plan_widths(steps: list[Step], output: str, config: PtqConfig) -> dict[str, Widths]:
+def plan_widths(steps: list[LayerCall], output: str, config: PtqConfig) -> dict[str, Widths]:
     """Widths of every layer by name. steps, output: of ``sw.layers.graph.trace``.
 
     Raises LockstepError for bits of a layer that does not exist.

@@ -99,7 +99,7 @@ class TrainState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class StepResult:
     """For a progress bar: steps done of the epoch's, mean loss and accuracy so far, images of all
     processes in this step."""
 

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from golden.errors import LockstepError
 from sw.data import Dataset
 from sw.layers.weighted import WeightedLayer, round_stored_weights
-from sw.train.config import EpochResult, Step, TrainConfig, TrainState
+from sw.train.config import EpochResult, StepResult, TrainConfig, TrainState
 from sw.train.distributed import ALONE, World
 from sw.train.evaluate import accuracy, device_type, evaluate, logits_of, prepared, reconstructs
 from sw.train.finite import first_not_finite
@@ -35,7 +35,7 @@ from sw.train.schedule import (
 )
 from sw.train.torch_compile import check_narrow, compile_passes, compiled
 
-__all__ = ["EpochResult", "NotFiniteError", "Step", "TrainConfig", "TrainState", "accuracy",
+__all__ = ["EpochResult", "NotFiniteError", "StepResult", "TrainConfig", "TrainState", "accuracy",
            "evaluate", "logits_of", "train"]
 
 
@@ -85,7 +85,7 @@ def _update_average(averaged: AveragedModel, model: nn.Module) -> None:
 def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World = ALONE,
           teacher: nn.Module | None = None, start_epoch: int = 0,
           optimizer_state: dict | None = None, averaged_state: dict | None = None,
-          on_batch: Callable[[Step], None] | None = None,
+          on_batch: Callable[[StepResult], None] | None = None,
           on_epoch: Callable[[EpochResult, TrainState], None] | None = None
           ) -> list[EpochResult]:
     """Train in place from start_epoch to config.epochs; returns one result per epoch run.
@@ -174,7 +174,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
             total_loss += mean_loss
             total_right += share_right
             if on_batch:
-                on_batch(Step(epoch=epoch, done=step + 1, total=plan.steps[epoch],
+                on_batch(StepResult(epoch=epoch, done=step + 1, total=plan.steps[epoch],
                               loss=total_loss / (step + 1), accuracy=total_right / (step + 1),
                               images=batch_size * world.size))
         seconds = time.perf_counter() - start

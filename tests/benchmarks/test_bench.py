@@ -25,6 +25,8 @@ def test_digits_rows(tmp_path, capsys):
 def test_unknown_suite():
     with pytest.raises(LockstepError, match="Unknown suite 'digit'; known: digits"):
         bench.main(["digit"])
+    with pytest.raises(LockstepError, match="A suite must come before '-o'; known: digits"):
+        bench.main(["-o", "rows", "digits"])
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -7,7 +7,7 @@ from golden.program import interpreter
 from hw.compiler import compile_program
 from hw.compiler.scheduling.order import orders
 from hw.compiler.tiling.tile import tile
-from hw.isa import Counter, ErrorCode, LocalMemory, Opcode, Register, Window, encode
+from hw.isa import AddressWindow, Counter, ErrorCode, LocalMemory, Opcode, Register, encode
 from sim.commands import Commands, play
 from sim.design import build_accelerator
 from sim.images import ImageRuns
@@ -18,7 +18,7 @@ from tests.targets import AXI, ON_CHIP
 pytestmark = pytest.mark.slow
 OKAY, SLVERR = 0, 2
 BUSY, DONE, FAILED = 1, 2, 4
-RECORDS = Window.INSTRUCTIONS << 28
+RECORDS = AddressWindow.INSTRUCTIONS << 28
 
 
 class Disturbed:
@@ -161,7 +161,7 @@ def test_a_reset_in_the_middle_of_a_run(n_cycles):
 
 def test_memories_answer_an_error_while_a_program_runs_and_outside():
     bench = Disturbed()
-    commands, bank = bench.commands, Window.BANK_0 << 28
+    commands, bank = bench.commands, AddressWindow.BANK_0 << 28
     commands.start()
     busy = [commands.try_read(bank), commands.try_write(bank, 0), commands.try_read(RECORDS),
             commands.try_write(RECORDS, 0)]

@@ -16,7 +16,7 @@ import numpy as np
 
 from golden.errors import LockstepError
 from hw.compiler.memory.placement import Dense, Placement
-from hw.isa import MAGIC, N_WORDS, VERSION, Window, decode
+from hw.isa import MAGIC, N_WORDS, VERSION, AddressWindow, decode
 from hw.targets import Target, get_target
 
 __all__ = ["EXTERNAL_WINDOW", "Block", "Image", "Placement", "NodeStep", "from_bus", "to_bus"]
@@ -92,17 +92,19 @@ class Image:
         """
         channels = np.zeros((len(self.parameters), 4), "<u4")
         channels[:, :3] = self.parameters
-        sections = [(Window.INSTRUCTIONS << 28, np.asarray(self.instructions, "<u4")),
-                    (Window.PARAMETERS << 28, channels.ravel())]
-        sections += [(((Window.BANK_0 + block.bank) << 28) + block.base * self.target.word_bytes,
-                      to_bus(block.words).ravel()) for block in self.blocks]
+        sections = [(AddressWindow.INSTRUCTIONS << 28, np.asarray(self.instructions, "<u4")),
+                    (AddressWindow.PARAMETERS << 28, channels.ravel())]
+        for block in self.blocks:
+            start = (AddressWindow.BANK_0 + block.bank) << 28
+            sections.append((start + block.base * self.target.word_bytes,
+                             to_bus(block.words).ravel()))
         return sections
 
     def bus_address(self, placement: Placement) -> int:
         """The bus address of a tensor's first word; of external memory the byte address."""
         if placement.external:
             return placement.base
-        return (((Window.BANK_0 + placement.bank) << 28)
+        return (((AddressWindow.BANK_0 + placement.bank) << 28)
                 + placement.base * self.target.word_bytes)
 
     def place(self, tensor: str, index: int = 0) -> Placement:
@@ -218,14 +220,14 @@ def _contents(sections, target):
     contents = {"blocks": [], "external": None}
     for address, values in sections:
         window, offset = address >> 28, address & (1 << 28) - 1
-        if window == Window.INSTRUCTIONS:
+        if window == AddressWindow.INSTRUCTIONS:
             contents["instructions"] = values
-        elif window == Window.PARAMETERS:
+        elif window == AddressWindow.PARAMETERS:
             contents["parameters"] = values.reshape(-1, 4)[:, :3]
         elif window == EXTERNAL_WINDOW:
             contents["external"] = values.view(np.uint8)
         else:
-            contents["blocks"].append(Block(bank=window - Window.BANK_0,
+            contents["blocks"].append(Block(bank=window - AddressWindow.BANK_0,
                                             base=offset // target.word_bytes,
                                             words=from_bus(values, target.word_bytes)))
     contents["blocks"] = tuple(contents["blocks"])

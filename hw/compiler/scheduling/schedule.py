@@ -31,7 +31,7 @@ _STEP_LIMIT, _FIRST_LIMIT = (1 << 16) - 1, (1 << 24) - 1
 
 
 @dataclass(eq=False)
-class _Memory:
+class _LastUses:
     """Per word and engine: number (within the engine) of its last writer and reader."""
 
     writer: np.ndarray
@@ -52,7 +52,7 @@ class Scheduler:
     _issued: list = field(default_factory=lambda: [[] for _ in Engine])
     _memories: dict = field(default_factory=dict)
 
-    def _memory(self, extent: Extent) -> _Memory:
+    def _memory(self, extent: Extent) -> _LastUses:
         """The memory of an extent; external memory grows as it is used."""
         number = extent.memory
         if number == EXTERNAL:
@@ -69,7 +69,7 @@ class Scheduler:
             if known:
                 for new, values in zip(grown, (known.writer, known.progress, known.reader)):
                     new[:, :old] = values
-            self._memories[number] = known = _Memory(*grown)
+            self._memories[number] = known = _LastUses(*grown)
         return known
 
     def add(self, fields: dict) -> dict:

@@ -1,6 +1,6 @@
 """Host interface: AXI4-Lite slave (32 bits) over the registers and the on-chip memories.
 
-The top four address bits choose a window (hw.isa.Window). Scratchpad words lie
+The top four address bits choose a window (hw.isa.AddressWindow). Scratchpad words lie
 ``Target.word_bytes`` apart; parameters lie 16 bytes apart per channel (bias, multiplier,
 shift); instructions are plain words. Memories answer SLVERR while a program runs.
 """

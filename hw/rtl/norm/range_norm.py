@@ -18,7 +18,7 @@ from hw.rtl.common.pipeline import Pipeline
 from hw.rtl.common.stream import Elastic
 from hw.rtl.norm.divider import Divider
 
-__all__ = ["PARAMETERS", "RangeBatchNorm", "RangeNormApply", "range_norm_items"]
+__all__ = ["PARAMETERS", "RangeBatchNormUnit", "RangeNormApply", "range_norm_items"]
 
 CODE = signed(arith.INT8_MAX.bit_length() + 1)
 COUNT = unsigned(range_norm.COUNT_MAX.bit_length())
@@ -120,7 +120,7 @@ class RangeStatistics(wiring.Component):
         return m
 
 
-class RangeBatchNorm(wiring.Component):
+class RangeBatchNormUnit(wiring.Component):
     """RangeBN of one channel after the other.
 
     Arguments

@@ -24,7 +24,7 @@ from hw.rtl.memory.crossbar import Read, WaitingWrite
 from hw.rtl.memory.scratchpad import word_layout
 from hw.rtl.vector.emitter import Emitter
 from hw.rtl.vector.geometry import Geometry
-from hw.rtl.vector.lookup import Lookup
+from hw.rtl.vector.lookup import LookupUnit
 from hw.rtl.vector.maximum import Maximum
 from hw.rtl.vector.operands import Operands
 from hw.rtl.vector.pairs import PairUnit
@@ -112,7 +112,7 @@ class VectorEngine(wiring.Component):
         operands = add("operands", Operands(target.word_bytes))
         add("products", Products(target.columns))
         add("maximum", Maximum(target.word_bytes))
-        lookup = add("lookup", Lookup(target))
+        lookup = add("lookup", LookupUnit(target))
         pairs = add("pairs", PairUnit(target))
         results = add("results", ResultStore(target))
         places = add("places", PlaceWalker(target))

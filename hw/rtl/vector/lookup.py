@@ -14,12 +14,12 @@ from hw.isa import TABLE_SIZE
 from hw.rtl.common.pipeline import delayed, registered
 from hw.rtl.memory.scratchpad import WordMemory, exact_bits, word_layout
 
-__all__ = ["Lookup"]
+__all__ = ["LookupUnit"]
 
 _CODE_WIDTH = exact_bits(TABLE_SIZE)
 
 
-class Lookup(wiring.Component):
+class LookupUnit(wiring.Component):
     """The table, and the words that go through it.
 
     Members

@@ -8,7 +8,7 @@ from golden.program import Program
 from sw.formats.files import sha256_of
 from sw.formats.tflite import layout, pointwise, pools, products, schema, tables, windows
 from sw.formats.tflite.builder import Builder
-from sw.formats.tflite.graph import Graph, OperatorInfo, TensorInfo
+from sw.formats.tflite.graph import OperatorInfo, TensorInfo, TfliteGraph
 from sw.formats.tflite.overflow import overflow_notes
 from sw.formats.tflite.registry import KINDS, on_host
 
@@ -37,7 +37,7 @@ def import_tflite(path: str | Path) -> Program:
         raise LockstepError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def _program(path: Path, graph: Graph) -> Program:
+def _program(path: Path, graph: TfliteGraph) -> Program:
     source, result, before, after = _ends(graph)
     operators = _needed(graph, source, result)
     for operator in operators:
@@ -74,7 +74,7 @@ def _convert(builder: Builder, operator: OperatorInfo) -> None:
     convert(builder, operator)
 
 
-def _ends(graph: Graph) -> tuple[TensorInfo, TensorInfo, list, list]:
+def _ends(graph: TfliteGraph) -> tuple[TensorInfo, TensorInfo, list, list]:
     """(input, output) TensorInfos of the program, and what the host does before and after."""
     for what, infos in (("input", graph.inputs), ("output", graph.outputs)):
         if len(infos) != 1 or infos[0] is None:
@@ -117,7 +117,7 @@ def _host_step(operator: OperatorInfo) -> dict:
     return step
 
 
-def _needed(graph: Graph, source: TensorInfo, result: TensorInfo) -> list[OperatorInfo]:
+def _needed(graph: TfliteGraph, source: TensorInfo, result: TensorInfo) -> list[OperatorInfo]:
     """The operators between the program's input and output, in the file's order.
 
     What computes an operand that counts for nothing is left out.

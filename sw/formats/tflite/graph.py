@@ -8,7 +8,7 @@ import numpy as np
 
 from golden.errors import LockstepError
 
-__all__ = ["Graph", "OperatorInfo", "TensorInfo", "check_activation"]
+__all__ = ["TfliteGraph", "OperatorInfo", "TensorInfo", "check_activation"]
 
 MOST_ELEMENTS = 1 << 26     # of an activation
 
@@ -105,7 +105,7 @@ class OperatorInfo:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Graph:
+class TfliteGraph:
     """The first subgraph. operators: in execution order; inputs, outputs: TensorInfos."""
 
     operators: tuple

@@ -14,7 +14,7 @@ import numpy as np
 import tflite
 
 from golden.errors import LockstepError
-from sw.formats.tflite.graph import Graph, OperatorInfo, TensorInfo
+from sw.formats.tflite.graph import OperatorInfo, TensorInfo, TfliteGraph
 from sw.formats.tflite.registry import KINDS
 
 __all__ = ["read"]
@@ -31,7 +31,7 @@ OPERATOR_NAMES = {value: name for name, value in vars(tflite.BuiltinOperator).it
                   if not name.startswith("_")}
 
 
-def read(path) -> Graph:
+def read(path) -> TfliteGraph:
     """The `Graph` of a file.
 
     Raises LockstepError for a file that is no TFLite model, is damaged or cut short, or holds
@@ -113,7 +113,7 @@ def _graph(reader):
             outputs=pick(reader.numbers(entry, "Outputs")), options=_options(kind, entry)))
         if not operators[-1].outputs or operators[-1].output is None:
             raise LockstepError(f"Operator {i} ({kind}) has no output")
-    return Graph(operators=tuple(operators), inputs=pick(reader.numbers(graph, "Inputs")),
+    return TfliteGraph(operators=tuple(operators), inputs=pick(reader.numbers(graph, "Inputs")),
                  outputs=pick(reader.numbers(graph, "Outputs")))
 
 

@@ -77,6 +77,8 @@ def test_names_and_batches_of_outputs_are_found():
                           (y, "Tensor y must be state to be renewed")):
         with pytest.raises(LockstepError, match=message):
             builder.renew(name, y)
+    with pytest.raises(LockstepError, match="Output spare must be a tensor of the Program"):
+        builder.build("step", "spare")
     program = builder.build("step", y, batch=BATCH)
     assert isinstance(program, Program)
     first, second = run_steps(interpreter.run, program, [step_inputs(), step_inputs()])

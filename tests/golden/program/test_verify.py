@@ -155,6 +155,8 @@ def test_ranges_follow_the_dtypes():
     (lambda p: rebuilt(p, outputs=("y", "spare"), tensors=p.tensors | {
         "spare": dataclasses.replace(p.tensors["y"], name="spare")}),
      "Output spare must be written by a node"),
+    (lambda p: rebuilt(p, outputs=("y", "rate")), "Output rate must be written by a node"),
+    (lambda p: rebuilt(p, outputs=("y", "masters")), "Output masters must be written by a node"),
 ])
 def test_faults_of_dtypes_and_outputs(change, message):
     with pytest.raises(LockstepError, match=message):

@@ -7,7 +7,7 @@ import pytest
 
 from golden.errors import LockstepError
 from hw.compiler import Image, compile_program
-from hw.isa import N_WORDS, Window
+from hw.isa import N_WORDS, AddressWindow
 from hw.targets import get_target
 from tests import programs
 from tests.hw.compiler.compiled import run_image
@@ -43,14 +43,14 @@ def test_images_survive_saving(name, tmp_path):
 
 def test_sections_lie_in_the_windows_of_their_memories():
     image = compile_program(programs.residual_net(), TARGET)
-    ends = {Window.INSTRUCTIONS: 4 * TARGET.instruction_words,
-            Window.PARAMETERS: 16 * TARGET.parameter_words * TARGET.lanes}
-    ends |= {Window.BANK_0 + k: words * TARGET.word_bytes
+    ends = {AddressWindow.INSTRUCTIONS: 4 * TARGET.instruction_words,
+            AddressWindow.PARAMETERS: 16 * TARGET.parameter_words * TARGET.lanes}
+    ends |= {AddressWindow.BANK_0 + k: words * TARGET.word_bytes
              for k, words in enumerate(TARGET.bank_words)}
     for address, values in image.sections():
         assert (address & (1 << 28) - 1) + 4 * len(values) <= ends[address >> 28]
     place = image.place(image.inputs[0])
-    assert image.bus_address(place) >> 28 == Window.BANK_0 + place.bank
+    assert image.bus_address(place) >> 28 == AddressWindow.BANK_0 + place.bank
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from hw.isa import (
     FORMAT_WORDS,
     MAGIC,
     N_WORDS,
+    AddressWindow,
     Counter,
     ErrorCode,
     Feed,
@@ -23,7 +24,6 @@ from hw.isa import (
     LocalMemory,
     Opcode,
     Register,
-    Window,
     c_header,
     decode,
     encode,
@@ -94,8 +94,9 @@ def header_numbers():
 
 def test_the_header_holds_the_numbers_of_python():
     expected = {"MAGIC": MAGIC, "INSTRUCTION_WORDS": N_WORDS}
-    for kind, prefix in ((Register, "REG"), (Window, "WINDOW"), (Opcode, "OP"), (Feed, "FEED"),
-                         (LocalMemory, "LOCAL"), (Counter, "COUNTER"), (ErrorCode, "ERROR")):
+    for kind, prefix in ((Register, "REG"), (AddressWindow, "WINDOW"), (Opcode, "OP"),
+                         (Feed, "FEED"), (LocalMemory, "LOCAL"), (Counter, "COUNTER"),
+                         (ErrorCode, "ERROR")):
         expected |= {f"{prefix}_{item.name}": item.value for item in kind}
     groups = {"": COMMON_FIELDS} | {f"{format_.name}_": FIELDS[format_][len(COMMON_FIELDS):]
                                     for format_ in Format}

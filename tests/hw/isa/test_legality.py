@@ -8,7 +8,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from hw.isa import FORMAT_WORDS, INSTRUCTIONS, Engine, ErrorCode, Opcode, encode
-from hw.isa.linear import Linear
+from hw.isa.linear import LinearInstruction
 from hw.rtl.array.engine import ArrayEngine
 from hw.rtl.dma.lines import LineWalker
 from hw.rtl.vector import VectorEngine
@@ -88,11 +88,12 @@ def test_the_gateware_refuses_what_the_record_refuses(engine):
 
 
 def test_a_rule_that_is_missing_is_seen(monkeypatch):
-    right = Linear.is_refused
+    right = LinearInstruction.is_refused
     for rules in {"even": ("n_inputs",)}, {"nonzero": ("n_chunks",)}:
         with monkeypatch.context() as patch:
-            patch.setattr(Linear, "is_refused", lambda self, f, target, rules=rules: right(
-                type("Other", (Linear,), rules)(), f, target))
+            patch.setattr(LinearInstruction, "is_refused",
+                          lambda self, f, target, rules=rules: right(
+                              type("Other", (LinearInstruction,), rules)(), f, target))
             with pytest.raises(AssertionError, match="LINEAR"):
                 check(Engine.VECTOR)
     assert INSTRUCTIONS[Opcode.LINEAR].even == ("n_inputs", "w_base")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hw.isa import ENGINE_OF, FIELDS, INSTRUCTIONS, SYNC_FIELDS, Engine, Format, Opcode, encode
-from hw.isa.windows import Window
+from hw.isa.windows import WindowInstruction
 from hw.machine import Machine, MachineError
 from hw.targets import Target
 from sim.random_programs import ProgramMaker, random_parameters
@@ -102,7 +102,7 @@ def test_a_record_uses_exactly_the_fields_that_it_says(record):
 def test_a_field_too_many_or_too_few_is_seen(monkeypatch):
     record = INSTRUCTIONS[Opcode.WINDOW]
     for uses in record.uses - {"pad"}, record.uses | {"n_inputs"}:
-        monkeypatch.setattr(Window, "uses", uses)
+        monkeypatch.setattr(WindowInstruction, "uses", uses)
         monkeypatch.setitem(globals(), "MOST_ROUNDS", 30)
         with pytest.raises(AssertionError):
             test_a_record_uses_exactly_the_fields_that_it_says(record)

@@ -174,14 +174,14 @@ def test_a_walk_that_is_wrong_is_seen(array_cases, monkeypatch, module, name, fa
 
 
 def test_columns_between_windows_that_are_left_out_are_seen(vector_cases, monkeypatch):
-    monkeypatch.setattr(windows.Depthwise, "columns_read",
+    monkeypatch.setattr(windows.DepthwiseInstruction, "columns_read",
                         lambda self, f, needed: np.unique(self.positions(f)[1]))
     differs(check_vector, vector_cases, Opcode.DEPTHWISE)
 
 
 def test_units_that_begin_too_early_are_seen(vector_cases, monkeypatch):
     """Of a window whose rows are said to be read a line later than they are."""
-    right = windows.Window.positions
+    right = windows.WindowInstruction.positions
     monkeypatch.setattr(windows._OverImage, "positions",
                         lambda self, f: (right(self, f | {"top": f["top"] + 1})[0],
                                          right(self, f)[1]))

@@ -8,12 +8,12 @@ from hw.isa import (
     MAGIC,
     N_WORDS,
     VERSION,
+    AddressWindow,
     Counter,
     ErrorCode,
     Feed,
     Opcode,
     Register,
-    Window,
     encode,
 )
 from hw.machine import Machine, hazards
@@ -265,7 +265,7 @@ def test_a_run_that_is_ended_in_its_middle_leaves_nothing_behind(build, how, whe
 def test_misuse_while_busy_is_refused_and_harms_nothing(build):
     product, commands = Product(TARGET), Commands()
     product.load(commands, *[product.instruction()] * 20)
-    windows = [w for w in Window if w != Window.REGISTERS]
+    windows = [w for w in AddressWindow if w != AddressWindow.REGISTERS]
     commands.start()
     tries = [(commands.try_read(w << 28), commands.try_write(w << 28, 0x55555555))
              for w in windows]
@@ -293,9 +293,10 @@ def test_misuse_while_busy_is_refused_and_harms_nothing(build):
 
 
 def test_unknown_addresses_are_refused(build):
-    ends = {Window.INSTRUCTIONS: 4 * TARGET.instruction_words,
-            Window.PARAMETERS: 16 * TARGET.lanes * TARGET.parameter_words}
-    ends |= {Window.BANK_0 + k: TARGET.word_bytes * n for k, n in enumerate(TARGET.bank_words)}
+    ends = {AddressWindow.INSTRUCTIONS: 4 * TARGET.instruction_words,
+            AddressWindow.PARAMETERS: 16 * TARGET.lanes * TARGET.parameter_words}
+    ends |= {AddressWindow.BANK_0 + k: TARGET.word_bytes * n
+             for k, n in enumerate(TARGET.bank_words)}
     known = {Register.MAGIC: MAGIC, Register.VERSION: VERSION, Register.STATUS: 0,
              Register.CONFIGURATION: TARGET.configuration_id, Register.FEATURES: 0,
              Register.WATCHDOG: TARGET.watchdog, Register.CYCLE_LIMIT: 0,
@@ -316,7 +317,7 @@ def test_unknown_addresses_are_refused(build):
         assert answers[reading].tolist() == [SLVERR, 0], hex(where)
         assert answers[writing][0] == SLVERR, hex(where)
     for where, (writing, reading) in accepted.items():
-        value = 0 if where >> 28 == Window.PARAMETERS else 0x12345678
+        value = 0 if where >> 28 == AddressWindow.PARAMETERS else 0x12345678
         assert answers[writing][0] == OKAY, hex(where)
         assert answers[reading].tolist() == [OKAY, value], hex(where)
 
@@ -325,7 +326,7 @@ def test_the_fetch_goes_round_the_instruction_memory(build):
     product, commands = Product(TARGET), Commands()
     product.load(commands)
     last = TARGET.instruction_words // N_WORDS - 1
-    commands.write((Window.INSTRUCTIONS << 28) + 4 * N_WORDS * last, encode(Opcode.SYNC))
+    commands.write((AddressWindow.INSTRUCTIONS << 28) + 4 * N_WORDS * last, encode(Opcode.SYNC))
     commands.write(Register.PROGRAM_ADDRESS, [last])
     commands.run()
     results = product.read(commands)
@@ -348,7 +349,7 @@ def test_maxima_that_wait_for_their_bank_end_before_what_follows_them(build):
     commands.write(Register.WATCHDOG, [2 * WATCHDOG])
     for k, bank in enumerate(banks):
         machine.banks[k][:len(bank)] = bank
-        commands.write((Window.BANK_0 + k) << 28, bank.view("<u4"))
+        commands.write((AddressWindow.BANK_0 + k) << 28, bank.view("<u4"))
     n_tiles = 30  # 16 cycles each, without a gap
     keeps = product_of_a_tile(outer_count=n_tiles, n_pixels=4 * n_tiles, wide=1,
                               plane_step=4 * n_tiles)
@@ -364,7 +365,7 @@ def test_maxima_that_wait_for_their_bank_end_before_what_follows_them(build):
         commands.run()
         status = commands.read(Register.STATUS)
         runs.append((status, [(machine.banks[k][900:908].copy(),
-                               commands.read(((Window.BANK_0 + k) << 28) + 4 * 900, 8))
+                               commands.read(((AddressWindow.BANK_0 + k) << 28) + 4 * 900, 8))
                               for k in (2, 3)]))
     answers = play(build, commands)
     for status, banks in runs:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from golden import arith
-from hw.isa import Counter, Engine, ErrorCode, Opcode, Register, Window, encode
+from hw.isa import AddressWindow, Counter, Engine, ErrorCode, Opcode, Register, encode
 from hw.targets import get_target
 from sim.commands import Commands, play
 from sim.design import build_accelerator
@@ -36,9 +36,9 @@ def banks():
 
 def load(commands, banks, *program):
     for k, bank in enumerate(banks):
-        commands.write((Window.BANK_0 + k) << 28, bank.view("<u4"))
+        commands.write((AddressWindow.BANK_0 + k) << 28, bank.view("<u4"))
     for k in 2, 3:
-        commands.write((Window.BANK_0 + k) << 28, np.zeros(400, np.uint32))
+        commands.write((AddressWindow.BANK_0 + k) << 28, np.zeros(400, np.uint32))
     commands.write(Register.PROGRAM_ADDRESS, [0])
     instructions(commands, *program, HALT)
 
@@ -53,7 +53,7 @@ def multiply(**fields):
 
 
 def read_words(commands, bank, first, n_words):
-    return commands.read(((Window.BANK_0 + bank) << 28) + 4 * first, n_words)
+    return commands.read(((AddressWindow.BANK_0 + bank) << 28) + 4 * first, n_words)
 
 
 def products(banks, gemmlowp, broadcast):

@@ -8,7 +8,7 @@ import pytest
 
 from golden.ops.range_norm import RangeNormConfig, by_channel, range_norm_reference
 from hw.rtl.lanes.rescaler import Rescaler
-from hw.rtl.norm.range_norm import RangeBatchNorm, range_norm_items
+from hw.rtl.norm.range_norm import RangeBatchNormUnit, range_norm_items
 from sim.unit import run_stream, run_streams
 from sw.train.capture import capture_norms
 from tests.hw.rtl.lanes.test_rescaler import golden, random_item
@@ -20,7 +20,8 @@ def rtl(config, q, *, idle=0.0, backpressure=0.0):
     """q: int8 (N, C, ...). What the unit gives, (C, count) int64."""
     channels = by_channel(q)
     codes = np.repeat(channels[:, None], 2, axis=1).ravel().tolist()
-    results = run_streams(RangeBatchNorm(), {"parameters": range_norm_items(config), "i": codes},
+    results = run_streams(RangeBatchNormUnit(), {"parameters": range_norm_items(config),
+                                                 "i": codes},
                           {"o": channels.size}, idle=idle, backpressure=backpressure)
     return np.array(results["o"]).reshape(channels.shape)
 

@@ -110,7 +110,7 @@ class GraphBuilder:
         return model
 
 
-class Value:
+class TracedValue:
     """An int64 tensor of the graph that records the integer arithmetic done with it.
 
     `golden.arith` runs on it unchanged, so the exported rounding is golden's own and is restated
@@ -139,11 +139,11 @@ class Value:
         return len(self.shape)
 
     def _apply(self, op_type, other, low, high):
-        if isinstance(other, Value):
+        if isinstance(other, TracedValue):
             name, shape = other.name, other.shape
         else:
             name, shape = self.graph.constant(other, "int64", op_type.lower()), np.shape(other)
-        return Value(self.graph, self.graph.node(op_type, self.name, name), low, high,
+        return TracedValue(self.graph, self.graph.node(op_type, self.name, name), low, high,
                      _broadcast(self.shape, shape))
 
     def __add__(self, other):
@@ -175,7 +175,7 @@ class Value:
             return self
         if least == 63:
             below = self.graph.node("Less", self.name, self.graph.constant(0, "int64", "zero"))
-            negative = Value(self.graph, self.graph.cast(below, "int64"), 0, 1,
+            negative = TracedValue(self.graph, self.graph.cast(below, "int64"), 0, 1,
                              self.shape)
             return negative * -1
         corners = [a >> b for a in (self.low, self.high) for b in (least, most)]
@@ -193,7 +193,7 @@ class Value:
             name = self._where("Less", name, low)
         if self.high > high:
             name = self._where("Greater", name, high)
-        return Value(self.graph, name, max(low, self.low), min(high, self.high), self.shape)
+        return TracedValue(self.graph, name, max(low, self.low), min(high, self.high), self.shape)
 
     def _where(self, comparison, name, bound):
         """`bound` where `name` compares so with it, else `name`."""
@@ -205,7 +205,7 @@ class Value:
         name = self.graph.node("ReduceSum", self.name, self.graph.constant(axes, "int64", "axes"),
                                keepdims=1)
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shape))
-        return Value(self.graph, name, self.low * count, self.high * count, shape)
+        return TracedValue(self.graph, name, self.low * count, self.high * count, shape)
 
     def store(self, dtype="int8"):
         """The name of the values as an integer type, in which they must lie."""
@@ -223,7 +223,7 @@ def _broadcast(first, second):
 
 
 def _bounds(operand):
-    if isinstance(operand, Value):
+    if isinstance(operand, TracedValue):
         return operand.low, operand.high
     return int(np.min(operand)), int(np.max(operand))
 

@@ -14,7 +14,7 @@ import numpy as np
 from golden import arith
 from golden.ops import windows
 from golden.ops.primitives import Primitives
-from sw.formats.onnx.exporter.builder import GraphBuilder, Value, along_channels
+from sw.formats.onnx.exporter.builder import GraphBuilder, TracedValue, along_channels
 
 __all__ = ["BATCH", "Integers", "Movements", "Symbol"]
 
@@ -70,7 +70,7 @@ class Integers(Movements):
 
     def integers(self, x):
         limits = np.iinfo(x.dtype)
-        return Value(self.graph, self.graph.cast(x.name, "int64"), int(limits.min),
+        return TracedValue(self.graph, self.graph.cast(x.name, "int64"), int(limits.min),
                      int(limits.max), x.shape)
 
     def codes(self, value, dtype="int8"):
@@ -85,9 +85,9 @@ class Integers(Movements):
         return along_channels(values, like.ndim)
 
     def _sums(self, name, shape):
-        """int32 sums as a Value."""
-        return Value(self.graph, self.graph.cast(name, "int64"), arith.INT32_MIN, arith.INT32_MAX,
-                     shape)
+        """int32 sums as a TracedValue."""
+        return TracedValue(self.graph, self.graph.cast(name, "int64"), arith.INT32_MIN,
+                           arith.INT32_MAX, shape)
 
     def _convolution(self, x, weights, zero_point, *, stride, padding, dilation, groups):
         """The sums of w * (x - zero_point); the padding supplies the zero point."""

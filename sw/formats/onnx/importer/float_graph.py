@@ -15,21 +15,21 @@ from torch import nn
 
 from golden.errors import LockstepError
 from sw.formats.onnx.importer import geometry
-from sw.formats.onnx.importer.geometry import Window
+from sw.formats.onnx.importer.geometry import WindowGeometry
 from sw.formats.onnx.importer.network import FLOAT, ImportedNetwork
 from sw.formats.onnx.importer.walk import Walk, check_dropout, normalisation, per_channel
 from sw.layers.graph_layers import PaddedMaxPool2d, QActivation, QConcat, QPaddedAvgPool2d
 from sw.layers.weighted import QAdd, QConv2d, QGlobalAvgPool2d, QLinear, WeightedLayer
 
-__all__ = ["FloatWalk", "Open", "Padded", "Value", "activation", "add", "average_pool",
+__all__ = ["FloatWalk", "Open", "Padded", "LayerOutput", "activation", "add", "average_pool",
            "batch_normalization", "concat", "constant_operand", "conv", "global_average_pool",
            "identity", "linear", "max_pool", "mul", "pad", "reshape", "same", "sub"]
 
-PIXEL = Window(kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0))
+PIXEL = WindowGeometry(kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Value:
+class LayerOutput:
     """The output of a layer of the network. shape: without the batch."""
 
     name: str
@@ -41,7 +41,7 @@ class Padded:
     """A value with zeros around it. padding: (top, left, bottom, right)."""
 
     node: object
-    source: Value
+    source: LayerOutput
     padding: tuple
 
     @property
@@ -63,7 +63,7 @@ class Open:
     inputs: tuple
     shape: tuple
     weights: np.ndarray | None = None
-    window: Window | None = None
+    window: WindowGeometry | None = None
     groups: int = 1
     factor: np.ndarray = field(default_factory=lambda: np.ones(1))
     offset: np.ndarray = field(default_factory=lambda: np.zeros(1))
@@ -114,9 +114,9 @@ class FloatWalk(Walk):
             raise LockstepError(f"Input {graph.source!r} must have 2 or 4 dimensions, "
                                 f"not {len(shape) + 1}")
         self.network = ImportedNetwork(shape, graph.source)
-        self.values[graph.source] = Value(name=self.network.source, shape=shape)
+        self.values[graph.source] = LayerOutput(name=self.network.source, shape=shape)
 
-    def close(self, name) -> Value | np.ndarray:
+    def close(self, name) -> LayerOutput | np.ndarray:
         """The Value of a tensor; an Open or Padded one enters the network."""
         value = self.value(name)
         if isinstance(value, Padded):
@@ -125,24 +125,24 @@ class FloatWalk(Walk):
         if isinstance(value, Open):
             layer = self.network.append(value.node.name, _layer(value),
                                         [source.name for source in value.inputs])
-            value = Value(name=layer, shape=value.shape)
+            value = LayerOutput(name=layer, shape=value.shape)
         self.values[name] = value
         return value
 
-    def tensor(self, node, position=0) -> Value:
+    def tensor(self, node, position=0) -> LayerOutput:
         """The Value that an input of a node is."""
         value = self.operand(node, position)
         if isinstance(value, np.ndarray):
             node.refuse(f"input {position} must be computed, not a constant")
         return self.close(node.inputs[position])
 
-    def add(self, node, layer, inputs, shape) -> Value:
+    def add(self, node, layer, inputs, shape) -> LayerOutput:
         """A layer of its own; returns its Value."""
         self.check_size(node, shape)
         name = self.network.append(node.name, layer, [value.name for value in inputs])
-        return Value(name=name, shape=tuple(shape))
+        return LayerOutput(name=name, shape=tuple(shape))
 
-    def opened(self, node, layer) -> Open | Value:
+    def opened(self, node, layer) -> Open | LayerOutput:
         """What the node's output becomes: an Open layer stays so for its only reader."""
         self.check_size(node, layer.shape)
         self.values[node.output] = layer
@@ -158,7 +158,7 @@ class FloatWalk(Walk):
             node.refuse("must follow a convolution or linear layer, or read an image")
         return identity(node, source)
 
-    def join(self, node, factor, offset) -> Open | Value:
+    def join(self, node, factor, offset) -> Open | LayerOutput:
         """factor * x + offset, (C,) each, into the product in front."""
         layer = self.affine(node)
         layer.offset = layer.offset * factor + offset
@@ -169,14 +169,14 @@ class FloatWalk(Walk):
 def identity(node, source, padding=(0, 0, 0, 0)) -> Open:
     """A depthwise convolution with weights of 1."""
     channels, rows, columns = source.shape
-    window = Window(kernel=(1, 1), stride=(1, 1), padding=padding)
+    window = WindowGeometry(kernel=(1, 1), stride=(1, 1), padding=padding)
     shape = channels, rows + padding[0] + padding[2], columns + padding[1] + padding[3]
     return Open(node=node, inputs=(source,), shape=shape, groups=channels, window=window,
                 weights=np.ones((channels, 1, 1, 1), np.float32), factor=np.ones(channels),
                 offset=np.zeros(channels))
 
 
-def conv(walk, node) -> Open | Value:
+def conv(walk, node) -> Open | LayerOutput:
     value = walk.operand(node, 0)
     source, extra = (value.source, value.padding) if isinstance(value, Padded) \
         else (walk.tensor(node), (0, 0, 0, 0))
@@ -191,7 +191,7 @@ def conv(walk, node) -> Open | Value:
                     f"{list(weights.shape)}")
     size = geometry.output_size(node, shape[1:], window)
     padding = tuple(a + b for a, b in zip(window.padding, extra))
-    window = Window(kernel=window.kernel, stride=window.stride, dilation=window.dilation,
+    window = WindowGeometry(kernel=window.kernel, stride=window.stride, dilation=window.dilation,
                     padding=padding)
     layer = Open(node=node, inputs=(source,), shape=(len(weights), *size), weights=weights,
                  window=window, groups=groups, factor=np.ones(len(weights)),
@@ -208,7 +208,7 @@ def _bias(walk, node, n_outputs):
     return np.broadcast_to(bias.reshape(-1), n_outputs)
 
 
-def linear(walk, node) -> Open | Value:
+def linear(walk, node) -> Open | LayerOutput:
     """Gemm and MatMul with constant weights."""
     source, weights = walk.tensor(node), walk.constant(node, 1, "weights")
     if weights.ndim != 2 or len(source.shape) != 1:
@@ -229,12 +229,12 @@ def linear(walk, node) -> Open | Value:
                                   offset=offset))
 
 
-def batch_normalization(walk, node) -> Open | Value:
+def batch_normalization(walk, node) -> Open | LayerOutput:
     layer = walk.affine(node)
     return walk.join(node, *normalisation(walk, node, layer.shape))
 
 
-def add(walk, node) -> Value:
+def add(walk, node) -> LayerOutput:
     """A sum of two tensors, or of a tensor and a constant per channel."""
     if len(node.inputs) == 1:
         return walk.tensor(node)
@@ -253,7 +253,7 @@ def add(walk, node) -> Value:
     return constant_operand(walk, node, constants[0], 1.0)
 
 
-def constant_operand(walk, node, position, sign) -> Open | Value:
+def constant_operand(walk, node, position, sign) -> Open | LayerOutput:
     """x + sign * c for a constant c at `position`."""
     if len(node.inputs) != 2:
         node.refuse("a sum with constants must have 2 inputs")
@@ -263,13 +263,13 @@ def constant_operand(walk, node, position, sign) -> Open | Value:
     return walk.join(node, np.ones(layer.shape[0]), sign * offset)
 
 
-def sub(walk, node) -> Open | Value:
+def sub(walk, node) -> Open | LayerOutput:
     if walk.is_constant(node.inputs[0]):
         node.refuse("the second operand must be the constant")
     return constant_operand(walk, node, 1, -1.0)
 
 
-def mul(walk, node) -> Open | Value:
+def mul(walk, node) -> Open | LayerOutput:
     """A product with a constant per channel; Div by one."""
     if walk.is_constant(node.inputs[0]) and node.kind == "Mul":
         node = node.swapped()
@@ -282,7 +282,7 @@ def mul(walk, node) -> Open | Value:
     return walk.join(node, factor, np.zeros(layer.shape[0]))
 
 
-def activation(walk, node) -> Open | Value:
+def activation(walk, node) -> Open | LayerOutput:
     """Relu, and Clip with their bounds."""
     low, high = walk.bounds(node) if node.kind == "Clip" else (0.0, np.inf)
     names = {(0.0, np.inf): "relu", (0.0, 6.0): "relu6", (-np.inf, np.inf): None}
@@ -299,7 +299,7 @@ def activation(walk, node) -> Open | Value:
                                   activation=name))
 
 
-def max_pool(walk, node) -> Value:
+def max_pool(walk, node) -> LayerOutput:
     source = walk.tensor(node)
     window = geometry.window_of(node, source.shape)
     geometry.check_pool(node, window)
@@ -308,7 +308,7 @@ def max_pool(walk, node) -> Value:
     return walk.add(node, layer, [source], (source.shape[0], *size))
 
 
-def average_pool(walk, node) -> Value:
+def average_pool(walk, node) -> LayerOutput:
     source = walk.tensor(node)
     window = geometry.window_of(node, source.shape)
     included = geometry.check_pool(node, window)
@@ -318,7 +318,7 @@ def average_pool(walk, node) -> Value:
     return walk.add(node, layer, [source], (source.shape[0], *size))
 
 
-def global_average_pool(walk, node) -> Value:
+def global_average_pool(walk, node) -> LayerOutput:
     """GlobalAveragePool, and ReduceMean over height and width."""
     source, flat = walk.tensor(node), False
     if node.kind == "ReduceMean":
@@ -330,7 +330,7 @@ def global_average_pool(walk, node) -> Value:
     return walk.add(node, nn.Flatten(), [pooled], pooled.shape[:1]) if flat else pooled
 
 
-def reshape(walk, node) -> Value:
+def reshape(walk, node) -> LayerOutput:
     """Reshape, Flatten, Squeeze and Unsqueeze: to one dimension, or to the same shape."""
     source = walk.tensor(node)
     shape = geometry.new_shape(walk, node, source.shape)
@@ -342,7 +342,7 @@ def reshape(walk, node) -> Value:
     return walk.add(node, nn.Flatten(), [source], shape)
 
 
-def concat(walk, node) -> Value:
+def concat(walk, node) -> LayerOutput:
     inputs = [walk.tensor(node, position) for position in range(len(node.inputs))]
     shape = geometry.joined(node, [value.shape for value in inputs])
     return walk.add(node, QConcat(FLOAT), inputs, shape) if len(inputs) > 1 else inputs[0]
@@ -354,7 +354,7 @@ def pad(walk, node) -> Padded:
     return Padded(node=node, source=source, padding=padding)
 
 
-def same(walk, node) -> Value | Open | np.ndarray:
+def same(walk, node) -> LayerOutput | Open | np.ndarray:
     """Identity and Dropout."""
     check_dropout(walk, node)
     value = walk.operand(node, 0)

@@ -45,7 +45,8 @@ class Folder:
                 helper.make_graph([node.proto], "constants", given, results),
                 opset_imports=[helper.make_opsetid(domain, version)
                                for domain, version in self._graph.opsets.items()])
-            arrays = ReferenceEvaluator(model).run(None, feeds)
+            with np.errstate(divide="raise", over="raise", invalid="raise"):
+                arrays = ReferenceEvaluator(model).run(None, feeds)
         except Exception as error:      # whatever the evaluator meets is the file's fault
             node.refuse(f"cannot be computed from its constants: {' '.join(str(error).split())}")
         arrays = [np.asarray(array) for array in arrays]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from golden.ops import windows
 
-__all__ = ["Window", "check_pool", "flattened", "joined", "new_shape", "output_size", "pad_sides",
+__all__ = ["WindowGeometry", "check_pool", "flattened", "joined", "new_shape",
+           "output_size", "pad_sides",
            "pixel_axes", "reshaped", "window_of", "with_ones", "without_ones"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class WindowGeometry:
     """kernel, stride, dilation: (rows, columns); padding: (top, left, bottom, right);
     grown: the padding holds rows or columns that ceil_mode added below or on the right
     bare: it holds no others."""
@@ -30,7 +31,7 @@ class Window:
         return self.kernel[0] * self.kernel[1]
 
 
-def window_of(node, shape, kernel=None) -> Window:
+def window_of(node, shape, kernel=None) -> WindowGeometry:
     """The Window of a Conv or pool on an input of `shape` (C, H, W).
 
     kernel: that of the weights, where there are some
@@ -49,8 +50,8 @@ def window_of(node, shape, kernel=None) -> Window:
     bare, grown = not any(padding), False
     if node.attributes.get("ceil_mode", 0):
         padding, grown = _ceiled(shape[1:], given, stride, padding, dilation)
-    return Window(kernel=given, stride=stride, padding=padding, dilation=dilation, grown=grown,
-                  bare=bare)
+    return WindowGeometry(kernel=given, stride=stride, padding=padding, dilation=dilation,
+                          grown=grown, bare=bare)
 
 
 def _padding(node, size, kernel, stride, dilation):

@@ -11,7 +11,7 @@ import onnx
 from golden.errors import LockstepError
 from sw.formats.onnx.importer.model_file import TYPE_NAMES, array_of
 
-__all__ = ["Graph", "NodeInfo", "host_tail", "make_graph", "needed_nodes", "reader_counts",
+__all__ = ["OnnxGraph", "NodeInfo", "host_tail", "make_graph", "needed_nodes", "reader_counts",
            "writers_of"]
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -61,7 +61,7 @@ class NodeInfo:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Graph:
+class OnnxGraph:
     """The graph of a model.
 
     nodes: NodeInfos in execution order; tensors: dict of name to TensorProto of the constants
@@ -89,7 +89,7 @@ class Graph:
         return array_of(self.tensors[name], self.folder)
 
 
-def make_graph(model, folder) -> Graph:
+def make_graph(model, folder) -> OnnxGraph:
     """The Graph of an onnx.ModelProto. Raises LockstepError for what no program can be of."""
     graph = model.graph
     if graph.sparse_initializer:
@@ -105,7 +105,7 @@ def make_graph(model, folder) -> Graph:
     if not opsets:
         raise LockstepError("The model names no version of its operators: it is damaged or cut "
                             "short")
-    return Graph(nodes=nodes, tensors=tensors, source=inputs[0].name, source_type=kind,
+    return OnnxGraph(nodes=nodes, tensors=tensors, source=inputs[0].name, source_type=kind,
                  source_shape=shape, result=graph.output[0].name, opsets=opsets, folder=folder)
 
 

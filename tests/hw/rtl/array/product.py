@@ -4,7 +4,7 @@ import numpy as np
 
 from golden.ops import Rescale
 from hw.compiler.memory.image import from_bus, to_bus
-from hw.isa import Feed, Opcode, Window, encode
+from hw.isa import AddressWindow, Feed, Opcode, encode
 
 __all__ = ["BANK_A", "BANK_B", "BANK_OUT", "HALT", "MATMUL_SLOTS", "Product", "instructions"]
 
@@ -18,7 +18,7 @@ MATMUL_SLOTS = 3 * 2 * _PERIODS * 4
 
 def instructions(commands, *records):
     """Write instructions from the first one on."""
-    commands.write(Window.INSTRUCTIONS << 28, np.array(records))
+    commands.write(AddressWindow.INSTRUCTIONS << 28, np.array(records))
 
 
 class Product:
@@ -84,21 +84,24 @@ class Product:
         target = self.target
         for bank, operand, feed, n in ((BANK_A, self.a, self.feeds[0], target.rows),
                                        (BANK_B, self.b, self.feeds[1], target.columns)):
-            commands.write((Window.BANK_0 + bank) << 28, to_bus(self._words(operand, feed, n)))
+            commands.write((AddressWindow.BANK_0 + bank) << 28,
+                           to_bus(self._words(operand, feed, n)))
         rows = np.zeros((self.n_channels, 4), np.int64)
         rows[:, :3] = np.stack([self.bias & 0xFFFFFFFF, self.multiplier, self.shift], 1)
-        commands.write(Window.PARAMETERS << 28, rows)
+        commands.write(AddressWindow.PARAMETERS << 28, rows)
         instructions(commands, self.instruction(), *others, HALT)
 
     def read(self, commands, n_words=None):
         """Read the words of the results."""
         n_words = n_words or self.n_pixels * self.out_step
-        return commands.read((Window.BANK_0 + BANK_OUT) << 28, n_words * self.target.columns // 4)
+        return commands.read((AddressWindow.BANK_0 + BANK_OUT) << 28,
+                             n_words * self.target.columns // 4)
 
     def clear(self, commands):
         """Overwrite the results."""
         n_words = self.n_pixels * self.out_step
-        commands.write((Window.BANK_0 + BANK_OUT) << 28, [0] * (n_words * self.target.columns // 4))
+        commands.write((AddressWindow.BANK_0 + BANK_OUT) << 28,
+                       [0] * (n_words * self.target.columns // 4))
 
     def check(self, words):
         """Assert that ``words``, answers to ``read``, are the codes that golden gives."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from golden.ops.range_norm import RangeNormConfig, by_channel
 from hw.rtl.norm.divider import Divider
-from hw.rtl.norm.range_norm import RangeBatchNorm, range_norm_items
+from hw.rtl.norm.range_norm import RangeBatchNormUnit, range_norm_items
 from tests.hw.simulate import simulate
 
 
@@ -28,7 +28,7 @@ def rtl(config, q, *, stalls=0.0, seed=0):
     """q: int8 (N, C, ...). Returns what the unit gives, (C, count) int64."""
     channels = by_channel(q)
     codes = [int(code) for channel in channels for _ in range(2) for code in channel]
-    results = simulate(RangeBatchNorm(), {"parameters": range_norm_items(config), "i": codes},
+    results = simulate(RangeBatchNormUnit(), {"parameters": range_norm_items(config), "i": codes},
                        n_outputs=channels.size, stalls=stalls, seed=seed)
     return np.array(results).reshape(channels.shape)
 
@@ -102,7 +102,7 @@ def test_a_wrong_parameter_is_noticed():
     config = make_config(50, rng, 1, gamma=np.ones(1))
     items = [item | {"beta": item["beta"] + (1 << 16)} for item in range_norm_items(config)]
     sent = [int(code) for code in q[:, 0]] * 2
-    actual = simulate(RangeBatchNorm(), {"parameters": items, "i": sent}, n_outputs=50)
+    actual = simulate(RangeBatchNormUnit(), {"parameters": items, "i": sent}, n_outputs=50)
     assert actual != list(config(q)[:, 0])
 
 
@@ -129,6 +129,6 @@ def test_divider():
 
 
 def test_verilog_is_the_same_every_time():
-    texts = {verilog.convert(RangeBatchNorm(), emit_src=False, strip_internal_attrs=True,
+    texts = {verilog.convert(RangeBatchNormUnit(), emit_src=False, strip_internal_attrs=True,
                              name="range_batch_norm") for _ in range(2)}
     assert len(texts) == 1

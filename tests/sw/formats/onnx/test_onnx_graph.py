@@ -6,7 +6,7 @@ import pytest
 from golden import arith
 from golden.arith import Rounding
 from golden.errors import LockstepError
-from sw.formats.onnx.exporter.builder import GraphBuilder, Value, along_channels
+from sw.formats.onnx.exporter.builder import GraphBuilder, TracedValue, along_channels
 from sw.formats.onnx.runtime import session
 
 INT32 = arith.INT32_MIN, arith.INT32_MAX
@@ -27,7 +27,7 @@ def run_graph(build, x, low, high, optimize=True):
     """What ONNX Runtime gives for `build(value)` on int64 x (N, C)."""
     graph = GraphBuilder("probe")
     graph.declare_input("x", "int64", x.shape[1:])
-    result = build(Value(graph, "x", low, high))
+    result = build(TracedValue(graph, "x", low, high))
     graph.declare_output(result.name, "int64", (max(x.shape[1], 1),))
     runner = session(graph.model("", {}), optimize=optimize)
     actual, = runner.run(None, {"x": x})
@@ -70,7 +70,7 @@ def test_a_wrong_rounding_would_be_seen():
 
 def test_clips_that_cannot_act_are_left_out():
     graph = GraphBuilder("probe")
-    value = Value(graph, "x", -5, 5)
+    value = TracedValue(graph, "x", -5, 5)
     assert value.clip(-5, 9) is value
     assert value + 0 is value
     assert value * 1 is value
@@ -79,11 +79,11 @@ def test_clips_that_cannot_act_are_left_out():
 
 
 def test_values_beyond_int64_are_refused():
-    value = Value(GraphBuilder("layer7"), "x", *INT32)
+    value = TracedValue(GraphBuilder("layer7"), "x", *INT32)
     with pytest.raises(LockstepError, match="layer7: values .* do not fit int64"):
         (value << 31) * 4
 
 
 def test_store_refuses_values_beyond_int8():
     with pytest.raises(LockstepError, match="probe: values -129..0 do not fit int8"):
-        Value(GraphBuilder("probe"), "x", -129, 0).store()
+        TracedValue(GraphBuilder("probe"), "x", -129, 0).store()

@@ -269,6 +269,17 @@ def test_constants_that_grow_beyond_all_measure_are_not_made(make, tmp_path):
             f"constants must have at most {folding.MOST_ELEMENTS} elements")
 
 
+@pytest.mark.parametrize(("kind", "second", "reason"), [
+    ("QuantizeLinear", np.float32(0), "divide by zero encountered in "),
+    ("Div", np.float32(0), "divide by zero encountered in "),
+    ("Mul", np.float32(3e38), "overflow encountered in ")])
+def test_constants_that_are_no_numbers(kind, second, reason, tmp_path):
+    net = Quantized((3, 6, 6))
+    x = net.node(kind, [filled(net, 3, 1, 1, value=3.0), net.constant(second)], name="folded")
+    refused(finished(net, net.node("Add", [net.quantized("x"), x])), tmp_path,
+            fr"Operator {kind} \(node 'folded'\): cannot be computed from its constants: {reason}")
+
+
 @pytest.mark.parametrize("inputs", [[], [""]])
 def test_a_shape_that_is_left_out(inputs, tmp_path):
     net = Quantized((3, 6, 6))
