@@ -11,6 +11,7 @@ folder of a failed step stays until its next attempt: its logs say why.
 """
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -66,24 +67,32 @@ def cached(root: Path, name: str, make: Callable[[Path], None]) -> Path:
 def trim(limit_bytes: int = LIMIT_BYTES, recent: float = RECENT) -> None:
     """Remove what was used longest ago until the cache is within its limit."""
     folders = [folder for kind in CACHE.glob("*") for folder in kind.glob("*/")]
-    sizes = {folder: _size(folder) for folder in folders}
-    total = sum(sizes.values())
-    for used, folder in sorted((_last_use(folder), folder) for folder in folders):
+    kept = sorted((_last_use(folder), folder, _size(folder)) for folder in folders)
+    total = sum(size for _, _, size in kept)
+    for used, folder, size in kept:
         if total <= limit_bytes or used > time.time() - recent:
             return
-        total -= sizes[folder]
+        total -= size
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_use(folder: Path) -> float:
-    """Seconds since the epoch: the time of the lock, or of a folder that has none."""
-    lock = folder.with_name(f"{folder.name}.lock")
-    return (lock if lock.exists() else folder).stat().st_mtime
+    """Seconds since the epoch: the time of the lock, or of a folder that has none; now, where
+    another process renames or removes it."""
+    for path in folder.with_name(f"{folder.name}.lock"), folder:
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime
+    return time.time()
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of the files in a folder, less those that another process takes away meanwhile."""
+    size = 0
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(directory, name)).st_size
+    return size
 
 
 def main(argv: list[str] | None = None) -> int:

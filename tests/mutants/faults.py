@@ -34,6 +34,10 @@ _windowed = _in("golden/ops/windowed.py", "golden/ops",
 _norm = _in("golden/ops/range_norm.py", "golden/ops/test_range_norm.py")
 _compare = _in("golden/program/compare.py", "golden/program/test_compare.py")
 _verify = _in("golden/program/verify.py", "golden/program/test_verify.py")
+_storage = _in("golden/program/storage.py", "golden/program/test_program.py",
+               "golden/program/test_storage.py")
+_encoding = _in("golden/program/encoding.py", "golden/program/test_program.py")
+_layout = _in("golden/program/layout.py", "golden/program/test_layout.py")
 
 GOLDEN = (
     _arith("a tie goes down", "return (x + ((1 << n) >> 1)) >> n",
@@ -64,6 +68,16 @@ GOLDEN = (
             "(value if value >= 0 else ~value).bit_length() + (value >= 0)"),
     _verify("sums beyond int32 pass", "if not INT32[0] <= value <= INT32[1]:",
             "if not INT32[0] - 1 <= value <= INT32[1] + 1:"),
+    _verify("an output that nothing computes", "name not in ranges or name in program.sources",
+            "name not in ranges"),
+    _storage("altered arrays are read", '_check_hash(npz_path, document.get("tensors_sha256"), ',
+             '_check_hash(npz_path, digest(data), '),
+    _storage("a plain Program in the later version", "if version(program) != recorded:",
+             "if version(program) > recorded:"),
+    _encoding("the hash of an array forgets its shape", "{array.dtype.str} {array.shape}",
+              "{array.dtype.str}"),
+    _layout("channels last at rank 4 alone", "x.ndim > 2 else x\n\n\ndef to_file",
+            "x.ndim == 4 else x\n\n\ndef to_file"),
 )
 
 _rounding = _in("sw/quantize/rounding.py", "sw/quantize/test_rounding.py")
@@ -202,4 +216,37 @@ SIM = (
     _testbench("a surplus payload is not seen", "assert not self.done, f", "assert True, f"),
 )
 
-FAULTS = GOLDEN + SW + RTL + COMPILER + SIM
+_pointwise = _in("sw/formats/tflite/pointwise.py", "sw/formats/tflite/test_precision.py",
+                 "sw/formats/tflite/test_mul.py")
+_tables = _in("sw/formats/tflite/tables.py", "sw/formats/tflite/test_tables.py")
+_folding = _in("sw/formats/onnx/importer/folding.py", "sw/formats/onnx/importer/test_errors.py")
+_exported = _in("sw/formats/onnx/importer/exported.py",
+                "sw/formats/onnx/importer/test_exported.py")
+
+FORMATS = (
+    _pointwise("RELU's factor in double", '"RELU_N1_TO_1", precision=np.float32)',
+               '"RELU_N1_TO_1", precision=np.float64)'),
+    _pointwise("a constant factor without its zero point",
+               "(int(second.data.item()) - second.zero_point)", "int(second.data.item())"),
+    _tables("a table's ties go up", "np.copysign(np.floor(np.abs(values) + 0.5), values)",
+            "np.floor(values + 0.5)"),
+    _tables("a left shift that does not wrap", "(values << left).astype(np.int32)",
+            "np.clip(values << left, INT32_MIN, INT32_MAX)"),
+    _folding("constants that are no numbers", 'divide="raise", over="raise", invalid="raise"',
+             'all="ignore"'),
+    _exported("changed constants go unseen",
+              '("constants", graph.initializer, again.initializer)',
+              '("constants", again.initializer, again.initializer)'),
+)
+
+_sim = _in("flows/sim.py", "flows/test_sim.py")
+
+FLOWS = (
+    _sim("differences end with status 0", 'return 1 if any(row["differences"] for row in rows)',
+         'return 1 if any(row["differences"] > row["values"] for row in rows)'),
+    _sim("outputs in the Program's order", "program.output_array(trace[name], name)",
+         "trace[name]"),
+    _sim("two tensors share a trace's file", 're.sub("[%/', 're.sub("[/'),
+)
+
+FAULTS = GOLDEN + SW + RTL + COMPILER + SIM + FORMATS + FLOWS

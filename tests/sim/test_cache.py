@@ -79,3 +79,24 @@ def test_the_command_says_how_large_it_is_and_clears_it(kept, capsys):
     assert "3 MiB" in capsys.readouterr().out
     assert cache.main(["--clear"]) == 0
     assert not kept.exists()
+
+
+def test_what_another_process_renames_meanwhile_is_passed_over(kept):
+    (kept / "step.partial").mkdir(parents=True)
+    (kept / "step.partial" / "data").write_bytes(bytes(1000))
+    done = threading.Event()
+
+    def rename():
+        while not done.is_set():
+            (kept / "step.partial").rename(kept / "step")
+            (kept / "step").rename(kept / "step.partial")
+
+    thread = threading.Thread(target=rename)
+    thread.start()
+    try:
+        for _ in range(500):
+            trim(0, recent=60)
+    finally:
+        done.set()
+        thread.join()
+    assert (kept / "step.partial" / "data").exists()
