@@ -119,7 +119,7 @@ def test_bad_options(arguments, message, tmp_path):
         bench.main([*arguments, "-o", str(tmp_path)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_train_speed_rows(monkeypatch):
     monkeypatch.setattr("torch.compile", lambda model, **_: model)  # it takes minutes
     monkeypatch.setattr(train_speed, "_has_brevitas", lambda: False)

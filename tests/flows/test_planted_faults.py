@@ -89,6 +89,7 @@ def test_a_flipped_weight_bit_in_the_image(command, tmp_path):
     assert_first_difference(report, program, x, program.nodes[0])
 
 
+@pytest.mark.long
 def test_an_off_by_one_in_the_rescaler(command, tmp_path, monkeypatch):
     program, x, run = command
     monkeypatch.setattr(RescalerPipeline, "first_half", lambda self, now: (now.one - 1)[:32])

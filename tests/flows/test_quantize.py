@@ -183,6 +183,7 @@ def test_a_layer_with_a_zero_range(tmp_path):
         quantize.main([save(tmp_path / "c.pt", network)])  # untrained: zero_init gammas
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_exit_2(tmp_path):
     result = subprocess.run(
         [sys.executable, "flows/quantize.py", str(tmp_path / "none.pt"), "-o", str(tmp_path / "p")],

@@ -43,6 +43,7 @@ def contents(folder):
             if path.is_file()}
 
 
+@pytest.mark.slow
 def test_all_outputs(tmp_path, capsys):
     assert train.main(arguments(tmp_path, epochs=2)) == 0
     run = tmp_path / "r"
@@ -88,6 +89,7 @@ def test_resume_equals_one_long_run(tmp_path):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_the_previous_outputs_and_can_be_resumed(tmp_path, monkeypatch):
     train.main(arguments(tmp_path))
     before = contents(tmp_path / "r")
@@ -301,6 +303,7 @@ def test_evaluation_prints_and_writes_nothing(tmp_path, capsys):
             train.main(["--evaluate", str(tmp_path / "r" / "checkpoint.pt"), *extra])
 
 
+@pytest.mark.slow
 def test_a_taught_run_keeps_its_best_epoch(tmp_path):
     train.main(arguments(tmp_path))
     teacher = tmp_path / "r" / "checkpoint.pt"
@@ -402,6 +405,7 @@ def test_exit_status(error, status, capsys):
     assert capsys.readouterr().err.count("\n") == (status != 0)
 
 
+@pytest.mark.slow
 def test_as_a_command(tmp_path):
     done = subprocess.run([sys.executable, "flows/train.py", "--model", "nope"], cwd=ROOT,
                           capture_output=True, text=True, check=False,

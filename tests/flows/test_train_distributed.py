@@ -24,7 +24,7 @@ ERROR_SECONDS = 15  # 1.1 measured
 
 
 def train_command(runs, name, batch, *extra):
-    return ["flows/train.py", "--model", "resnet_digits", "--model-config", "{'width': 8}",
+    return ["flows/train.py", "--model", "resnet_digits", "--model-config", "{'width': 4}",
             "--runs-dir", str(runs), "--save", name, "-b", str(batch), "--lr", "0.05", "--quiet",
             *extra]
 
@@ -114,6 +114,7 @@ def test_an_elastic_restart_continues_from_the_last_epoch(tmp_path):
     assert list(losses(tmp_path, "whole")) == list(results["train_loss"])
 
 
+@pytest.mark.long
 def test_two_nodes_meet_at_a_rendezvous(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

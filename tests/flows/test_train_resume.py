@@ -13,12 +13,12 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 TIMES = ["seconds", "images_per_second"]
-EPOCHS = 4
+EPOCHS = 3
 
 
 def command(runs: Path, name: str, *extra: str) -> list[str]:
     return [sys.executable, "flows/train.py", "--model", "resnet_digits", "--model-config",
-            "{'width': 4}", "--runs-dir", str(runs), "--save", name, "-b", "16", "--epochs",
+            "{'width': 4}", "--runs-dir", str(runs), "--save", name, "-b", "32", "--epochs",
             str(EPOCHS), "--schedule", "cosine", "--warmup-epochs", "0.5", "--average-weights",
             "0.97", "--quiet", *extra]
 

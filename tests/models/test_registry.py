@@ -14,6 +14,7 @@ from sw.lower.network import lower
 SMALL = {"resnet": {"depth": 8}}  # options of a quick network, where the default is not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("quantize", [True, False])
 def test_every_model_trains_one_step(name, quantize):

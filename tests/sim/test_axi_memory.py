@@ -16,7 +16,8 @@ def memory(bus_bits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bus_bits", "stalls"), [(64, 0), (128, 0), (64, 40), (128, 40)])
+@pytest.mark.parametrize(("bus_bits", "stalls"), [
+    (128, 0), (128, 40), *(pytest.param(64, share, marks=pytest.mark.long) for share in (0, 40))])
 def test_keeps_what_is_written(bus_bits, stalls):
     run_cocotb(memory(bus_bits), BENCH, testcase="keeps_what_is_written",
                plusargs={"axi_stalls": stalls, "axi_seed": 5, "axi_outstanding": 4},

@@ -13,7 +13,7 @@ from sim.images import ImageRuns
 from tests import programs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_both_simulators_give_the_same_answers_in_the_same_cycles(monkeypatch):
     # gcc takes minutes to optimise this model.

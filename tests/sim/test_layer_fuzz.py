@@ -17,6 +17,7 @@ from sim.random_layers import LayerMaker
 from tests import programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [*TARGETS, "array-2x8"])
 def test_random_layers_are_as_golden(target):
     findings, outcomes = fuzz_layers(target, seed=0, numbers=range(16))

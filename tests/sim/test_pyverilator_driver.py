@@ -34,7 +34,7 @@ def test_ports_ticks_and_waveform(unit, tmp_path):
     assert "o__payload" in (tmp_path / "trace.vcd").read_text().replace("o___05F", "o__")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_agrees_with_golden(capsys):
     import runpy
 

@@ -138,6 +138,7 @@ def test_an_image_of_another_target_is_refused():
         rtl.run(program, programs.random_codes(program, 1), target=TARGET, image=image)
 
 
+@pytest.mark.long
 def test_the_verilog_is_the_same_every_time_and_names_no_path():
     text = accelerator_verilog(FUZZED)
     assert text == to_verilog(Accelerator(FUZZED), "accelerator")

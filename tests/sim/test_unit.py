@@ -29,8 +29,9 @@ def test_a_unit_without_a_clock():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "message"), [
-    ("hangs", "no transfer for"),
-    ("overwrites", "changed while it was waiting|valid fell before ready"),
+    pytest.param("hangs", "no transfer for", marks=pytest.mark.long),
+    pytest.param("overwrites", "changed while it was waiting|valid fell before ready",
+                 marks=pytest.mark.long),
     ("withdraws", "valid fell before ready"),
     ("babbles", "gave more than 100 payloads"),
 ])

@@ -33,6 +33,7 @@ def run(tmp_path, *arguments, target="ecp5-85k"):
     return status, json.loads((tmp_path / "out" / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_median_seed_is_reported_and_the_wrapper_does_not_count(tmp_path, fakes, capsys):
     status, report = run(tmp_path, "--jobs", "2")
     assert status == 0
@@ -134,6 +135,7 @@ MESSAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("tool", [YOSYS, NEXTPNR])
 def test_a_failing_tool_is_an_error_that_names_its_log(tmp_path, fakes, tool, fault):
@@ -233,6 +235,7 @@ cli.run(synth.main, sys.argv[3:])
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing_and_the_next_one_goes_on(tmp_path, fakes):
     fakes.break_(NEXTPNR, "hang")
     process = subprocess.Popen(

@@ -18,12 +18,14 @@ def codes(program, n=1):
     return programs.random_codes(program, n)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(convolutions(), st.sampled_from(TARGETS))
 def test_any_convolution_is_as_golden(program, target):
     assert_as_golden(program, get_target(target), codes(program))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(networks(), st.sampled_from(TARGETS), st.integers(1, 3))
 def test_any_network_is_as_golden(program, target, batch):

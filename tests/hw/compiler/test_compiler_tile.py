@@ -66,6 +66,7 @@ def test_any_network_is_as_golden(program, target, batch):
     assert_tiled_where_it_fits(program, target, batch)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(convolutions(), st.sampled_from([SMALL, TIGHT]))
 def test_any_convolution_is_as_golden(program, target):
@@ -78,6 +79,7 @@ def striped(image):
     return {opcode: sum(f["opcode"] == opcode for f in fields) for opcode in Opcode}
 
 
+@pytest.mark.slow
 def test_large_images_are_cut_into_stripes_and_channels_into_groups():
     make = programs.Maker("large", (3, 64, 64), 0)
     x = make.conv(make.input, 16, stride=(2, 2))
@@ -135,6 +137,7 @@ def test_steps_hold_every_instruction_once():
     assert {step.node for step in image.steps} == {node.name for node in program.nodes}
 
 
+@pytest.mark.slow
 def test_what_fits_no_bank_is_refused():
     program = programs.residual_net()
     with pytest.raises(DoesNotFit, match="Program 'residual' does not fit target small, not "
@@ -164,6 +167,7 @@ def test_buffers_do_not_overlap_and_the_longest_free_is_taken():
     assert pool.take(40, [0]).base == second.base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 24], ids=["products", "depthwise"])
 @pytest.mark.parametrize("kernel, padding", [
     ((1, 1), (5, 2, 5, 2)), ((2, 3), (9, 0, 0, 7)), ((1, 1), (0, 7, 9, 0)),

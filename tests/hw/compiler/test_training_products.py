@@ -49,6 +49,7 @@ def assert_as_torch(target, kind, program, inputs, right):
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", SHAPES, ids=shape_name)
 @pytest.mark.parametrize("n_images", [1, 3])
 def test_every_product_is_torchs(c, n_images):

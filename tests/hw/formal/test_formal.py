@@ -8,6 +8,8 @@ from flows import formal
 from hw.formal import rescaler as properties
 from hw.rtl.lanes.rescaler import RescalerPipeline
 
+pytestmark = pytest.mark.slow
+
 
 class SaturatesOneTooLow(RescalerPipeline):
     def front_stages(self, pipe):

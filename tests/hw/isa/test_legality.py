@@ -5,7 +5,6 @@ import functools
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from hw.isa import FORMAT_WORDS, INSTRUCTIONS, Engine, ErrorCode, Opcode, encode
 from hw.isa.linear import LinearInstruction
@@ -14,6 +13,9 @@ from hw.rtl.dma.lines import LineWalker
 from hw.rtl.vector import VectorEngine
 from hw.targets import Target
 from sim.random_programs import ProgramMaker
+from tests.hw.simulate import run_testbench
+
+pytestmark = pytest.mark.slow
 
 TARGET = Target(name="legality", rows=3, columns=8, bank_words=(1 << 10,) * 4, bus_bits=64)
 ANSWER, QUIET = 16, 24  # cycles until an error is seen, and of an abort
@@ -60,10 +62,7 @@ def refused(dut, format_, several):
             answers.append(ErrorCode.FIELD in seen)
             ctx.set(stop, 0)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return answers
 
 

@@ -23,6 +23,8 @@ from hw.targets import Target
 from sim.random_programs import ProgramMaker
 from tests.hw.isa.traces import array_traces, line_traces, vector_traces
 
+pytestmark = pytest.mark.slow
+
 DEPTH = 1 << 16
 TARGET = Target(name="traces", rows=3, columns=8, bank_words=(DEPTH,) * 4, bus_bits=64)
 MATMUL, DEPTHWISE = INSTRUCTIONS[Opcode.MATMUL], INSTRUCTIONS[Opcode.DEPTHWISE]

@@ -9,8 +9,6 @@ rests again belongs to it. One simulation runs several instructions, one after t
 
 from dataclasses import dataclass, field
 
-from amaranth.sim import Simulator
-
 from hw.isa import FORMAT_WORDS, INSTRUCTIONS, Format, LocalMemory, Opcode, encode
 from hw.rtl.array.engine import ArrayEngine
 from hw.rtl.dma.lines import LineWalker
@@ -18,6 +16,7 @@ from hw.rtl.vector import VectorEngine, Which
 from sim.unit import unpack
 from tests.hw.rtl.vector.vector_bench import Lanes, Report, WritePort
 from tests.hw.rtl.vector.vector_model import Memories
+from tests.hw.simulate import component, run_testbench
 
 __all__ = ["Trace", "array_traces", "line_traces", "vector_traces"]
 
@@ -105,10 +104,7 @@ def _traces(dut, control, format_, instructions, attach):
                 now += 1
             traces.append(recorder.trace)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return traces
 
 
@@ -124,7 +120,7 @@ def vector_traces(target, instructions):
 
     Of the parameters a word is one of the memory, with those of a group of channels.
     """
-    dut, memories = VectorEngine(target), Memories(target)
+    dut, memories = component(VectorEngine, target), Memories(target)
     lanes = Lanes(dut, memories, _Always(), 0, LANE_LATENCY, Report())
     write_port = WritePort(dut, memories, _Always(), 0, Report())
 
@@ -170,7 +166,7 @@ def _note_item(recorder, item):
 
 def array_traces(target, instructions):
     """Traces of products; reads of ports are (port, bank, address), of port a in bytes."""
-    dut = ArrayEngine(target)
+    dut = component(ArrayEngine, target)
 
     def attach(ctx):
         def serve(recorder, f, now):

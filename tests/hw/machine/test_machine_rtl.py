@@ -4,7 +4,6 @@ from collections import deque
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from hw.isa import FORMAT_WORDS, Feed, Format, Opcode, encode
 from hw.machine import Machine
@@ -13,6 +12,9 @@ from hw.rtl.memory.crossbar import Crossbar
 from hw.targets import get_target
 from sim.random_programs import random_parameters
 from tests.hw.machine.test_machine_array import random_product
+from tests.hw.simulate import component, run_testbench
+
+pytestmark = pytest.mark.slow
 
 #: With one tile of results and as many as there may be, close to each other and not.
 TARGETS = [get_target(name) for name in ("sim-4x4", "array-3x4", "array-2x8", "array-6x8")]
@@ -36,7 +38,7 @@ def run(machine, instructions, abort_at=None):
 
     abort_at: the cycle of an abort. Behind it all instructions run from the first one on.
     """
-    dut = ArrayEngine(machine.target)
+    dut = component(ArrayEngine, machine.target)
     items = []
 
     async def testbench(ctx):
@@ -73,10 +75,7 @@ def run(machine, instructions, abort_at=None):
                     "instruction_end")} | {"sums": [ctx.get(item.sums[k]) for k in range(4)]})
             await ctx.tick()
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return items
 
 
@@ -115,8 +114,10 @@ def random_instruction(rng, target, shortest):
     return f
 
 
-@pytest.mark.parametrize("abort_at", [None, 70, 121, 180])
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(("target", "abort_at"), [pytest.param(
+    target, abort_at, id=f"{target.name}-{abort_at}",
+    marks=() if abort_at in (None, once) else pytest.mark.long)
+    for target, once in zip(TARGETS, (70, 121, 180, None)) for abort_at in (None, 70, 121, 180)])
 def test_array_engine_equals_the_model(target, abort_at):
     rng = np.random.default_rng(abort_at or 0)
     machine, other = Machine(target), Machine(target)

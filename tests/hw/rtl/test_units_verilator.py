@@ -44,7 +44,7 @@ def test_range_norm(count, stalls):
     assert (rtl(config, q, idle=stalls, backpressure=stalls) == by_channel(config(q))).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_range_norm_on_activations_of_a_training_run():
     batches = capture_norms(trained_digits(), digits().train_images[:11])
     n_codes = n_exact = 0

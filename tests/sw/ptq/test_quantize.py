@@ -61,7 +61,8 @@ def losses(**options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("methods", "left"), [(TRAINING_FREE, 0.5), (ALL, 0.3)],
+@pytest.mark.parametrize(("methods", "left"), [
+    pytest.param(TRAINING_FREE, 0.5, marks=pytest.mark.long), (ALL, 0.3)],
                          ids=["training free", "all"])
 def test_naive_three_bits_lose_more_than_with_the_methods(methods, left):
     few = {"weight_bits": 3, "activation_bits": 3}

@@ -76,7 +76,7 @@ def test_narrow_networks_train_in_channels_last(recipe):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_narrow_network_trains_compiled():
     config = TrainConfig(epochs=1, batch_size=256)
     losses = [train(fresh(recipe="float", width=4), digits(), dataclasses.replace(
@@ -106,7 +106,8 @@ def test_without_a_compiler_no_training_begins(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["banner", "float"])  # kernels; the network as a whole
+@pytest.mark.parametrize("recipe", [  # the kernels; the network as a whole
+    pytest.param("banner", marks=pytest.mark.long), "float"])
 def test_a_compiled_training_learns_resumes_and_loads(tmp_path, recipe):
     settings = TrainConfig(epochs=4, batch_size=64, lr=0.2, schedule="cosine", compile=True)
 

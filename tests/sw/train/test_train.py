@@ -48,6 +48,7 @@ SETTINGS = [{}, {"schedule": "cosine", "average_weights": 0.9, "warmup_epochs": 
             {"schedule": "step", "clip_gradient": 0.5, "label_smoothing": 0.1}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SETTINGS)
 def test_a_resumed_run_gives_the_same_weights(options):
     settings = TrainConfig(epochs=3, batch_size=256, seed=5, **options)

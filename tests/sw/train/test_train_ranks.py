@@ -52,7 +52,7 @@ def test_stored_weights_are_equal_and_noise_is_not():
     assert all(mine != other for mine, other in zip(noise, other_noise, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_the_exchange_stored_weights_drift_apart():
     (weights, _), (other_weights, _) = run(fault=True)
     assert weights != other_weights

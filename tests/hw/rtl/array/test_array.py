@@ -4,13 +4,25 @@
 import numpy as np
 import pytest
 from amaranth.hdl import Module
-from amaranth.sim import Simulator
 
 from hw.isa import Feed
 from hw.rtl.array.array import MacArray
 from hw.rtl.array.feeder import Feeder
+from tests.hw.simulate import component, fresh_components, run_testbench
+
+pytestmark = pytest.mark.slow
 
 BOTH_WAYS = [(a, b) for a in Feed for b in Feed]
+
+
+def fed_array(rows, columns, **options):
+    """(module, array, feeders): an array behind two feeders."""
+    m = Module()
+    m.submodules.array = array = MacArray(rows=rows, columns=columns, **options)
+    feeders = [Feeder(n_lanes=n, word_bytes=columns) for n in (rows, columns)]
+    m.submodules.feeder_a, m.submodules.feeder_b = feeders
+    m.d.comb += [array.a.eq(feeders[0].lanes), array.b.eq(feeders[1].lanes)]
+    return m, array, feeders
 
 
 class Bench:
@@ -22,12 +34,7 @@ class Bench:
 
     def __init__(self, rows, columns, *, feeds=BOTH_WAYS[0], slots=None, spacing=None, gap=0,
                  **options):
-        self.m = Module()
-        self.m.submodules.array = self.array = MacArray(rows=rows, columns=columns, **options)
-        self.feeders = [Feeder(n_lanes=n, word_bytes=columns) for n in (rows, columns)]
-        self.m.submodules.feeder_a, self.m.submodules.feeder_b = self.feeders
-        self.m.d.comb += [self.array.a.eq(self.feeders[0].lanes),
-                          self.array.b.eq(self.feeders[1].lanes)]
+        self.m, self.array, self.feeders = component(fed_array, rows, columns, **options)
         self.feeds, self.slots, self.gap = feeds, slots or columns, gap
         self.spacing = spacing or self.array.POP_SPACING
         self.rows, self.columns = rows, columns
@@ -91,10 +98,7 @@ class Bench:
                     results.append([ctx.get(array.results[j]) for j in range(self.columns)])
                 await ctx.tick()
 
-        sim = Simulator(self.m)
-        sim.add_clock(1e-8)
-        sim.add_testbench(testbench)
-        sim.run()
+        run_testbench(self.m, testbench)
         assert valid_at == [pop + array.pop_latency for pop in pops]
         return np.array(results).reshape(len(tiles), self.rows, self.columns)
 
@@ -187,7 +191,7 @@ def test_the_latencies_are_as_small_as_they_can_be(monkeypatch, packed, constant
     check(Bench(*shape, **options), tiles)
     value = getattr(Bench(*shape, **options).array, constant) + wrong
     monkeypatch.setattr(MacArray, constant, value)
-    with pytest.raises(AssertionError):
+    with fresh_components(), pytest.raises(AssertionError):
         check(Bench(*shape, **options), tiles)
 
 

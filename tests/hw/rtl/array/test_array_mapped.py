@@ -83,7 +83,7 @@ def map_to_cells(build):
     return mapped
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_mapped_netlist_multiplies(monkeypatch):
     monkeypatch.setattr(sim.unit, "build", map_to_cells(sim.unit.build))

@@ -4,10 +4,10 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.isa import Feed
 from hw.rtl.array.feeder import Feeder
+from tests.hw.simulate import run_testbench
 
 SHAPES = [(2, 2), (4, 4), (3, 5), (2, 8), (5, 16)]
 
@@ -24,10 +24,7 @@ def feed(dut, cycles):
             await ctx.tick()
             seen.append([ctx.get(dut.lanes[lane]) for lane in range(dut.n_lanes)])
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return seen
 
 

@@ -8,11 +8,11 @@ import pytest
 from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.sim import Simulator
 
 import sim.unit
 from hw.rtl.array.multiplier import MULTIPLIERS, Multiplier, MultiplierECP5
 from hw.rtl.array.packed import PackedPair
+from tests.hw.simulate import run_testbench
 
 MODELS = {"portable": [], "ecp5": [Path(sim.unit.__file__).with_name("ecp5.v")]}
 SHAPES = {"bytes": (signed(8), signed(8)), "mixed": (unsigned(17), signed(18)),
@@ -90,6 +90,7 @@ def expected(item):
         name: item[f"{name}_a"] * item[f"{name}_b"] for name in SHAPES}
 
 
+@pytest.mark.slow
 def test_products_are_exact_on_the_portable_hook():
     """Amaranth's own simulator; the vendors' cells have models in Verilog only."""
     dut, items, results = Products(Multiplier), operands(), []
@@ -104,15 +105,14 @@ def test_products_are_exact_on_the_portable_hook():
             ctx.set(dut.i.valid, 1)
             await ctx.tick()
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    run_testbench(dut, testbench)
     assert results == [expected(item) for item in items]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("multiplier", sorted(MULTIPLIERS))
+@pytest.mark.parametrize("multiplier", [
+    name if name == "ecp5" else pytest.param(name, marks=pytest.mark.long)
+    for name in sorted(MULTIPLIERS)])
 def test_products_are_exact_in_verilator(monkeypatch, multiplier):
     build = sim.unit.build
     monkeypatch.setattr(sim.unit, "build", lambda sources, *args, **options: build(

@@ -5,11 +5,11 @@ import itertools
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.rtl.array.array import MacArray
 from hw.rtl.array.readout import BYTES_PER_SUM, CONFIG_LAYOUT, Readout
 from hw.targets import Target
+from tests.hw.simulate import run_testbench
 
 _FROM_CONFIG = ("gemmlowp", "wide", "zero_point", "low", "high")
 _ITEM = ("sums", "bank", "address", "group", "mask", "parameter", "plane", "progress",
@@ -146,12 +146,7 @@ class Bench:
             assert cycles < 20000, "the readout does not end"
 
     def run(self):
-        sim = Simulator(self.dut)
-        sim.add_clock(1e-8)
-        sim.add_testbench(self.give_tiles, background=True)
-        sim.add_testbench(self.answer_pops, background=True)
-        sim.add_testbench(self.collect)
-        sim.run()
+        run_testbench(self.dut, self.collect, self.give_tiles, self.answer_pops)
         return self.items
 
 

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.rtl.array.walker import WALK_WIDTH, WALKER_LAYOUT, AddressWalker
+from tests.hw.simulate import run_testbench
 
 
 def wrap(value, width=WALK_WIDTH):
@@ -85,10 +85,7 @@ def walk(f, flow, n_periods, slots, active_slots):
                 assert (ctx.get(dut.bank), ctx.get(dut.pad)) == (f["bank"], f["pad"])
                 seen.append(tuple(ctx.get(x) for x in (dut.valid, dut.address, dut.inside)))
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return seen
 
 

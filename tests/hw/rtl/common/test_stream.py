@@ -7,7 +7,6 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.sim import Simulator
 
 from hw.rtl.common.pipeline import Pipeline
 from hw.rtl.common.stream import (
@@ -18,7 +17,7 @@ from hw.rtl.common.stream import (
     StreamFIFO,
     payload_shape,
 )
-from tests.hw.simulate import WatchdogError, simulate
+from tests.hw.simulate import WatchdogError, run_testbench, simulate
 
 PAIR = data.StructLayout({"a": 8, "b": 4})
 
@@ -84,10 +83,7 @@ def test_full_rate_without_stalls(name):
             *_, valid = await ctx.tick().sample(dut.o.valid)
             n_taken += valid
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     assert n_taken >= n_items
 
 
@@ -101,10 +97,7 @@ def test_elastic_never_overflows_behind_a_blocked_output():
             *_, ready = await ctx.tick().sample(dut.i.ready)
             n_accepted += ready
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     assert n_accepted == dut.depth
 
 

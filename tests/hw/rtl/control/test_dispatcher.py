@@ -5,11 +5,13 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.isa import N_WORDS, Engine, ErrorCode, Opcode, encode
 from hw.rtl.control.dispatcher import Dispatcher
 from hw.targets import get_target
+from tests.hw.simulate import component, run_testbench
+
+pytestmark = pytest.mark.slow
 
 TARGET = get_target("sim-8x8-axi")
 LATENCY = 2
@@ -103,7 +105,7 @@ def fetch_process(dut, program):
 def run(program, engines, *, limit=20000, watchdog=1 << 20, cycle_limit=0, single_step=False,
         at=0, target=TARGET):
     """Play a program; returns (error, index, cycles, abort seen)."""
-    dut = Dispatcher(target=target, fetch_latency=LATENCY)
+    dut = component(Dispatcher, target=target, fetch_latency=LATENCY)
     result = {}
 
     async def testbench(ctx):
@@ -124,13 +126,8 @@ def run(program, engines, *, limit=20000, watchdog=1 << 20, cycle_limit=0, singl
                 return
         raise AssertionError("the program did not end")
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(fetch_process(dut, program), background=True)
-    for engine in Engine:
-        simulator.add_testbench(engines.process(dut, engine), background=True)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    run_testbench(dut, testbench, fetch_process(dut, program),
+                  *(engines.process(dut, engine) for engine in Engine))
     return result
 
 
@@ -246,7 +243,7 @@ def test_an_error_in_the_last_result_of_a_program_is_not_lost():
 
 
 def test_nothing_is_left_of_an_error_when_the_next_run_starts_at_once():
-    dut = Dispatcher(target=TARGET, fetch_latency=LATENCY)
+    dut = component(Dispatcher, target=TARGET, fetch_latency=LATENCY)
 
     async def testbench(ctx):
         ctx.set(dut.run.watchdog_limit, 1 << 20)
@@ -264,10 +261,7 @@ def test_nothing_is_left_of_an_error_when_the_next_run_starts_at_once():
             assert ctx.get(dut.run.done)
             assert ctx.get(dut.run.error) == (ErrorCode.ADDRESS if wrong else ErrorCode.NONE)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    run_testbench(dut, testbench)
 
 
 def test_the_cycle_limit_ends_a_run():
@@ -306,7 +300,7 @@ def test_the_program_memory_is_a_ring():
 
 def single_steps(program, engines, *, at, n_steps, resume=True):
     """Steps like those of the registers; returns (error, index) after each."""
-    dut = Dispatcher(target=TARGET, fetch_latency=LATENCY)
+    dut = component(Dispatcher, target=TARGET, fetch_latency=LATENCY)
     seen = []
 
     async def testbench(ctx):
@@ -324,13 +318,8 @@ def single_steps(program, engines, *, at, n_steps, resume=True):
             ctx.set(run.program_address, ctx.get(run.index))
             ctx.set(run.resume, int(resume))
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(fetch_process(dut, program), background=True)
-    for engine in Engine:
-        simulator.add_testbench(engines.process(dut, engine), background=True)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    run_testbench(dut, testbench, fetch_process(dut, program),
+                  *(engines.process(dut, engine) for engine in Engine))
     return seen
 
 

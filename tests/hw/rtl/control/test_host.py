@@ -4,10 +4,10 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.rtl.control.host import OKAY, SLVERR, HostInterface
 from tests.hw.rtl.dma.axi_slaves import Stands
+from tests.hw.simulate import run_testbench
 
 N_WORDS = 32  # addresses from here on are not allowed
 
@@ -113,10 +113,7 @@ def run(stalls, n_accesses=60, seed=0, late=0):
                     (OKAY, words[at // 4]) if inside else (SLVERR, 0))
         raise AssertionError(f"stuck: {master.n}")
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return master, order
 
 
@@ -153,8 +150,5 @@ def test_no_path_from_valid_to_ready():
             seen.add(given[0][:5])
             await ctx.tick()
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     assert len(seen) == 5  # nothing; a write, a read taken; a response, data offered

@@ -1,11 +1,11 @@
 """Control registers and counters: 64 bits that carry, one cause per cycle, settings that stay."""
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.isa import Counter, Engine, Register
 from hw.rtl.control.registers import ControlRegisters
 from hw.targets import get_target
+from tests.hw.simulate import run_testbench
 
 CAUSES = [Counter(k) for k in range(Counter.ARRAY_BUSY, Counter.ARRAY_FETCH + 1)]
 WAITS = {Engine.ARRAY: Counter.ARRAY_WAIT_ARRAY, Engine.VECTOR: Counter.ARRAY_WAIT_VECTOR,
@@ -26,10 +26,7 @@ def simulate(script):
     async def testbench(ctx):
         await script(ctx, dut)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    run_testbench(dut, testbench)
 
 
 async def read(ctx, dut, offset):

@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.isa import FORMAT_WORDS, Engine, Format, Opcode, encode
 from hw.rtl.control.slot import EngineSlot
+from tests.hw.simulate import run_testbench
 
 #: Cycles from ``start`` and ``unit_next`` until ``unit_ready`` is right.
 READY_CYCLES = 3
@@ -91,10 +91,7 @@ def run(fields, producer, n_units, *, engine=Engine.ARRAY, unit_cycles=5):
         await tick()
         assert not ctx.get(dut.running)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return begins
 
 

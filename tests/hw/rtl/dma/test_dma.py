@@ -9,6 +9,9 @@ from hw.rtl.dma import LoadEngine, StoreEngine
 from hw.targets import Target
 from tests.hw.rtl.dma.axi_slaves import Traffic
 from tests.hw.rtl.dma.transfers import BASE, expected_writes, filled, lines, load, run, store
+from tests.hw.simulate import component
+
+pytestmark = pytest.mark.slow
 
 SHAPES = {"64 bit, 8 bytes": (8, 64), "64 bit, 16 bytes": (16, 64), "128 bit": (16, 128)}
 KIB = 1024
@@ -29,7 +32,7 @@ def random_banks(target, seed=0):
 
 def check_load(target, program, *, memory=None, engine=None, **options):
     memory = memory or filled(64 * KIB)
-    log = run(LoadEngine(target, **engine or {}), program, memory=memory, **options)
+    log = run(component(LoadEngine, target, **engine or {}), program, memory=memory, **options)
     expected = [w for _, fields in program for w in expected_writes(target, memory, fields)]
     assert [w[1:] for w in log.writes] == expected
     check_ends(target, program, log)
@@ -45,7 +48,8 @@ def check_store(target, program, *, engine=None, **options):
                 word = banks[fields["local_memory"]][inside + k]
                 expected[memory.span(outside + k * target.word_bytes, target.word_bytes)] = (
                     word.to_bytes(target.word_bytes, "little"))
-    log = run(StoreEngine(target, **engine or {}), program, memory=memory, banks=banks, **options)
+    log = run(component(StoreEngine, target, **engine or {}), program, memory=memory, banks=banks,
+              **options)
     assert memory.data == expected
     check_ends(target, program, log)
     return log
@@ -111,8 +115,9 @@ def test_burst_lengths(kind, max_beats):
     assert log.slave.n_bursts == sum(-(-n // max_beats) for n in in_page)
 
 
-@pytest.mark.parametrize("shape", [
-    pytest.param(s, marks=[] if s == "128 bit" else pytest.mark.slow) for s in SHAPES])
+@pytest.mark.parametrize("shape", [pytest.param(
+    shape, marks=pytest.mark.slow if shape == "128 bit" else pytest.mark.long)
+    for shape in SHAPES])
 @pytest.mark.parametrize("kind", CHECKS)
 def test_long_lines_reach_the_bus_rate(kind, shape):
     target = target_of(shape, bank_words=(8192, 2, 2, 2))
@@ -123,7 +128,7 @@ def test_long_lines_reach_the_bus_rate(kind, shape):
         log = check_load(target, [load(**fields)], memory=filled(80 * KIB))
     else:
         memory, banks = filled(80 * KIB), random_banks(target)
-        log = run(StoreEngine(target), [store(**fields)], memory=memory, banks=banks)
+        log = run(component(StoreEngine, target), [store(**fields)], memory=memory, banks=banks)
     assert log.n_bytes == 64 * KIB
     n_beats = 64 * KIB // (target.bus_bits // 8)
     assert log.slave.n_beats == n_beats

@@ -11,6 +11,9 @@ from hw.targets import Target, get_target
 from tests.hw.rtl.dma.axi_slaves import DECERR, SLVERR, Traffic
 from tests.hw.rtl.dma.test_dma import check_load, check_store, random_banks, target_of
 from tests.hw.rtl.dma.transfers import BASE, expected_writes, filled, lines, load, run, store
+from tests.hw.simulate import component, fresh_components
+
+pytestmark = pytest.mark.slow
 
 ENGINES = {"load": (LoadEngine, load), "store": (StoreEngine, store)}
 SIZE = 1 << 16
@@ -24,7 +27,7 @@ def small_target():
 
 def run_kind(kind, program, **options):
     target = small_target()
-    dut = ENGINES[kind][0](target)
+    dut = component(ENGINES[kind][0], target)
     options = {"memory": filled(SIZE), "banks": random_banks(target), "traffic": FAST, **options}
     return run(dut, program, **options)
 
@@ -209,8 +212,8 @@ def test_a_refused_instruction_behind_a_good_one(kind):
 
 
 @pytest.mark.parametrize(("stalls", "n_random"), [
-    (0.0, 0), (0.5, 3), *(pytest.param(share, 25, marks=pytest.mark.slow)
-                          for share in (0.0, 0.1, 0.5))])
+    (0.5, 3), pytest.param(0.1, 5, marks=pytest.mark.slow),
+    *(pytest.param(share, 25, marks=pytest.mark.long) for share in (0.0, 0.1, 0.5))])
 @pytest.mark.parametrize("kind", ENGINES)
 def test_abort_at_any_time(kind, stalls, n_random):
     """Nothing but open bursts and at most the words in flight comes after an abort."""
@@ -293,7 +296,7 @@ def test_wrong_sizes():
 
 def test_the_slave_sees_a_burst_across_4_kb(monkeypatch):
     monkeypatch.setattr(bursts, "BOUNDARY", 8192)
-    with pytest.raises(AssertionError, match="crosses a 4 KB boundary"):
+    with fresh_components(), pytest.raises(AssertionError, match="crosses a 4 KB boundary"):
         run_kind("load", [load(external_base=BASE + 4096 - 32, line_words=4)])
 
 

@@ -3,11 +3,10 @@
 import random
 from dataclasses import dataclass, field
 
-from amaranth.sim import Simulator
-
 from hw.isa import FORMAT_WORDS, Format, LocalMemory, Opcode, encode, local_depths
 from hw.rtl.dma import LoadEngine
 from tests.hw.rtl.dma.axi_slaves import Memory, ReadSlave, Stands, Traffic, WriteSlave
+from tests.hw.simulate import run_testbench
 
 BASE = 0x1000_0000
 READ_LATENCY = 8
@@ -205,10 +204,7 @@ def run(dut, program, *, memory, traffic=None, banks=None, stalls=0.0, region=No
                 f"complete {log.complete}, {slave.n_beats} beats")
             cycle += 1
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     assert slave.n_open() == 0, "bursts were left open"
     return log
 

@@ -5,7 +5,6 @@ import random
 
 import pytest
 from amaranth.hdl import Mux
-from amaranth.sim import Simulator
 
 from golden import arith
 from golden.arith import Rounding, requantize
@@ -15,6 +14,9 @@ from hw.rtl.lanes.rescaler import RescalerPipeline
 from hw.rtl.memory.scratchpad import FIELDS_PER_CHANNEL
 from hw.rtl.vector.ports import Which, vector_item_layout
 from hw.targets import N_BANKS, Target
+from tests.hw.simulate import component, fresh_components, run_testbench
+
+pytestmark = pytest.mark.slow
 
 INT32 = (arith.INT32_MIN, arith.INT32_MAX)
 N_LANES = 4
@@ -88,7 +90,7 @@ def simulate(target, parameters, *, array=(), vector=(), share=0.5, seed=0, dut=
     array, vector : lists of items. share : the chance that the array gives its next item in a
     cycle; the vector's are always offered.
     """
-    dut = dut or Lanes(target)
+    dut = dut or component(Lanes, target)
     rng = random.Random(seed)
     outputs, entered = [], {"array": [], "vector": []}
     pending = {"array": list(array), "vector": list(vector)}
@@ -119,10 +121,7 @@ def simulate(target, parameters, *, array=(), vector=(), share=0.5, seed=0, dut=
             cycle += 1
             quiet = 0 if any(pending.values()) else quiet + 1
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return outputs, entered
 
 
@@ -201,7 +200,7 @@ def test_raw_sums_pass_exactly():
 
 def test_parameters_beyond_the_memory_are_an_error():
     target = make_target(4, parameter_words=6)
-    dut = Lanes(target)
+    dut = component(Lanes, target)
     errors = []
 
     async def testbench(ctx):
@@ -222,10 +221,7 @@ def test_parameters_beyond_the_memory_are_an_error():
             ctx.set(dut.array.payload, {"wide": 0} | item)
             await error_after(3)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     assert errors == [0, 1, 1, 0, 1, 0]
 
 
@@ -246,5 +242,5 @@ def test_a_mutant_is_noticed(monkeypatch):
                 "high": 127, "zero_point": 0}]
     check(target, parameters, items, [])
     monkeypatch.setattr(RescalerPipeline, "first_half", first_half)
-    with pytest.raises(AssertionError):
+    with fresh_components(), pytest.raises(AssertionError):
         check(target, parameters, items, [])

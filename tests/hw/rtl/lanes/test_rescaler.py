@@ -22,6 +22,8 @@ from hw.rtl.lanes.rescaler import (
 )
 from tests.hw.simulate import simulate
 
+pytestmark = pytest.mark.slow
+
 INT32 = (arith.INT32_MIN, arith.INT32_MAX)
 CORNERS_32 = (*INT32, -1, 0, 1, INT32[0] + 1, INT32[1] - 1, 1 << 30, -(1 << 30))
 MULTIPLIERS = (0, 1, 1 << 30, (1 << 30) + 1, arith.MULTIPLIER_MAX)

@@ -4,10 +4,12 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.rtl.memory.crossbar import Crossbar
 from hw.targets import N_BANKS, Target
+from tests.hw.simulate import component, run_testbench
+
+pytestmark = pytest.mark.slow
 
 SMALL = {"name": "test", "rows": 2, "instruction_words": 64, "parameter_words": 4}
 TARGETS = {
@@ -24,10 +26,7 @@ def run(dut, script):
     async def testbench(ctx):
         await script(ctx)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
 
 
 class Traffic:
@@ -169,12 +168,12 @@ class Traffic:
 @pytest.mark.parametrize("columns", TARGETS)
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_random_traffic_of_all_ports(columns, share):
-    Traffic(Crossbar(TARGETS[columns]), cycles=300, seed=columns, share=dict.fromkeys(
+    Traffic(component(Crossbar, TARGETS[columns]), cycles=300, seed=columns, share=dict.fromkeys(
         ("a", "b", "v", "w", "s", "h", "r", "m", "l", "h_write"), share)).run()
 
 
 def test_two_banks_under_the_traffic_of_all_ports():
-    Traffic(Crossbar(TARGETS[4]), cycles=400, seed=1, banks=(1, 2)).run()
+    Traffic(component(Crossbar, TARGETS[4]), cycles=400, seed=1, banks=(1, 2)).run()
 
 
 class WithoutPriority(Crossbar):
@@ -211,7 +210,7 @@ def request(ctx, port, valid=1, **fields):
 
 
 def test_a_write_is_seen_after_write_to_read_cycles_and_a_read_takes_read_latency():
-    dut, target = Crossbar(TARGETS[8]), TARGETS[8]
+    dut, target = component(Crossbar, TARGETS[8]), TARGETS[8]
     word = list(range(-4, 4))
 
     def script(ctx, cycle):
@@ -235,7 +234,7 @@ def test_a_write_is_seen_after_write_to_read_cycles_and_a_read_takes_read_latenc
 
 @pytest.mark.parametrize(("bank_of_b", "expected"), [(1, 1), (2, 0)])
 def test_both_ports_of_the_array_on_one_bank_are_a_conflict(bank_of_b, expected):
-    dut = Crossbar(TARGETS[4])
+    dut = component(Crossbar, TARGETS[4])
 
     def script(ctx, cycle):
         request(ctx, dut.a, cycle == 2, bank=1, address=0)
@@ -250,7 +249,7 @@ def test_both_ports_of_the_array_on_one_bank_are_a_conflict(bank_of_b, expected)
 @pytest.mark.parametrize("columns", [4, 8])
 def test_a_request_beyond_the_end_of_its_bank_is_an_error(name, columns):
     target = TARGETS[columns]
-    dut = Crossbar(target)
+    dut = component(Crossbar, target)
     port = getattr(dut, name)
     cases = [(bank, address, int(address >= words)) for bank, words in enumerate(target.bank_words)
              for address in (words - 2, words, words + 2, (1 << 16) - 2)]
@@ -272,7 +271,7 @@ def test_a_request_beyond_the_end_of_its_bank_is_an_error(name, columns):
 
 def test_a_refused_write_changes_nothing_and_a_refused_read_is_answered():
     target = TARGETS[4]
-    dut = Crossbar(target)
+    dut = component(Crossbar, target)
     n_words = target.bank_words[3]
 
     def script(ctx, cycle):
@@ -292,7 +291,7 @@ def test_a_refused_write_changes_nothing_and_a_refused_read_is_answered():
 @pytest.mark.parametrize(("bank", "expected"), [(0, 0), (1, 20)])
 def test_a_waiting_read_passes_in_every_cycle_in_which_its_bank_is_free(bank, expected):
     """Port a reads bank 0 without a pause."""
-    dut = Crossbar(TARGETS[4])
+    dut = component(Crossbar, TARGETS[4])
 
     def script(ctx, cycle):
         request(ctx, dut.a, bank=0, address=4)
@@ -305,7 +304,7 @@ def test_a_waiting_read_passes_in_every_cycle_in_which_its_bank_is_free(bank, ex
 
 
 def test_the_first_of_the_waiting_ports_goes_first():
-    dut = Crossbar(TARGETS[4])
+    dut = component(Crossbar, TARGETS[4])
     reads, writes = ("v", "w", "s", "h"), ("r", "m", "l", "h_write")
 
     def script(ctx, cycle):
@@ -324,7 +323,7 @@ def test_the_first_of_the_waiting_ports_goes_first():
 
 
 def test_different_banks_serve_different_ports_in_one_cycle():
-    dut = Crossbar(TARGETS[4])
+    dut = component(Crossbar, TARGETS[4])
     ports = {"v": 0, "w": 1, "s": 2}
 
     def script(ctx, cycle):
@@ -338,7 +337,7 @@ def test_different_banks_serve_different_ports_in_one_cycle():
 @pytest.mark.parametrize("columns", TARGETS)
 def test_an_unaligned_read_crosses_the_word_and_may_reach_over_the_end(columns):
     target = TARGETS[columns]
-    dut = Crossbar(target)
+    dut = component(Crossbar, target)
     n_words = target.bank_words[1]
     content = [k % 251 - 125 for k in range(n_words * columns)]
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.rtl.memory.scratchpad import (
     FIELDS_PER_CHANNEL,
@@ -18,16 +17,14 @@ from hw.rtl.memory.scratchpad import (
     WordMemory,
 )
 from sim.unit import component_verilog
+from tests.hw.simulate import run_testbench
 
 
 def run(dut, script):
     async def testbench(ctx):
         await script(ctx)
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
 
 
 @pytest.mark.parametrize(("depth", "word_bytes"), [(16, 2), (10, 5), (8, 16), (2, 4)])
@@ -68,8 +65,9 @@ def test_a_bank_has_an_even_number_of_words():
 @pytest.mark.slow
 @pytest.mark.parametrize(("component", "blocks", "n_registers"), [
     (Bank(depth=4096, word_bytes=4), 8, 64 + 3 * 11 + 32 + 8),
-    (ParameterMemory(depth=1024, lanes=1), 4, 69 + 69 + 10 + 1),
-    (WordMemory(depth=2048, width=32), 4, 32)])
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        (ParameterMemory(depth=1024, lanes=1), 4, 69 + 69 + 10 + 1),
+        (WordMemory(depth=2048, width=32), 4, 32)))])
 def test_block_ram_is_inferred_without_waste(component, blocks, n_registers, tmp_path):
     """Block RAM, the registers written down, and next to no logic."""
     text, name = component_verilog(component, "memory")

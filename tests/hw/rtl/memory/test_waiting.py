@@ -4,10 +4,9 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 
 from hw.rtl.memory.waiting import WaitingQueue
-from tests.hw.simulate import simulate
+from tests.hw.simulate import run_testbench, simulate
 
 
 @pytest.mark.parametrize("stalls", [0.0, 0.3, 0.8])
@@ -31,10 +30,7 @@ def test_full_rate_also_after_the_output_has_waited(held):
             await ctx.tick()
             ctx.set(dut.i.payload, ctx.get(dut.i.payload) + accepted)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    run_testbench(dut, testbench)
     first = max(held, WaitingQueue.LATENCY)
     assert [item for item in seen if item[0] >= held] == [
         (first + k, k) for k in range(60 - first)]

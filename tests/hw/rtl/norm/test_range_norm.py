@@ -6,14 +6,15 @@ import random
 import numpy as np
 import pytest
 from amaranth.back import verilog
-from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden.ops.range_norm import RangeNormConfig, by_channel
 from hw.rtl.norm.divider import Divider
 from hw.rtl.norm.range_norm import RangeBatchNormUnit, range_norm_items
-from tests.hw.simulate import simulate
+from tests.hw.simulate import run_testbench, simulate
+
+pytestmark = pytest.mark.slow
 
 
 def make_config(count, rng, n_channels, *, eps=1e-5, gamma=None, output_scale=0.02):
@@ -122,10 +123,7 @@ def test_divider():
             assert not ctx.get(dut.busy)
             assert ctx.get(dut.quotient) == dividend // divisor
 
-    sim = Simulator(dut)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
 
 
 def test_verilog_is_the_same_every_time():

@@ -9,6 +9,8 @@ from tests.hw.rtl.vector.test_vector import check, instruction, steady, target_o
 from tests.hw.rtl.vector.vector_bench import WatchdogError, run
 from tests.hw.rtl.vector.vector_model import Memories
 
+pytestmark = pytest.mark.slow
+
 N_ROWS = TABLE_SIZE // 4  # cycles in which the table is filled
 
 

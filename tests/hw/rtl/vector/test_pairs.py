@@ -12,6 +12,8 @@ from tests.hw.rtl.vector.test_vector import check, instruction, steady, target_o
 from tests.hw.rtl.vector.vector_bench import run
 from tests.hw.rtl.vector.vector_model import Memories, model
 
+pytestmark = pytest.mark.slow
+
 CORNERS = (INT8_MIN, INT8_MIN + 1, -1, 0, 1, INT8_MAX)
 
 

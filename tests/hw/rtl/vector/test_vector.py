@@ -11,6 +11,8 @@ from hw.targets import Target
 from tests.hw.rtl.vector.vector_bench import WatchdogError, run
 from tests.hw.rtl.vector.vector_model import Memories, all_fields, model, random_instruction
 
+pytestmark = pytest.mark.slow
+
 OPCODES = (Opcode.DEPTHWISE, Opcode.WINDOW, Opcode.LINEAR, Opcode.ADD, Opcode.MAXPOOL,
            Opcode.LOOKUP, Opcode.MUL)
 COMMON = {"zero_point": 3, "low": -100, "high": 120, "x_bank": 0, "w_bank": 1, "out_bank": 2,
@@ -64,7 +66,6 @@ def test_random_instructions_with_random_waits(opcode, seed):
           latency=rng.choice((3, 6, 9)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("columns", [8, 16])
 @pytest.mark.parametrize("opcode", OPCODES, ids=lambda opcode: opcode.name)
 def test_wider_words(columns, opcode):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib.wiring import connect
-from amaranth.sim import Simulator
 
 from hw.isa import FORMAT_WORDS, Format, Opcode, encode
 from hw.rtl.lanes.lanes import Lanes
@@ -15,6 +14,7 @@ from hw.rtl.memory.crossbar import Crossbar
 from hw.rtl.vector import VectorEngine
 from hw.targets import Target
 from tests.hw.rtl.vector.vector_model import Memories, all_fields, model
+from tests.hw.simulate import run_testbench
 
 TARGET = Target(name="system", rows=2, columns=4, bank_words=(64,) * 4, parameter_words=8)
 WATCHDOG = 600
@@ -107,7 +107,4 @@ def test_operations_on_the_real_memories_and_lanes():
         words = [await read(ctx, 2, address) for address in range(TARGET.bank_words[2])]
         assert (np.array(words) == memories.banks[2]).all()
 
-    sim = Simulator(m)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(m, testbench)

@@ -9,13 +9,11 @@ from amaranth.sim import Simulator
 
 from hw.rtl.common.loops import Countdown, Level
 from hw.rtl.vector.products import Products, add_carry, partial_products
+from tests.hw.simulate import run_testbench
 
 
 def simulate(design, testbench):
-    sim = Simulator(design)
-    sim.add_clock(1e-8)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(design, testbench)
 
 
 def test_partial_products_of_every_weight():

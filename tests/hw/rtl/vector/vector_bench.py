@@ -7,7 +7,6 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
-from amaranth.sim import Simulator
 
 from golden import arith
 from hw.isa import FORMAT_WORDS, Format, encode
@@ -15,6 +14,7 @@ from hw.isa.instruction import rounding_of
 from hw.rtl.vector import VectorEngine, Which, vector_item_layout
 from sim.unit import unpack
 from tests.hw.rtl.vector.vector_model import reads_per_unit
+from tests.hw.simulate import component, run_testbench
 
 CLOCK_PERIOD = 1e-8
 _ABORT_CYCLES = 100
@@ -161,7 +161,7 @@ def run(target, memories, instructions, *, stalls=0.0, seed=0, unit_cycles=0, la
     abort_at : cycle in which everything is given up; all instructions then run once again.
     ignore_units : a planted fault, units are announced that are not there.
     """
-    dut = VectorEngine(target)
+    dut = component(VectorEngine, target)
     report = Report()
     rng = random.Random(seed)
 
@@ -215,10 +215,7 @@ def run(target, memories, instructions, *, stalls=0.0, seed=0, unit_cycles=0, la
             assert not ctx.get(dut.control.done) and not ctx.get(dut.busy)
         report.n_reads, report.n_weight_reads = v.n_reads, w.n_reads
 
-    sim = Simulator(dut)
-    sim.add_clock(CLOCK_PERIOD)
-    sim.add_testbench(testbench)
-    sim.run()
+    run_testbench(dut, testbench)
     return report
 
 

@@ -88,6 +88,7 @@ def test_images_beyond_float32_are_refused(value, tmp_path):
         quantize.main([str(saved(residual(), tmp_path)), "--inputs", str(tmp_path / "x.npy")])
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_exit_2(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
@@ -131,6 +132,7 @@ def test_the_checker_takes_what_is_exported():
     onnx.checker.check_model(export_integer(residual_net()), full_check=True)
 
 
+@pytest.mark.slow
 def test_the_quantizer_of_onnx_runtime_hides_no_module_of_ours():
     script = ("import sys; from benchmarks.onnx import runtime_quantization as get; "
               "before = list(sys.path); get().quantize_static; assert sys.path == before; "
