@@ -54,6 +54,7 @@ def test_eight_bits_to_a_program(checkpoint, tmp_path, capsys):
     assert f"wrote {tmp_path / 'p'}" in printed
 
 
+@pytest.mark.slow
 def test_the_published_flags_run_as_a_simulation(checkpoint, tmp_path, capsys):
     arguments = (f"-a resnet_digits --checkpoint {checkpoint} -b 512 --qtype int4 -qw int4 -pcq_w "
                  f"-pcq_a -sh -c laplace -baa -baw -bcw -o {tmp_path / 'p'}").split()
@@ -100,6 +101,7 @@ def test_what_the_logits_range_comes_from():
         assert quantize.configuration(quantize.parse(["c.pt", *option])).logits_range == expected
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_program(checkpoint, tmp_path):
     hashes = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

@@ -64,10 +64,12 @@ def test_the_median_seed_is_reported_and_the_wrapper_does_not_count(tmp_path, fa
         "tiny.seed2.nextpnr.log", "tiny.seed3.nextpnr.log"}
 
 
+@pytest.mark.slow
 def test_of_two_seeds_the_slower_one_counts(tmp_path, fakes):
     assert run(tmp_path, "--seeds", "1,2")[1]["fmax_mhz"] == 100.0
 
 
+@pytest.mark.slow
 def test_a_missed_goal_is_said(tmp_path, fakes, capsys):
     assert run(tmp_path, "--seeds", "2")[0] == 0
     assert "goal 110: NOT MET" in capsys.readouterr().out

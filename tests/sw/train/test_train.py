@@ -16,6 +16,7 @@ from sw.train.telemetry import observe_model
 from tests.sw.trained import digits, trained_digits
 
 
+@pytest.mark.slow
 def test_a_short_training_learns():
     logits = logits_of(trained_digits(), digits().test_images)
     assert accuracy(logits, digits().test_labels) > 0.9
@@ -128,6 +129,7 @@ def test_clipping_bounds_the_update():
     assert moved(clip_gradient=0.001) < 0.02  # the rest is weight decay
 
 
+@pytest.mark.slow
 def test_a_teacher_changes_the_loss_and_stays_as_it_is():
     teacher = trained_digits()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}

@@ -55,6 +55,7 @@ def expected(name, items):
     return [(item + 1) % 256 if name == "elastic" else item for item in items]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stalls", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("name", BUFFERS)
 def test_keeps_every_item_in_order(name, stalls):

@@ -35,7 +35,7 @@ def test_a_name_of_several_lines(tmp_path):
     net = Network((1, 10))
     net.pointwise("RELU", net.input)
     refused(net.finish(net.activation((1, 10), name="not\n\nwritten")), tmp_path,
-            "Tensor not written must be in tensors")
+            "Output not written must be a tensor of the Program")
 
 
 def test_a_fused_activation_that_is_none_of_them(tmp_path):
