@@ -19,8 +19,7 @@ settings.load_profile("lockstep")
 
 ROOT = Path(__file__).parents[1]
 #: Each compiles another design: two processes that begin with them do not wait for each other.
-FIRST = ("tests/sim/test_rtl.py", "tests/sim/test_fuzz.py", "tests/sim/test_cxxrtl.py",
-         "tests/flows/test_planted_faults.py")
+FIRST = ("tests/sim/test_rtl.py", "tests/sim/test_fuzz.py")
 
 
 @pytest.hookimpl(tryfirst=True)

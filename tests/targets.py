@@ -1,6 +1,6 @@
 """The few designs that `make test` compiles: every test on the RTL takes one of them.
 
-A design costs about a minute of a core. `make test-all` compiles the others too.
+A design costs about a minute of a core. `make test-all` compiles others too.
 """
 
 from dataclasses import replace
@@ -10,12 +10,12 @@ from hw.isa import N_WORDS
 from hw.targets import N_BANKS, get_target
 from sim.cache import sources_key
 
-__all__ = ["AXI", "FUZZED", "ON_CHIP", "ROTATING", "SHAPES"]
+__all__ = ["AXI", "ON_CHIP", "ROTATING", "SHAPES"]
 
 ON_CHIP = get_target("sim-4x4")
 #: Memories that a fuzz quickly compares, and an instruction memory that programs go round.
-AXI = FUZZED = replace(get_target("sim-8x8-axi"), bank_words=(256, 256, 128, 128),
-                       parameter_words=64, instruction_words=8 * N_WORDS)
+AXI = replace(get_target("sim-8x8-axi"), bank_words=(256, 256, 128, 128), parameter_words=64,
+              instruction_words=8 * N_WORDS)
 #: Few and many rows, sides that divide nothing, the vendor's multipliers, one for two.
 SHAPES = ("array-3x4", "array-2x4", "array-3x8", "array-7x8", "array-2x16", "ecp5-85k",
           "ecp5-85k-packed")

@@ -5,7 +5,7 @@ import pytest
 from hw.machine import Machine
 from sim.design import build_accelerator
 from sim.fuzz import fuzz, small_memories
-from tests.targets import FUZZED, ON_CHIP
+from tests.targets import AXI, ON_CHIP
 
 PLUSARGS = {"axi_stalls": 20}
 
@@ -18,15 +18,15 @@ def assert_as_the_model(target, n_programs):
 
 @pytest.mark.slow
 def test_random_programs_are_as_the_model(monkeypatch):
-    assert_as_the_model(FUZZED, 100)
+    assert_as_the_model(AXI, 100)
     right = Machine.rescale
     monkeypatch.setattr(Machine, "rescale", lambda *what: right(*what) ^ 1)
-    found = fuzz(build_accelerator(FUZZED), FUZZED, n_programs=30, seed=1, plusargs=PLUSARGS)
+    found = fuzz(build_accelerator(AXI), AXI, n_programs=30, seed=1, plusargs=PLUSARGS)
     assert any("differs" in one.what for one in found)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("target", [FUZZED, small_memories(ON_CHIP)], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", map(small_memories, (AXI, ON_CHIP)), ids=lambda t: t.name)
 def test_many_random_programs_are_as_the_model(target):
     assert_as_the_model(target, 3000)
