@@ -61,9 +61,18 @@ class QLayer(nn.Module):
         self.output = ActivationQuantizer(config, bounded=activation is not None)
 
     @property
+    def config(self) -> Recipe:
+        """The recipe that the layer follows."""
+        return self._config
+
+    @config.setter
+    def config(self, recipe: Recipe) -> None:
+        self._config, self._has_merged_passes = recipe, fused.supports(recipe)
+
+    @property
     def fuses(self) -> bool:
         """True in a training step that ``sw/layers/fused.py`` computes with merged passes."""
-        return self.training and not probe.is_recording() and fused.supports(self.config)
+        return self.training and not probe.is_recording() and self._has_merged_passes
 
     def finish(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Sum with ``other``, if given; activation function; output quantizer."""

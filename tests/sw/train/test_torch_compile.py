@@ -106,6 +106,7 @@ def test_without_a_compiler_no_training_begins(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:Dynamo detected")
 @pytest.mark.parametrize("recipe", [  # the kernels; the network as a whole
     pytest.param("banner", marks=pytest.mark.long), "float"])
 def test_a_compiled_training_learns_resumes_and_loads(tmp_path, recipe):
