@@ -10,16 +10,24 @@ fixedpoint/fixedpoint.h (SaturatingRoundingDoublingHighMul, RoundingDivideByPOT)
 
 import math
 from enum import Enum
+from typing import TypeVar
 
 import numpy as np
 
 from golden import validate
+
+__all__ = ["INT32_MAX", "INT32_MIN", "INT8_MAX", "INT8_MIN", "MULTIPLIER_MAX", "MULTIPLIER_WIDTH",
+           "Rounding", "SHIFT_MAX", "as_int64", "average_factor", "clamp", "dequantize",
+           "multiplier_and_shift", "quantize", "requantize", "round_shift", "saturate",
+           "split_shift", "stochastic_shift"]
 
 INT8_MIN, INT8_MAX = -(1 << 7), (1 << 7) - 1
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 MULTIPLIER_WIDTH = 31           # unsigned
 MULTIPLIER_MAX = (1 << MULTIPLIER_WIDTH) - 1
 SHIFT_MAX = 62
+
+_Kind = TypeVar("_Kind")        # a Python int, an int64 array or an int64 tensor
 
 
 class Rounding(str, Enum):
@@ -33,7 +41,7 @@ class Rounding(str, Enum):
     GEMMLOWP = "gemmlowp"
 
 
-def as_int64(x):
+def as_int64(x: _Kind) -> _Kind:
     """Returns x as a Python int, an int64 array or an int64 tensor; TypeError for anything else."""
     if isinstance(x, int) and not isinstance(x, bool):
         return x
@@ -47,29 +55,29 @@ def as_int64(x):
     raise TypeError(f"Integer arithmetic takes integers, not {type(x).__name__}")
 
 
-def clamp(x, low, high):
+def clamp(x: _Kind, low, high) -> _Kind:
     """Limits x to [low, high], elementwise."""
     if hasattr(x, "clip"):
         return x.clip(low, high)
     return max(low, min(high, x))
 
 
-def saturate(x, bits):
+def saturate(x: _Kind, bits) -> _Kind:
     """Limits x to the range of a signed integer of `bits` bits."""
     return clamp(x, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
-def round_shift(x, n):
+def round_shift(x: _Kind, n) -> _Kind:
     """x / 2**n rounded to the nearest integer, ties towards plus infinity. n >= 0."""
     return (x + ((1 << n) >> 1)) >> n
 
 
-def stochastic_shift(x, r, n):
+def stochastic_shift(x: _Kind, r, n) -> _Kind:
     """floor((x + r) / 2**n): stochastic rounding for r uniform in [0, 2**n)."""
     return (x + r) >> n
 
 
-def split_shift(shift):
+def split_shift(shift: _Kind) -> tuple[_Kind, _Kind]:
     """Splits a shift of 0..62 into (left, right): left before the product, right after it.
 
     The product with the multiplier is always shifted right by 31 + right.
@@ -77,7 +85,8 @@ def split_shift(shift):
     return clamp(31 - shift, 0, 31), clamp(shift - 31, 0, 31)
 
 
-def requantize(acc, multiplier, shift, zero_point, low, high, rounding=Rounding.HALF_UP):
+def requantize(acc: _Kind, multiplier, shift, zero_point, low, high,
+               rounding=Rounding.HALF_UP) -> _Kind:
     """Rescales an accumulator: clamp(round(acc * multiplier * 2**-shift) + zero_point).
 
     acc: integers; values beyond int32 saturate first, and so does the left shift (shift < 31)
@@ -101,7 +110,7 @@ def requantize(acc, multiplier, shift, zero_point, low, high, rounding=Rounding.
     return clamp(y + zero_point, low, high)
 
 
-def multiplier_and_shift(factor):
+def multiplier_and_shift(factor) -> tuple[int, int]:
     """The nearest multiplier and shift of a real factor: factor ~ multiplier * 2**-shift.
 
     factor: 0 (gives (0, 31)) or a float whose multiplier is in [2**30, 2**31) for a shift in
@@ -123,7 +132,7 @@ def multiplier_and_shift(factor):
     return multiplier, shift
 
 
-def average_factor(count):
+def average_factor(count) -> tuple[np.ndarray | np.int64, np.ndarray | np.int64]:
     """(multiplier, shift) whose half-up `requantize` is sum / count, ties away from zero.
 
     count: integers of 1..2**16, a scalar or an array; sums of that many int8 codes.
@@ -135,7 +144,7 @@ def average_factor(count):
     return (1 << shift) // count + 1, shift
 
 
-def quantize(x, scale, zero_point, low=INT8_MIN, high=INT8_MAX):
+def quantize(x, scale, zero_point, low=INT8_MIN, high=INT8_MAX) -> np.ndarray | np.int64:
     """Real values to codes: clamp(floor(float64(x) / scale + 0.5) + zero_point), int64.
 
     Infinities go to the bounds; NaN raises ValueError.
@@ -148,6 +157,6 @@ def quantize(x, scale, zero_point, low=INT8_MIN, high=INT8_MAX):
         return np.clip(np.floor(x / scale + 0.5) + zero_point, low, high).astype(np.int64)
 
 
-def dequantize(codes, scale, zero_point):
+def dequantize(codes, scale, zero_point) -> np.ndarray | np.float64:
     """Codes to real values: scale * (code - zero_point), float64."""
     return scale * (np.asarray(codes).astype(np.float64) - zero_point)

@@ -19,8 +19,11 @@ import math
 
 from golden import arith
 
+__all__ = ["float_product"]
 
-def float_product(factor, low, high, smallest=arith.INT32_MIN, largest=arith.INT32_MAX):
+
+def float_product(factor, low, high, smallest=arith.INT32_MIN, largest=arith.INT32_MAX
+                  ) -> tuple[int, int, int]:
     """The multiplier and shift that round as float64(acc) * factor does.
 
     factor: a float that `arith.multiplier_and_shift` takes

@@ -8,10 +8,14 @@ loads the state of the tile's first element. Element i takes the n lowest bits o
 """
 
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
 from golden import validate
+
+__all__ = ["STEPS_PER_ELEMENT", "counter_bits", "initial_state", "jump", "jump_columns",
+           "lfsr_step", "random_bits", "states_at"]
 
 STATE_WIDTH = 64
 TAPS = (64, 63, 61, 60)         # exponents of the polynomial
@@ -23,7 +27,7 @@ _DIGIT_WIDTH = 4                # bits of the index taken per jump
 _DENSE = 32                     # longest index span per element for which all states are made
 
 
-def lfsr_step(state):
+def lfsr_step(state) -> int:
     """One step on a Python int: shift left, the XOR of the tapped bits enters at bit 0."""
     feedback = 0
     for tap in TAPS:
@@ -31,7 +35,7 @@ def lfsr_step(state):
     return (state << 1 | feedback & 1) & _MASK
 
 
-def initial_state(seed, step, tensor_id):
+def initial_state(seed, step, tensor_id) -> int:
     """The state of element 0, never 0: splitmix64 (Steele et al. 2014) over the three numbers."""
     state = 0
     for name, value in (("Seed", seed), ("Step", step), ("Tensor id", tensor_id)):
@@ -54,7 +58,7 @@ def _multiply(columns, state):
 
 
 @cache
-def jump_columns(log2_elements):
+def jump_columns(log2_elements) -> tuple[int, ...]:
     """The images of the 64 state bits under a jump of 2**log2_elements elements, Python ints."""
     if log2_elements == 0:
         columns = []
@@ -89,7 +93,7 @@ def _digit_tables(position):
     return result
 
 
-def jump(states, tables):
+def jump(states, tables) -> np.ndarray:
     """Applies a jump to uint64 states, any shape. tables: (8, 256) as made for one jump."""
     result = np.zeros_like(states)
     for byte in range(8):
@@ -107,7 +111,7 @@ def _dense_states(start, count):
     return states[:count]
 
 
-def states_at(seed, step, tensor_id, index):
+def states_at(seed, step, tensor_id, index) -> np.ndarray:
     """LFSR states of elements. index: integers in 0..2**40-1, any shape. Returns uint64."""
     index = np.asarray(index)
     if index.dtype.kind not in "iu":
@@ -133,7 +137,7 @@ def states_at(seed, step, tensor_id, index):
     return states
 
 
-def random_bits(seed, step, tensor_id, index, n_bits):
+def random_bits(seed, step, tensor_id, index, n_bits) -> np.ndarray:
     """Uniform integers in [0, 2**n_bits) for the elements `index` of a tensor, in any order.
 
     seed, step, tensor_id: integers in 0..2**64-1
@@ -147,9 +151,10 @@ def random_bits(seed, step, tensor_id, index, n_bits):
 
 
 _COUNTER_MULTIPLIERS = -1640531535, -2048144777, -1028477379  # the first primes of xxHash32
+_Integers = TypeVar("_Integers")        # an int32 array or an int32 tensor
 
 
-def counter_bits(seed, index):
+def counter_bits(seed, index: _Integers) -> _Integers:
     """8 random bits per element from a counter, the same on int32 numpy arrays and torch tensors.
 
     seed: an int32 scalar or a Python int in that range. index: int32 array of at least one

@@ -5,11 +5,16 @@ Every message is one sentence of the form "Shift must be in 0..62, not 70".
 
 import math
 import numbers
+from typing import TypeVar
 
 import numpy as np
 
+__all__ = ["codes", "instance", "int_array", "integer", "integers", "positive"]
 
-def integer(name, value, low, high):
+_Kind = TypeVar("_Kind")
+
+
+def integer(name, value, low, high) -> int:
     """Returns `value` as a Python int; it must be an integer in [low, high]."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, not {value!r}")
@@ -18,7 +23,7 @@ def integer(name, value, low, high):
     return int(value)
 
 
-def positive(name, value):
+def positive(name, value) -> float:
     """Returns `value` as a float; it must be a finite real number above zero."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.floating)):
         raise TypeError(f"{name} must be a real number, not {value!r}")
@@ -27,7 +32,7 @@ def positive(name, value):
     return float(value)
 
 
-def integers(name, values, length, low, high):
+def integers(name, values, length, low, high) -> tuple[int, ...]:
     """Returns `values` as a tuple of `length` ints (any length where it is None)."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise TypeError(f"{name} must be a sequence of integers, not {values!r}")
@@ -37,7 +42,7 @@ def integers(name, values, length, low, high):
     return values
 
 
-def int_array(name, values, dtype, ndim, low=None, high=None, length=None):
+def int_array(name, values, dtype, ndim, low=None, high=None, length=None) -> np.ndarray:
     """Returns a read-only copy of an integer array.
 
     values: anything with an integer dtype, or nested sequences of ints, of `ndim` dimensions
@@ -64,7 +69,7 @@ def int_array(name, values, dtype, ndim, low=None, high=None, length=None):
     return array
 
 
-def codes(name, values, dtype="int8"):
+def codes(name, values, dtype="int8") -> np.ndarray:
     """Returns `values` as an array, which must have that dtype."""
     array = np.asarray(values)
     if array.dtype != dtype:
@@ -72,7 +77,7 @@ def codes(name, values, dtype="int8"):
     return array
 
 
-def instance(name, value, kind):
+def instance(name, value, kind: type[_Kind]) -> _Kind:
     """Returns `value`; it must be an instance of `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")

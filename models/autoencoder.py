@@ -12,6 +12,8 @@ from torch import nn
 from models.common import check_positive, make_config, task
 from models.mlp import MLP
 
+__all__ = ["Autoencoder", "autoencoder"]
+
 # MLPerf Tiny: Adam, batch 512, 100 epochs.
 REGIME = [{"epoch": 0, "optimizer": "Adam", "lr": 1e-3}]
 

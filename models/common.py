@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 from golden.errors import LockstepError
 from sw.layers.weighted import QAdd, QConv2d
+from sw.quantize.recipe import Recipe
 from sw.quantize.recipes import make_recipe
+
+__all__ = ["BasicBlock", "Bottleneck", "CIFAR_REGIME", "DepthwiseSeparable", "IMAGENET_REGIME",
+           "SMALL_REGIME", "check_flag", "check_positive", "check_size", "choose", "make_config",
+           "stacks", "task"]
 
 # One image as a network for this dataset sees it (C, H, W), and the number of classes.
 DATASETS = {"digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10),
@@ -24,7 +29,8 @@ SMALL_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.05, "momentum": 0.9, "w
                 {"epoch": 10, "lr": 1e-2}, {"epoch": 16, "lr": 2e-3}]
 
 
-def make_config(quantize: bool = True, recipe: str = "banner", overrides: dict | None = None):
+def make_config(quantize: bool = True, recipe: str = "banner", overrides: dict | None = None
+                ) -> Recipe:
     """The ``config`` of every layer of a network, from the three options that all models take."""
     return make_recipe(recipe, quantize=quantize, overrides=overrides)
 

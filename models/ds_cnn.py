@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from models.common import DepthwiseSeparable, check_positive, make_config, task
 from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
+__all__ = ["DsCnn", "ds_cnn"]
+
 N_BLOCKS = 4
 
 

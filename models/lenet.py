@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from models.common import SMALL_REGIME, check_flag, check_size, make_config, task
 from sw.layers.weighted import QConv2d, QInput, QLinear
 
+__all__ = ["LeNet", "lenet"]
+
 
 class LeNet(nn.Module):
     """images (N, *input_shape) float32 -> logits (N, classes) float32."""

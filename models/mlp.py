@@ -13,6 +13,8 @@ from golden.errors import LockstepError
 from models.common import SMALL_REGIME, check_positive, make_config, task
 from sw.layers.weighted import QInput, QLinear
 
+__all__ = ["MLP", "mlp"]
+
 
 class MLP(nn.Module):
     """(N, *input_shape) float32 -> (N, outputs) float32, hidden layers with norm and ReLU."""

@@ -23,6 +23,8 @@ from models.common import (
 )
 from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
+__all__ = ["MobileNetV1", "mobilenet_v1"]
+
 STEM = 32
 # Output channels and stride of each block, at a width multiplier of 1.
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2),

@@ -27,6 +27,8 @@ from models.common import (
 )
 from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
+__all__ = ["ResNet", "resnet"]
+
 WIDE = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
         50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3))}
 NARROW = {8: (BasicBlock, (1, 1, 1)), 20: (BasicBlock, (3, 3, 3)), 32: (BasicBlock, (5, 5, 5)),

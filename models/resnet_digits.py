@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from models.common import BasicBlock, check_positive, make_config
 from sw.layers.weighted import QConv2d, QGlobalAvgPool2d, QInput, QLinear
 
+__all__ = ["ResNetDigits", "resnet_digits"]
+
 
 class ResNetDigits(nn.Module):
     """images (N, 1, 8, 8) float32 in [0, 1] -> logits (N, classes) float32."""

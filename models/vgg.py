@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from models.common import CIFAR_REGIME, check_positive, check_size, choose, make_config, task
 from sw.layers.weighted import QConv2d, QInput, QLinear
 
+__all__ = ["VGG", "vgg"]
+
 COUNTS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 # The paper's rate, momentum and weight decay; it divides the rate when the error stalls, here at
 # the epochs of the residual networks.

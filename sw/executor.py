@@ -100,71 +100,72 @@ def _on(array, like):
 class Torch(Primitives):
     """The primitives on tensors; constants go to the device of the tensor beside them."""
 
-    def batch(self, x):
+    def batch(self, x) -> int:
         return x.shape[0]
 
-    def integers(self, x):
+    def integers(self, x) -> torch.Tensor:
         return x.long()
 
-    def codes(self, value, dtype="int8"):
+    def codes(self, value, dtype="int8") -> torch.Tensor:
         return value.to(getattr(torch, dtype))
 
-    def constant(self, values, like):
+    def constant(self, values, like) -> torch.Tensor:
         return _on(values, like)
 
-    def per_channel(self, values, like, axis=1):
+    def per_channel(self, values, like, axis=1) -> int | torch.Tensor:
         if len(values) == 1:
             return int(values[0])
         shape = [1] * like.ndim
         shape[axis] = len(values)
         return _on(values, like).reshape(shape)
 
-    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups):
+    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups
+                    ) -> torch.Tensor:
         per_image = max(x.shape[1:].numel() * weights[0, 0].size, 1)
         bias = _on(_folded(weights, bias, zero_point), x).reshape(1, -1, 1, 1)
         weights = _on(weights, x)
         return torch.cat([_convolve(part, weights, stride, padding, dilation, groups, zero_point)
                           for part in x.split(max(PATCH_LIMIT // per_image, 1))]) + bias
 
-    def linear(self, x, weights, bias, zero_point):
+    def linear(self, x, weights, bias, zero_point) -> torch.Tensor:
         sums = int_matmul(x, _on(weights, x).t()).long()
         return sums + _on(_folded(weights, bias, zero_point), x)
 
-    def window_max(self, x, kernel, stride, padding):
+    def window_max(self, x, kernel, stride, padding) -> torch.Tensor:
         return patches(x, kernel, stride, padding, (1, 1), arith.INT8_MIN).amax(dim=(4, 5))
 
-    def window_sum(self, x, zero_point, kernel, stride, padding):
+    def window_sum(self, x, zero_point, kernel, stride, padding) -> torch.Tensor:
         windows = patches(x, kernel, stride, padding, (1, 1), zero_point)
         return (windows.long() - zero_point).sum(dim=(4, 5))
 
-    def sum(self, value, axes):
+    def sum(self, value, axes) -> torch.Tensor:
         return value.sum(dim=tuple(axes), keepdim=True)
 
-    def max(self, x, axis):
+    def max(self, x, axis) -> torch.Tensor:
         return x.amax(dim=axis, keepdim=True)
 
-    def min(self, x, axis):
+    def min(self, x, axis) -> torch.Tensor:
         return x.amin(dim=axis, keepdim=True)
 
-    def clip(self, x, low, high):
+    def clip(self, x, low, high) -> torch.Tensor:
         return x.clamp(low, high)
 
-    def lookup(self, x, table):
+    def lookup(self, x, table) -> torch.Tensor:
         return _on(table, x)[x.long() - arith.INT8_MIN]
 
-    def concat(self, inputs, axis):
+    def concat(self, inputs, axis) -> torch.Tensor:
         return torch.cat(inputs, dim=axis)
 
-    def reshape(self, x, shape):
+    def reshape(self, x, shape) -> torch.Tensor:
         return x.reshape(x.shape[0], *shape)
 
-    def transpose(self, x, axes):
+    def transpose(self, x, axes) -> torch.Tensor:
         return x.permute(axes).contiguous()
 
-    def split(self, x, length):
+    def split(self, x, length) -> tuple[torch.Tensor, ...]:
         return x.split(length, dim=1)
 
-    def host(self, value):
+    def host(self, value) -> np.ndarray:
         return value.cpu().numpy()
 
 

@@ -7,7 +7,12 @@ import numpy as np
 from golden import arith, validate
 from golden.ops import windows
 from golden.ops.operator import Accumulating
-from golden.ops.primitives import exact_float, product_bounds
+from golden.ops.primitives import (
+    ExecutorIntegers,
+    ExecutorTensor,
+    exact_float,
+    product_bounds,
+)
 from golden.ops.rescale import Rescale
 from golden.ops.windowed import Windowed
 
@@ -111,12 +116,12 @@ class Conv2d(Windowed, _Products):
         _, rows, columns = self.output_shape(shape)
         return self.weights.size * rows * columns
 
-    def sums(self, p, x):
+    def sums(self, p, x) -> ExecutorIntegers:
         """x: (N, I, H, W) to (N, O, OH, OW)."""
         return p.convolution(x, self.weights, self.bias, self.input_zero_point, stride=self.stride,
                              padding=self.padding, dilation=self.dilation, groups=self.groups)
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """The same layer."""
         return r.convolution(x, self.weights, self.bias, self.rescale, stride=self.stride,
                              padding=self.padding, dilation=self.dilation, groups=self.groups)
@@ -153,10 +158,10 @@ class Linear(_Products):
         """Everything."""
         return None
 
-    def sums(self, p, x):
+    def sums(self, p, x) -> ExecutorIntegers:
         """x: (N, I) to (N, O)."""
         return p.linear(x, self.weights, self.bias, self.input_zero_point)
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """The same layer."""
         return r.linear(x, self.weights, self.bias, self.rescale)

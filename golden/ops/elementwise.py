@@ -7,6 +7,7 @@ import numpy as np
 
 from golden import arith, validate
 from golden.ops.operator import INT8, Accumulating, Elementwise, Operator
+from golden.ops.primitives import ExecutorIntegers, ExecutorTensor
 from golden.ops.rescale import Rescale
 
 __all__ = ["Add", "Clamp", "Concat", "Rescaling", "Reshape", "orders_agree"]
@@ -60,11 +61,11 @@ class Add(Elementwise, Accumulating):
         return arith.requantize((q - self.input_zero_points[index]) << self.left_shift, multiplier,
                                 shift, 0, arith.INT32_MIN, arith.INT32_MAX, self.rescale.rounding)
 
-    def sums(self, p, first, second):
+    def sums(self, p, first, second) -> ExecutorIntegers:
         """Two tensors of one shape to the sum of their terms."""
         return self._term(0, p.integers(first)) + self._term(1, p.integers(second))
 
-    def compute_real(self, r, first, second):
+    def compute_real(self, r, first, second) -> ExecutorTensor:
         """The sum."""
         return r.add(first, second)
 
@@ -115,7 +116,7 @@ class Concat(Operator):
         """The same rows of all inputs, unless it joins rows."""
         return None if self.axis == 2 else ((first, end),) * len(shapes)
 
-    def compute(self, p, *inputs):
+    def compute(self, p, *inputs) -> ExecutorTensor:
         """Tensors to the joined one."""
         return p.concat(inputs, self.axis)
 
@@ -155,7 +156,7 @@ class Reshape(Operator):
         """Everything."""
         return None
 
-    def compute(self, p, x):
+    def compute(self, p, x) -> ExecutorTensor:
         """x: (N, ...) to (N, *shape)."""
         if not self.channels_last:
             return p.reshape(x, self.shape)
@@ -186,11 +187,11 @@ class Clamp(Elementwise):
         (low, high), = input_ranges
         return arith.clamp(low, self.low, self.high), arith.clamp(high, self.low, self.high)
 
-    def compute(self, p, x):
+    def compute(self, p, x) -> ExecutorTensor:
         """Any shape."""
         return p.clip(x, self.low, self.high)
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """The value itself: the exporter clamps to the output's range."""
         return x
 
@@ -223,10 +224,10 @@ class Rescaling(Elementwise, Accumulating):
             self.rescale.check_channels(shape[0])
         return tuple(shape)
 
-    def sums(self, p, x):
+    def sums(self, p, x) -> ExecutorIntegers:
         """x: (N, C, ...), its zero point subtracted."""
         return p.integers(x) - self.input_zero_point
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """The value itself, as far as the factor only changes the scale."""
         return r.gained(x, self.rescale)

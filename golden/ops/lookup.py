@@ -6,6 +6,7 @@ import numpy as np
 
 from golden import arith, validate
 from golden.ops.operator import Elementwise
+from golden.ops.primitives import ExecutorTensor
 
 __all__ = ["Lookup"]
 
@@ -31,7 +32,7 @@ class Lookup(Elementwise):
         entries = self.table[low - arith.INT8_MIN:high - arith.INT8_MIN + 1]
         return int(entries.min()), int(entries.max())
 
-    def compute(self, p, x):
+    def compute(self, p, x) -> ExecutorTensor:
         """Any shape."""
         return p.lookup(x, self.table)
 

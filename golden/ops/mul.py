@@ -6,6 +6,7 @@ import numpy as np
 
 from golden import validate
 from golden.ops.operator import INT8, Accumulating, Elementwise
+from golden.ops.primitives import ExecutorIntegers, ExecutorTensor
 from golden.ops.rescale import Rescale
 
 __all__ = ["Mul"]
@@ -51,13 +52,13 @@ class Mul(Elementwise, Accumulating):
         """The same rows, of a single pixel that one."""
         return (first, end), (first, end) if shapes[1][1] == shapes[0][1] else (0, 1)
 
-    def sums(self, p, first, second):
+    def sums(self, p, first, second) -> ExecutorIntegers:
         """The products."""
         first, second = (p.integers(q) - zero_point
                          for q, zero_point in zip((first, second), self.input_zero_points))
         return first * second
 
-    def compute_real(self, r, first, second):
+    def compute_real(self, r, first, second) -> ExecutorTensor:
         """The product."""
         return r.gained(r.mul(first, second), self.rescale)
 

@@ -8,6 +8,7 @@ import numpy as np
 from golden import arith, validate
 from golden.ops import range_norm
 from golden.ops.operator import Elementwise
+from golden.ops.primitives import ExecutorTensor
 
 __all__ = ["RangeNorm"]
 
@@ -54,7 +55,8 @@ class RangeNorm(Elementwise):
 
     @classmethod
     def from_running(cls, *, mean, sigma, gamma, beta, eps, input_scale, input_zero_point,
-                     output_scale, output_zero_point, low=arith.INT8_MIN, high=arith.INT8_MAX):
+                     output_scale, output_zero_point, low=arith.INT8_MIN, high=arith.INT8_MAX
+                     ) -> "RangeNorm":
         """Constants for (x - mean) / (sigma + eps) * gamma + beta, float (C,) each.
 
         sigma is the running range already multiplied by the range constant. The bias is computed
@@ -105,13 +107,13 @@ class RangeNorm(Elementwise):
         """The clamp bounds."""
         return self.low, self.high
 
-    def compute(self, p, q):
+    def compute(self, p, q) -> ExecutorTensor:
         """q: (N, C, H, W) or (N, C)."""
         if self.batch:
             return self.batch.compute(p, q)
         return range_norm.apply(p, q, self.multiplier, self.bias, self.shift, self.low, self.high)
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """Slope and offset per channel."""
         if self.batch:
             return super().compute_real(r, x)

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from golden import arith, validate
-from golden.ops.primitives import NUMPY, Unsupported
+from golden.ops.primitives import NUMPY, ExecutorIntegers, ExecutorTensor, Unsupported
 
 __all__ = ["Accumulating", "Elementwise", "INT8", "Operator", "Rescaled"]
 
@@ -59,10 +59,10 @@ class Operator(ABC):
     # What it computes
 
     @abstractmethod
-    def compute(self, p, *inputs):
+    def compute(self, p, *inputs) -> ExecutorTensor | tuple[ExecutorTensor, ...]:
         """The output (a tuple where there are several) by the primitives `p` of an executor."""
 
-    def compute_real(self, r, *values):
+    def compute_real(self, r, *values) -> ExecutorTensor:
         """Its meaning on real values, by the primitives of `sw.formats.onnx.exporter.real`."""
         raise Unsupported(f"{self.label} has no form on real values")
 
@@ -185,10 +185,10 @@ class Accumulating(Rescaled):
     """rescale(sums): an operator that is described by `sums`."""
 
     @abstractmethod
-    def sums(self, p, *inputs):
+    def sums(self, p, *inputs) -> ExecutorIntegers:
         """The int64 accumulators by the primitives `p`."""
 
-    def compute(self, p, *inputs):
+    def compute(self, p, *inputs) -> ExecutorTensor:
         """The rescaled sums."""
         return self.rescale.compute(p, self.sums(p, *inputs))
 

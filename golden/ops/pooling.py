@@ -7,7 +7,7 @@ import numpy as np
 from golden import arith, validate
 from golden.ops import windows
 from golden.ops.operator import Accumulating
-from golden.ops.primitives import NUMPY
+from golden.ops.primitives import NUMPY, ExecutorIntegers, ExecutorTensor
 from golden.ops.rescale import Rescale
 from golden.ops.windowed import Windowed
 
@@ -53,7 +53,7 @@ class MaxPool(Windowed):
     def __post_init__(self):
         _window_fields(self)
 
-    def compute(self, p, x):
+    def compute(self, p, x) -> ExecutorTensor:
         """x: (N, C, H, W) to (N, C, OH, OW)."""
         return p.window_max(x, self.kernel, self.stride, self.padding)
 
@@ -84,11 +84,11 @@ class AveragePool(Windowed, _Sums):
         """Bounds of every partial sum for input codes in [low, high], int64 (1,) each."""
         return _sum_bounds(self.kernel[0] * self.kernel[1], low, high, self.input_zero_point)
 
-    def sums(self, p, x):
+    def sums(self, p, x) -> ExecutorIntegers:
         """x: (N, C, H, W) to (N, C, OH, OW)."""
         return p.window_sum(x, self.input_zero_point, self.kernel, self.stride, self.padding)
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """1 / count, which the factor carries, is the average itself."""
         average = r.average_pool(x, self.kernel, self.stride, self.padding, counts_padding=True)
         return r.gained(average, self.rescale, self.kernel[0] * self.kernel[1])
@@ -149,7 +149,7 @@ class CodeAveragePool(Windowed):
         (low, high), = input_ranges
         return arith.clamp(low, self.low, self.high), arith.clamp(high, self.low, self.high)
 
-    def sums(self, p, x):
+    def sums(self, p, x) -> ExecutorIntegers:
         """x: (N, C, H, W) to int64 (N, C, OH, OW)."""
         return p.window_sum(x, 0, self.kernel, self.stride, self.padding)
 
@@ -157,13 +157,13 @@ class CodeAveragePool(Windowed):
         """x: int8 (N, C, H, W). Returns the sums, int64 (N, C, OH, OW)."""
         return self.sums(NUMPY, *self._checked([x]))
 
-    def compute(self, p, x):
+    def compute(self, p, x) -> ExecutorTensor:
         """x: (N, C, H, W) to (N, C, OH, OW)."""
         multiplier, shift = (p.constant(values[None, None], x)
                              for values in self.factors(x.shape[-2:]))
         return p.codes(arith.requantize(self.sums(p, x), multiplier, shift, 0, self.low, self.high))
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """The average of the real pixels."""
         return r.average_pool(x, self.kernel, self.stride, self.padding, counts_padding=False)
 
@@ -205,11 +205,11 @@ class GlobalAveragePool(_Sums):
         """Everything."""
         return None
 
-    def sums(self, p, x):
+    def sums(self, p, x) -> ExecutorIntegers:
         """x: (N, C, H, W) to (N, C, 1, 1)."""
         return p.sum(p.integers(x) - self.input_zero_point, (2, 3))
 
-    def compute_real(self, r, x):
+    def compute_real(self, r, x) -> ExecutorTensor:
         """1 / count, which the factor carries, is the average itself."""
         return r.gained(r.global_average(x), self.rescale, self.window[0] * self.window[1])
 

@@ -8,20 +8,49 @@ Tensors are codes with a leading batch axis until `integers` makes int64 of them
 int8, or another dtype, of int64 again.
 """
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
 from golden import arith
 from golden.errors import LockstepError
 from golden.ops import windows
 
-__all__ = ["BLOCK_BYTES", "NUMPY", "Numpy", "Primitives", "Unsupported", "exact_float",
-           "product_bounds"]
+__all__ = ["BLOCK_BYTES", "ExecutorIntegers", "ExecutorTensor", "NUMPY", "Numpy", "Primitives",
+           "Unsupported", "exact_float", "product_bounds"]
 
 BLOCK_BYTES = 1 << 26           # largest patch matrix held at a time
 
 
 class Unsupported(LockstepError):
     """A primitive that an executor does not have."""
+
+
+class ExecutorTensor(Protocol):
+    """A tensor as an executor holds it: an array, a torch tensor, a name in an ONNX graph."""
+
+    @property
+    def shape(self) -> tuple:
+        """The length of each axis; an ONNX graph gives an unknown one as text."""
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+
+
+class ExecutorIntegers(ExecutorTensor, Protocol):
+    """int64 values: what operators and `golden.arith` compute with."""
+
+    def __add__(self, other) -> "ExecutorIntegers": ...
+
+    def __sub__(self, other) -> "ExecutorIntegers": ...
+
+    def __mul__(self, other) -> "ExecutorIntegers": ...
+
+    def __lshift__(self, bits) -> "ExecutorIntegers": ...
+
+    def __rshift__(self, bits) -> "ExecutorIntegers": ...
 
 
 class Primitives:
@@ -34,27 +63,28 @@ class Primitives:
     def _refuse(self, primitive):
         raise Unsupported(f"{type(self).__name__} has no {primitive}")
 
-    def batch(self, x):
+    def batch(self, x) -> int:
         """The length of axis 0, where it is known."""
         self._refuse("batch of known length")
 
-    def integers(self, x):
+    def integers(self, x) -> ExecutorIntegers:
         """x as int64."""
         self._refuse("integers")
 
-    def codes(self, value, dtype="int8"):
+    def codes(self, value, dtype="int8") -> ExecutorTensor:
         """A value within the dtype (int8, int16 or int32) as such."""
         self._refuse("codes")
 
-    def constant(self, values, like):
+    def constant(self, values, like) -> ExecutorIntegers:
         """An int64 array where `like` is."""
         self._refuse("constant")
 
-    def per_channel(self, values, like, axis=1):
+    def per_channel(self, values, like, axis=1) -> int | ExecutorIntegers:
         """int64 (C,) or (1,) in the form that broadcasts along `axis` of `like`."""
         self._refuse("per_channel")
 
-    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups):
+    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups
+                    ) -> ExecutorIntegers:
         """int64 (N, O, OH, OW): bias + sum of weights * (x - zero_point).
 
         x: (N, I, H, W), padded with the zero point; weights: int8 (O, I / groups, kh, kw);
@@ -62,58 +92,58 @@ class Primitives:
         """
         self._refuse("convolution")
 
-    def linear(self, x, weights, bias, zero_point):
+    def linear(self, x, weights, bias, zero_point) -> ExecutorIntegers:
         """int64 (N, O): bias + (x - zero_point) @ weights.T.
 
         x: (N, I); weights: int8 (O, I); bias: int32 (O,)
         """
         self._refuse("linear")
 
-    def window_max(self, x, kernel, stride, padding):
+    def window_max(self, x, kernel, stride, padding) -> ExecutorTensor:
         """The largest code of each window of x (N, C, H, W); padding never wins."""
         self._refuse("window_max")
 
-    def window_sum(self, x, zero_point, kernel, stride, padding):
+    def window_sum(self, x, zero_point, kernel, stride, padding) -> ExecutorIntegers:
         """int64: the sum of x - zero_point over each window; padding adds nothing."""
         self._refuse("window_sum")
 
-    def sum(self, value, axes):
+    def sum(self, value, axes) -> ExecutorIntegers:
         """The sum over `axes`, which stay with a length of 1."""
         self._refuse("sum")
 
-    def max(self, x, axis):
+    def max(self, x, axis) -> ExecutorTensor:
         """The largest code along an axis, which stays with a length of 1."""
         self._refuse("max")
 
-    def min(self, x, axis):
+    def min(self, x, axis) -> ExecutorTensor:
         """The smallest code along an axis, which stays with a length of 1."""
         self._refuse("min")
 
-    def clip(self, x, low, high):
+    def clip(self, x, low, high) -> ExecutorTensor:
         """Codes limited to [low, high]."""
         self._refuse("clip")
 
-    def lookup(self, x, table):
+    def lookup(self, x, table) -> ExecutorTensor:
         """table[x + 128]; table: int8 (256,)."""
         self._refuse("lookup")
 
-    def concat(self, inputs, axis):
+    def concat(self, inputs, axis) -> ExecutorTensor:
         """Tensors joined along an axis, the batch counted as axis 0."""
         self._refuse("concat")
 
-    def reshape(self, x, shape):
+    def reshape(self, x, shape) -> ExecutorTensor:
         """The same elements in another shape, which leaves out axis 0."""
         self._refuse("reshape")
 
-    def transpose(self, x, axes):
+    def transpose(self, x, axes) -> ExecutorTensor:
         """The axes in another order."""
         self._refuse("transpose")
 
-    def split(self, x, length):
+    def split(self, x, length) -> Sequence[ExecutorTensor]:
         """Parts of x along axis 1, `length` long but the last one."""
         self._refuse("split")
 
-    def host(self, value):
+    def host(self, value) -> np.ndarray:
         """The value as a numpy array: for constants that depend on the data."""
         self._refuse("host")
 
@@ -152,23 +182,23 @@ class Numpy(Primitives):
     proves it exact (float32 below 2**24, float64 below 2**53).
     """
 
-    def batch(self, x):
+    def batch(self, x) -> int:
         """As it is."""
         return len(x)
 
-    def integers(self, x):
+    def integers(self, x) -> np.ndarray:
         """A copy."""
         return x.astype(np.int64)
 
-    def codes(self, value, dtype="int8"):
+    def codes(self, value, dtype="int8") -> np.ndarray:
         """A copy."""
         return np.asarray(value, np.int64).astype(dtype)
 
-    def constant(self, values, like):
+    def constant(self, values, like) -> np.ndarray:
         """The array itself."""
         return np.asarray(values, np.int64)
 
-    def per_channel(self, values, like, axis=1):
+    def per_channel(self, values, like, axis=1) -> int | np.ndarray:
         """A Python int where there is one value."""
         if len(values) == 1:
             return int(values[0])
@@ -176,7 +206,8 @@ class Numpy(Primitives):
         shape[axis] = len(values)
         return np.reshape(values, shape)
 
-    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups):
+    def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups
+                    ) -> np.ndarray:
         """One matrix product per group and block of images."""
         kind, kernel, n_taps = _exact_float(weights, zero_point), weights.shape[2:], weights[0].size
         x = windows.pad(x, padding, zero_point).astype(kind)
@@ -199,59 +230,59 @@ class Numpy(Primitives):
         acc += bias.astype(np.int64).reshape(1, -1, 1, 1)
         return acc
 
-    def linear(self, x, weights, bias, zero_point):
+    def linear(self, x, weights, bias, zero_point) -> np.ndarray:
         """One matrix product."""
         kind = _exact_float(weights, zero_point)
         acc = (x.astype(kind) - kind(zero_point)) @ weights.T.astype(kind)
         return acc.astype(np.int64) + bias.astype(np.int64)
 
-    def window_max(self, x, kernel, stride, padding):
+    def window_max(self, x, kernel, stride, padding) -> np.ndarray:
         """Of strided views."""
         return windows.sliding(windows.pad(x, padding, arith.INT8_MIN), kernel, stride).max(
             axis=(2, 3))
 
-    def window_sum(self, x, zero_point, kernel, stride, padding):
+    def window_sum(self, x, zero_point, kernel, stride, padding) -> np.ndarray:
         """Of strided views."""
         x = windows.pad(x.astype(np.int64) - zero_point, padding, 0)
         return windows.sliding(x, kernel, stride).sum(axis=(2, 3))
 
-    def sum(self, value, axes):
+    def sum(self, value, axes) -> np.ndarray:
         """int64."""
         return value.sum(axis=tuple(axes), keepdims=True, dtype=np.int64)
 
-    def max(self, x, axis):
+    def max(self, x, axis) -> np.ndarray:
         """Of the dtype of x."""
         return x.max(axis=axis, keepdims=True)
 
-    def min(self, x, axis):
+    def min(self, x, axis) -> np.ndarray:
         """Of the dtype of x."""
         return x.min(axis=axis, keepdims=True)
 
-    def clip(self, x, low, high):
+    def clip(self, x, low, high) -> np.ndarray:
         """Of the dtype of x."""
         return arith.clamp(x, low, high)
 
-    def lookup(self, x, table):
+    def lookup(self, x, table) -> np.ndarray:
         """Indexing."""
         return table[x.astype(np.int64) - arith.INT8_MIN]
 
-    def concat(self, inputs, axis):
+    def concat(self, inputs, axis) -> np.ndarray:
         """A copy."""
         return np.concatenate(inputs, axis=axis)
 
-    def reshape(self, x, shape):
+    def reshape(self, x, shape) -> np.ndarray:
         """A view where there is one."""
         return x.reshape(len(x), *shape)
 
-    def transpose(self, x, axes):
+    def transpose(self, x, axes) -> np.ndarray:
         """A copy, in C order."""
         return np.ascontiguousarray(x.transpose(axes))
 
-    def split(self, x, length):
+    def split(self, x, length) -> list[np.ndarray]:
         """Views."""
         return [x[:, start:start + length] for start in range(0, x.shape[1], length)]
 
-    def host(self, value):
+    def host(self, value) -> np.ndarray:
         """The value itself."""
         return value
 

@@ -28,10 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden import arith, validate
-from golden.ops.primitives import NUMPY
+from golden.ops.primitives import NUMPY, ExecutorTensor
 
-__all__ = ["RangeNormConfig", "apply", "by_channel", "chunking", "range_constant",
-           "range_norm_reference", "statistics"]
+__all__ = ["BASE_SHIFT_MAX", "BETA_WIDTH", "BIAS_WIDTH", "CODE_OFFSET", "COUNT_MAX",
+           "DENOMINATOR_WIDTH", "DIVIDEND_WIDTH", "DIVISOR_WIDTH", "EPSILON_MAX", "FRACTION_WIDTH",
+           "GAIN_WIDTH", "GUARD_WIDTH", "MULTIPLIER_MAX", "MULTIPLIER_WIDTH", "N_CHUNKS",
+           "QUOTIENT_SHIFT", "RangeNormConfig", "SHIFT_MAX", "SPREAD_WIDTH", "ZERO_SHIFT", "apply",
+           "by_channel", "chunking", "range_constant", "range_norm_reference", "statistics"]
 
 N_CHUNKS = 16
 COUNT_MIN, COUNT_MAX = N_CHUNKS + 1, 1 << 24
@@ -95,7 +98,7 @@ def statistics(q, p=NUMPY) -> tuple:
     return p.host(total)[:, 0], p.host(spread)[:, 0]
 
 
-def apply(p, q, multiplier, bias, shift, low=arith.INT8_MIN, high=arith.INT8_MAX):
+def apply(p, q, multiplier, bias, shift, low=arith.INT8_MIN, high=arith.INT8_MAX) -> ExecutorTensor:
     """y = clamp((q * multiplier + bias + half) >> shift), parameters per channel on axis 1.
 
     q: codes (N, C, ...); multiplier, bias, shift: int64 (C,), numpy. Returns codes.
@@ -228,7 +231,7 @@ class RangeNormConfig:
         """q: int8 (N, C, H, W) or (N, C) with N * H * W = count. Returns int8 of that shape."""
         return self.compute(NUMPY, validate.codes("RangeNorm input", q))
 
-    def compute(self, p, q):
+    def compute(self, p, q) -> ExecutorTensor:
         """The same by the primitives `p`."""
         n_codes = p.batch(q) * math.prod(q.shape[2:])
         if q.ndim < 2 or q.shape[1] != self.n_channels or n_codes != self.count:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden import arith, validate
-from golden.ops.primitives import NUMPY
+from golden.ops.primitives import NUMPY, ExecutorTensor
 
 __all__ = ["Rescale"]
 
@@ -69,7 +69,7 @@ class Rescale:
                              f"not shape {acc.shape}")
         return self.compute(NUMPY, acc, axis)
 
-    def compute(self, p, acc, axis=1):
+    def compute(self, p, acc, axis=1) -> ExecutorTensor:
         """int8 codes of int64 accumulators, by the primitives `p` of an executor."""
         multiplier, shift = (p.per_channel(values, acc, axis)
                              for values in (self.multiplier, self.shift))

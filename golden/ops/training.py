@@ -16,6 +16,7 @@ import numpy as np
 from golden import arith, digits, validate
 from golden.ops import windows
 from golden.ops.operator import INT8, Operator
+from golden.ops.primitives import ExecutorIntegers, ExecutorTensor
 from golden.ops.rescale import Rescale
 
 __all__ = ["ConvolutionSums", "InputGradient", "WeightGradient"]
@@ -39,11 +40,11 @@ class _TrainingProduct(Operator):
         self._put("stride", stride)
         self._put("padding", padding)
 
-    def input_rows(self, first, end, *shapes):
+    def input_rows(self, first, end, *shapes) -> tuple | None:
         """Everything."""
         return None
 
-    def window_shape(self, image, kernel):
+    def window_shape(self, image, kernel) -> tuple[int, int]:
         """(OH, OW) of an x of shape (I, H, W)."""
         _, *size = windows.image_shape(self.label, image)
         return windows.output_size(size, kernel, self.stride, self.padding)
@@ -72,19 +73,19 @@ class ConvolutionSums(_TrainingProduct):
                                                        *INT8))
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """Of x its own; of the weights 0."""
         return self.input_zero_point, 0
 
     writes_zero_point = 0
 
-    def output_batched(self, x, weights):
+    def output_batched(self, x, weights) -> bool | tuple:
         """Images and one array of weights."""
         if not x or weights:
             raise ValueError(f"{self.label} must get images and one array of weights")
         return True
 
-    def output_shape(self, x, weights):
+    def output_shape(self, x, weights) -> tuple:
         """(I, H, W) and (O, I, kh, kw) to (O, OH, OW)."""
         n_outputs, channels, *kernel = self._weights_shape(weights)
         if x[:1] != (channels,):
@@ -92,16 +93,16 @@ class ConvolutionSums(_TrainingProduct):
         _check_terms(channels * kernel[0] * kernel[1], self.label)
         return (n_outputs, *self.window_shape(x, kernel))
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """That of int32."""
         return INT32
 
-    def macs(self, x, weights):
+    def macs(self, x, weights) -> int:
         """Multiplications of one image."""
         _, rows, columns = self.output_shape(x, weights)
         return int(np.prod(weights)) * rows * columns
 
-    def compute(self, p, x, weights):
+    def compute(self, p, x, weights) -> ExecutorTensor:
         """x: (N, I, H, W), weights: (1, O, I, kh, kw)."""
         weights = np.asarray(p.host(weights))[0]
         sums = p.convolution(x, weights, np.zeros(len(weights), np.int32), self.input_zero_point,
@@ -137,28 +138,28 @@ class InputGradient(_TrainingProduct):
             raise ValueError("The clamp bounds of an input gradient must hold its zero point")
 
     @property
-    def output_dtypes(self):
+    def output_dtypes(self) -> tuple:
         """int8 where it is rescaled."""
         return ("int8",) if self.rescale else ("int32",)
 
     reads_zero_points = 0, 0
 
     @property
-    def writes_zero_point(self):
+    def writes_zero_point(self) -> int | None:
         """The rescale's; 0 of sums."""
         return self.rescale.zero_point if self.rescale else 0
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """The rescale's bounds, or those of int32."""
         return (self.rescale.low, self.rescale.high) if self.rescale else INT32
 
-    def output_batched(self, gradient, weights):
+    def output_batched(self, gradient, weights) -> bool | tuple:
         """Gradients of images and one array of weights."""
         if not gradient or weights:
             raise ValueError("InputGradient must get gradients of images and one array of weights")
         return True
 
-    def output_shape(self, gradient, weights):
+    def output_shape(self, gradient, weights) -> tuple:
         """(O, OH, OW) and (O, I, kh, kw) to (I, H, W)."""
         n_outputs, channels, *kernel = self._weights_shape(weights)
         expected = (n_outputs, *self.window_shape((channels, *self.size), kernel))
@@ -170,11 +171,11 @@ class InputGradient(_TrainingProduct):
             self.rescale.check_channels(channels)
         return (channels, *self.size)
 
-    def macs(self, gradient, weights):
+    def macs(self, gradient, weights) -> int:
         """Multiplications of one image, as of the convolution."""
         return int(np.prod(weights)) * gradient[1] * gradient[2]
 
-    def sums(self, p, gradient, weights):
+    def sums(self, p, gradient, weights) -> ExecutorIntegers:
         """int64 (N, I, H, W): a convolution of the gradient, zeros between its pixels."""
         weights, dy = np.asarray(p.host(weights))[0], np.asarray(p.host(gradient))
         kernel, (sy, sx), (top, left, _, _) = weights.shape[2:], self.stride, self.padding
@@ -191,7 +192,7 @@ class InputGradient(_TrainingProduct):
                              np.zeros(len(flipped), np.int32), 0, stride=(1, 1),
                              padding=(0, 0, 0, 0), dilation=(1, 1), groups=1)
 
-    def compute(self, p, gradient, weights):
+    def compute(self, p, gradient, weights) -> ExecutorTensor:
         """gradient: (N, O, OH, OW), weights: (1, O, I, kh, kw)."""
         sums = self.sums(p, gradient, weights)
         return self.rescale.compute(p, sums) if self.rescale else p.codes(sums, "int32")
@@ -228,36 +229,36 @@ class WeightGradient(_TrainingProduct):
             validate.integer("End of the taps", self.taps[1], self.taps[0] + 1, n_taps)
 
     @property
-    def sums_gradient(self):
+    def sums_gradient(self) -> bool:
         """Are the sums of dy among the outputs?"""
         return self.taps is None or self.taps[0] == 0
 
     @property
-    def n_outputs(self):
+    def n_outputs(self) -> int:
         """One or two for each digit."""
         return (1 + self.sums_gradient) * self.n_digits
 
     @property
-    def input_dtypes(self):
+    def input_dtypes(self) -> tuple:
         """Of x and of dy."""
         return "int8", "int8" if self.n_digits == 1 else "int16"
 
     output_dtypes = ("int32",)
 
     @property
-    def reads_zero_points(self):
+    def reads_zero_points(self) -> tuple:
         """Of x its own; of dy 0."""
         return self.input_zero_point, 0
 
     writes_zero_point = 0
 
-    def output_batched(self, x, gradient):
+    def output_batched(self, x, gradient) -> bool | tuple:
         """Sums over the images."""
         if not (x and gradient):
             raise ValueError("WeightGradient must get images and their gradients")
         return (False,) * self.n_outputs if self.n_outputs > 1 else False
 
-    def output_shape(self, x, gradient):
+    def output_shape(self, x, gradient) -> tuple:
         """(I, H, W) and (O, OH, OW) to the shapes of the sums."""
         size = self.window_shape(x, self.kernel)
         if len(gradient) != 3 or tuple(gradient[1:]) != size:
@@ -268,21 +269,21 @@ class WeightGradient(_TrainingProduct):
         shapes *= self.n_digits
         return shapes if len(shapes) > 1 else shapes[0]
 
-    def output_range(self, input_ranges):
+    def output_range(self, input_ranges) -> tuple:
         """Those of int32."""
         return (INT32,) * self.n_outputs if self.n_outputs > 1 else INT32
 
-    def macs(self, x, gradient):
+    def macs(self, x, gradient) -> int:
         """Multiplications of one image; a 16x8 one counts as two."""
         n_outputs, rows, columns = gradient
         first, end = self.taps or (0, self.kernel[0] * self.kernel[1])
         return self.n_digits * n_outputs * x[0] * rows * columns * (end - first)
 
-    def check_images(self, n_images, gradient):
+    def check_images(self, n_images, gradient) -> None:
         """ValueError where sums over so many images may leave int32. gradient: its shape."""
         _check_terms(n_images * gradient[1] * gradient[2], self.label)
 
-    def compute(self, p, x, gradient):
+    def compute(self, p, x, gradient) -> ExecutorTensor | tuple[ExecutorTensor, ...]:
         """x: (N, I, H, W), gradient: (N, O, OH, OW); arrays with a leading axis of 1."""
         dy = np.asarray(p.host(gradient))
         self.check_images(len(dy), dy.shape[1:])
@@ -304,7 +305,7 @@ class WeightGradient(_TrainingProduct):
                 outputs.append(p.codes(p.constant(of_dy[None], sums), "int32"))
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
-    def gradients(self, dw, db):
+    def gradients(self, dw, db) -> tuple[np.ndarray, np.ndarray]:
         """(dw, db), int64 (O, I, kh, kw) and (O,), exact: of x - zero point, digits put together.
 
         dw, db: the sums by digit; of dw those of all taps, in any shape

@@ -75,7 +75,8 @@ class ProgramBuilder:
         return op.output_shape(*(self.tensors[source].shape for source in inputs))
 
     def node(self, name: str, op, inputs: Sequence[str], quantization=None, *,
-             outputs: Sequence[str] | None = None, shape: Sequence[int] | None = None):
+             outputs: Sequence[str] | None = None, shape: Sequence[int] | None = None
+             ) -> str | tuple[str, ...]:
         """A node and the tensors that it writes. Returns the output's name, or the names.
 
         quantization: of the output, or a sequence where there are several; by default the first

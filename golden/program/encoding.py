@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import zipfile
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,7 +17,14 @@ from golden import ops
 from golden.arith import Rounding
 from golden.ops import range_norm
 
-__all__ = ["CLASSES", "array_hash", "canonical", "decode", "digest", "encode", "npz"]
+__all__ = ["CLASSES", "Field", "Json", "array_hash", "canonical", "decode", "digest", "encode",
+           "npz"]
+
+#: What JSON holds.
+Json: TypeAlias = dict | list | str | int | float | None
+#: An operator, and what its fields hold.
+Field: TypeAlias = (ops.Operator | ops.Rescale | range_norm.RangeNormConfig | np.ndarray | tuple
+                    | str | int | float | None)
 
 CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, *ops.TRAINING_OPERATORS, ops.Rescale,
                                             range_norm.RangeNormConfig)}
@@ -55,7 +63,7 @@ def npz(arrays: dict) -> bytes:
     return buffer.getvalue()
 
 
-def encode(value, arrays: dict):
+def encode(value, arrays: dict) -> Json:
     """A field of an operator, or one itself, as a JSON value; its arrays go to `arrays`."""
     if dataclasses.is_dataclass(value):
         fields = {item.name: encode(getattr(value, item.name), arrays)
@@ -72,7 +80,7 @@ def encode(value, arrays: dict):
     return value
 
 
-def decode(value, arrays: dict):
+def decode(value, arrays: dict) -> Field:
     """What `encode` was given. KeyError, TypeError or ValueError for anything else."""
     if isinstance(value, list):
         return tuple(decode(item, arrays) for item in value)

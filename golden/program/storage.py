@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ __all__ = ["INVALID", "body", "check_target", "fields", "load", "save", "sha256"
 INVALID = (TypeError, ValueError, AttributeError, IndexError)
 FORMAT, VERSIONS = "lockstep-program", (1, 2)
 JSON_NAME, NPZ_NAME = "program.json", "tensors.npz"
+
+_Made = TypeVar("_Made")        # the class of Programs
 
 
 def version(program) -> int:
@@ -133,7 +136,7 @@ def _finite(text):
     raise ValueError(f"{text} is not a number")
 
 
-def load(directory, make: Callable):
+def load(directory, make: Callable[..., _Made]) -> _Made:
     """Reads a Program. make: its class, called with the fields by name.
 
     Raises LockstepError naming the file that is missing, damaged or altered.

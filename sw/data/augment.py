@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = ["CROP_DRAWS", "crop_and_flip", "draws", "resized_crop_box"]
+
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
 CROP_TRIES = 10

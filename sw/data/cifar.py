@@ -21,6 +21,8 @@ from sw.data.files import not_found, roots
 from sw.data.memory import MemoryDataset
 from sw.data.parquet import read_parquet
 
+__all__ = ["load_cifar10", "load_cifar100"]
+
 SHAPE = (3, 32, 32)
 CROP_PADDING = 4
 SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from golden.errors import LockstepError
 
+__all__ = ["Batch", "Dataset", "epoch_order"]
+
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64
 
 

@@ -11,6 +11,8 @@ import torch
 
 from sw.data.memory import MemoryDataset
 
+__all__ = ["load_digits"]
+
 SPLIT_SEED = 0
 WHITE = 16
 

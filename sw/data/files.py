@@ -10,6 +10,8 @@ from PIL import Image
 
 from golden.errors import LockstepError
 
+__all__ = ["DAMAGED", "decode", "not_found", "roots"]
+
 # What Pillow raises for files cut short or overwritten, depending on the format and the place.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
            Image.DecompressionBombError)

@@ -20,6 +20,8 @@ from sw.data.augment import CROP_DRAWS, draws, resized_crop_box
 from sw.data.dataset import Batch, Dataset
 from sw.data.files import DAMAGED, decode, not_found, roots
 
+__all__ = ["FolderDataset", "centre_view", "load_folder", "load_imagenet", "random_view"]
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_SITE = "https://image-net.org"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -14,6 +14,8 @@ from golden.errors import LockstepError
 from sw.data.augment import crop_and_flip, draws
 from sw.data.dataset import Batch, Dataset
 
+__all__ = ["MemoryDataset"]
+
 
 class MemoryDataset(Dataset):
     """Training and test images (N, C, H, W) uint8 with labels (N,) int64.

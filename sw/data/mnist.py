@@ -16,6 +16,8 @@ from golden.errors import LockstepError
 from sw.data.files import not_found, roots
 from sw.data.memory import MemoryDataset
 
+__all__ = ["load_mnist", "read_idx"]
+
 FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
          "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
 SITE = "http://yann.lecun.com/exdb/mnist (or a mirror, ossci-datasets.s3.amazonaws.com/mnist)"

@@ -14,6 +14,8 @@ from torch import Tensor
 from golden.errors import LockstepError
 from sw.data.files import DAMAGED, decode
 
+__all__ = ["read_parquet"]
+
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
 

@@ -10,6 +10,8 @@ from sw.layers.graph import trace
 from sw.layers.norms import Norm
 from sw.layers.weighted import QLayer, WeightedLayer
 
+__all__ = ["connect"]
+
 
 def _name(model: nn.Module) -> None:
     for path, module in model.named_modules():

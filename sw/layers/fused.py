@@ -28,6 +28,11 @@ from sw.quantize.gradients import split_rounding
 from sw.quantize.quantizers import EIGHT_BIT
 from sw.quantize.recipe import Recipe
 
+__all__ = ["ConvFunction", "ConvNormFunction", "FusedNorm", "NormFunction", "Normalized",
+           "QuantizeFunction", "Quantized", "activation_quantize", "add_activation_quantize",
+           "bifurcated_conv2d", "conv_norm_activation_quantize", "norm_activation_quantize",
+           "supports"]
+
 _compiled: dict[tuple, Callable] = {}  # by kernel and shapes
 
 
@@ -81,6 +86,7 @@ class FusedNorm:
     @classmethod
     def of(cls, recipe: Recipe, activation: str | None, owner: str = "RangeBN",
            compiles: bool = False) -> "FusedNorm":
+        """That of a recipe, with the activation behind the norm."""
         norm = recipe.norm
         return cls(activation=activation, chunks=norm.chunks, constant=norm.constant,
                    mask=recipe.activation.clipped == "mask",
@@ -221,13 +227,13 @@ class NormFunction(torch.autograd.Function):
     """forward(x (N, C, ...), gamma, beta (C,), norm) -> the fields of Normalized."""
 
     @staticmethod
-    def forward(ctx, x, gamma, beta, norm):
+    def forward(ctx, x, gamma, beta, norm) -> tuple[Tensor, ...]:
         saved, result = _forward(ctx, x, gamma, beta, norm)
         ctx.save_for_backward(*saved)
         return tuple(result)
 
     @staticmethod
-    def backward(ctx, gradient, *_):
+    def backward(ctx, gradient, *_) -> tuple[Tensor | None, ...]:
         result, _, grad_gamma, grad_beta = _backward(ctx, ctx.saved_tensors, gradient, None)
         return result, grad_gamma, grad_beta, None
 
@@ -251,14 +257,14 @@ class ConvNormFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, gamma, beta, geometry, norm):
+    def forward(ctx, x, weight, gamma, beta, geometry, norm) -> tuple[Tensor, ...]:
         saved, result = _forward(ctx, F.conv2d(x, weight, None, *geometry), gamma, beta, norm)
         ctx.save_for_backward(x, weight, *saved)
         ctx.geometry = geometry
         return tuple(result)
 
     @staticmethod
-    def backward(ctx, gradient, *_):
+    def backward(ctx, gradient, *_) -> tuple[Tensor | None, ...]:
         x, weight, *saved = ctx.saved_tensors
         want_x, want_weight = ctx.needs_input_grad[:2]
         both = want_x or not ctx.norm.bifurcated
@@ -274,14 +280,14 @@ class ConvFunction(torch.autograd.Function):
     """Convolution with bias and bifurcated gradient, no norm: arguments as F.conv2d's, grouped."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, geometry, compiles):
+    def forward(ctx, x, weight, bias, geometry, compiles) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.compiles = compiles
         ctx.geometry, ctx.bias_size = geometry, None if bias is None else [len(bias)]
         return F.conv2d(x, weight, bias, *geometry)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         want_x, want_weight = ctx.needs_input_grad[:2]
         g16, g8 = (g if g is None else _maps(g, gradient.shape) for g in _run(
@@ -294,7 +300,8 @@ class QuantizeFunction(torch.autograd.Function):
     """forward(x, other or None, activation, mask, average, compiles) -> the fields of Quantized."""
 
     @staticmethod
-    def forward(ctx, x, other, activation, mask, average, compiles):
+    def forward(ctx, x, other, activation, mask, average, compiles
+                ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.activation, ctx.mask, ctx.has_other = activation, mask, other is not None
         ctx.compiles = compiles
         rows = _rows(x), None if other is None else _rows(other)
@@ -306,7 +313,7 @@ class QuantizeFunction(torch.autograd.Function):
         return _maps(y, x.shape), low, high
 
     @staticmethod
-    def backward(ctx, gradient, *_):
+    def backward(ctx, gradient, *_) -> tuple[Tensor | None, ...]:
         if ctx.saved_tensors:
             x, *other, scale, first, last = ctx.saved_tensors
             rows = _run(ctx.compiles, kernels.quantize_backward, _rows(gradient), _rows(x),

@@ -21,6 +21,10 @@ from sw.layers.norms import EPSILON
 from sw.quantize.gradients import GRADIENT16_HIGH
 from sw.quantize.quantizers import EIGHT_BIT, affine_parameters
 
+__all__ = ["Chunking", "EPSILON", "NormState", "Passes", "activate", "batch_range", "clip", "grid",
+           "norm_backward", "norm_forward", "norm_gradient", "norm_output", "norm_statistics",
+           "norm_sums", "positions", "quantize_backward", "quantize_forward", "split", "steps"]
+
 _CODE_LOW, _CODE_HIGH = EIGHT_BIT.activation.code_bounds
 
 
@@ -77,10 +81,12 @@ def steps(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """x limited to [low, high], scalars."""
     return torch.minimum(torch.maximum(x, low), high)
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
+    """The activation function: "relu", "relu6" or None for the identity."""
     if activation == "relu":
         return torch.relu(x)
     return torch.clamp(x, 0, 6) if activation == "relu6" else x
@@ -122,7 +128,8 @@ def _codes8(codes16: Tensor, gradient: Tensor, seed: Tensor) -> Tensor:
     return torch.add(codes16, _random(gradient, seed)).mul_(1 / 256).floor_()
 
 
-def split(gradient: Tensor, seed: Tensor, want8: bool):
+def split(gradient: Tensor, seed: Tensor, want8: bool
+          ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """``sw.quantize.gradients.split_gradient`` with counter bits: (g16, g8 or None, scale, scale of
     g8)."""
     codes, scale = _codes16(gradient)
@@ -168,7 +175,8 @@ def _image_chunk_extremes(codes: Tensor, highest: Tensor, lowest: Tensor, images
     return (high.squeeze(1).t(), low.squeeze(1).t(), first(high, highest), first(low, lowest))
 
 
-def norm_statistics(x: Tensor, chunks: int, images: int | None, average: bool):
+def norm_statistics(x: Tensor, chunks: int, images: int | None, average: bool
+                    ) -> tuple[Tensor, ...]:
     """Input quantizer and RangeBN's statistics. x: (N, S, C); images: per chunk, if compiled.
 
     Returns lowest, highest (N, C) in steps, at_low, at_high, the batch's range low, high, the grid
@@ -191,7 +199,7 @@ def norm_statistics(x: Tensor, chunks: int, images: int | None, average: bool):
 
 
 def norm_output(x, lowest, highest, scale, first, last, mean, span, gamma, beta, constant,
-                activation, average):
+                activation, average) -> tuple[Tensor, ...]:
     """RangeBN's affine map, activation and output quantizer.
 
     Returns the output (N, S, C), sigma and factor (C,), the output's range low, high, its grid.
@@ -210,7 +218,8 @@ def norm_output(x, lowest, highest, scale, first, last, mean, span, gamma, beta,
     return y, sigma, factor, low, high, *out_grid
 
 
-def norm_forward(x, gamma, beta, chunks, images, constant, activation, average):
+def norm_forward(x, gamma, beta, chunks, images, constant, activation, average
+                 ) -> tuple[Tensor, ...]:
     """Both phases: the eleven results of ``norm_statistics``, then those of ``norm_output``."""
     found = norm_statistics(x, chunks, images, average)
     lowest, highest, _, _, _, _, *rest = found
@@ -218,7 +227,8 @@ def norm_forward(x, gamma, beta, chunks, images, constant, activation, average):
                                 average)
 
 
-def norm_sums(gradient, x, state: NormState, seed, passes: Passes):
+def norm_sums(gradient, x, state: NormState, seed, passes: Passes
+              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradient entering RangeBN, in steps (N, S, C), its step, and its two sums (C,).
 
     The sums are those of g and of g * (x - mean), x quantized.
@@ -238,7 +248,8 @@ def norm_sums(gradient, x, state: NormState, seed, passes: Passes):
     return codes, step, total, (codes * centred).sum(1).sum(0) * step
 
 
-def norm_gradient(codes, step, total, moment, x, state: NormState, chunking: Chunking, mask: bool):
+def norm_gradient(codes, step, total, moment, x, state: NormState, chunking: Chunking, mask: bool
+                  ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradient to x (N, S, C), and the coefficients it was made with.
 
     g * factor - mean(g * factor), and the range's gradient to the first extremes of each chunk.
@@ -266,7 +277,7 @@ def norm_gradient(codes, step, total, moment, x, state: NormState, chunking: Chu
 
 
 def norm_backward(gradient, x, state: NormState, seeds, chunking: Chunking, passes: Passes,
-                  copies: str | None):
+                  copies: str | None) -> tuple[Tensor | None, ...]:
     """Both phases and, with copies "16" or "16+8", the bifurcation of the result.
 
     Returns the gradient to x or its copies (g16, g8), the two sums, and what the passes share.
@@ -279,7 +290,7 @@ def norm_backward(gradient, x, state: NormState, seeds, chunking: Chunking, pass
     return g16, g8, *sums[2:], sums[1], *shared, *scales
 
 
-def quantize_forward(x, other, activation, average):
+def quantize_forward(x, other, activation, average) -> tuple[Tensor, ...]:
     """Sum of one or two tensors, activation, quantizer: (y, low, high, three of the grid)."""
     y = activate(x if other is None else x + other, activation)
     low, high = batch_range(y.amin(1).amin(1), y.amax(1).amax(1), average)
@@ -287,6 +298,7 @@ def quantize_forward(x, other, activation, average):
     return clip(steps(y, scale), first, last) * scale, low, high, scale, first, last
 
 
-def quantize_backward(gradient, x, other, out_grid, activation, mask):
+def quantize_backward(gradient, x, other, out_grid, activation, mask) -> Tensor:
+    """The gradient to each summand of ``quantize_forward``; needs an activation or mask."""
     keep = _passes(x if other is None else x + other, activation, out_grid, mask)
     return torch.where(keep, gradient, 0.0)

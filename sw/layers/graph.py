@@ -5,6 +5,7 @@ module path of the layer that produces them.
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from torch import fx, nn
 from golden.errors import LockstepError
 from sw.layers.graph_layers import PaddedMaxPool2d
 from sw.layers.weighted import QLayer
+
+__all__ = ["LayerCall", "evaluating", "trace"]
 
 PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -38,7 +41,7 @@ class _Tracer(fx.Tracer):
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode, and back."""
     mode = model.training
     model.eval()

@@ -10,6 +10,8 @@ from golden.errors import LockstepError
 from sw.layers.weighted import QAvgPool2d, QLayer, four_sides, pad_sides, pair
 from sw.quantize.recipe import Recipe
 
+__all__ = ["PaddedMaxPool2d", "QActivation", "QConcat", "QPaddedAvgPool2d"]
+
 
 class QConcat(QLayer):
     """Tensors joined along the channels and put on one grid: (N, C_i, ...) -> (N, sum C_i, ...)."""

@@ -28,6 +28,8 @@ from sw.quantize.gradients import quantize_error
 from sw.quantize.quantizers import EIGHT_BIT, ActivationQuantizer
 from sw.quantize.recipe import Recipe
 
+__all__ = ["RangeBatchNorm", "check_chunks", "chunk_ranges", "expected_range", "range_to_sigma"]
+
 
 @functools.lru_cache
 def expected_range(n: int) -> float:

@@ -22,6 +22,9 @@ from sw.quantize.quantizers import EIGHT_BIT, ActivationQuantizer, quantize_weig
 from sw.quantize.recipe import Recipe
 from sw.train import probe
 
+__all__ = ["QAdd", "QAvgPool2d", "QConv2d", "QGlobalAvgPool2d", "QInput", "QLayer", "QLinear",
+           "WeightedLayer", "four_sides", "pad_sides", "pair", "round_stored_weights"]
+
 ACTIVATIONS = (None, "relu", "relu6")
 _WAGE_BETA = 1.5  # arXiv 1802.04680, equation 6: how far the weights start beyond one grid step
 
@@ -244,12 +247,14 @@ class QConv2d(WeightedLayer):
         return x[..., ::down, ::right], ((1, 1), (0, 0), self.dilation, self.groups)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of x, its gradient bifurcated where the recipe quantizes."""
         x, geometry = self._with_geometry(x)
         if not self.config.quantize:
             return F.conv2d(x, weight, bias, *geometry)
         return BifurcatedConv2dFunction.apply(x, weight, bias, *geometry, self.config, self.owner)
 
     def fused_product(self, x: Tensor, weight: Tensor, norm: fused.FusedNorm) -> fused.Normalized:
+        """Convolution, norm, activation and output quantizer with merged passes."""
         x, geometry = self._with_geometry(x)
         return fused.conv_norm_activation_quantize(x, weight, self.norm.weight, self.norm.bias,
                                                    geometry, norm)
@@ -266,11 +271,13 @@ class QLinear(WeightedLayer):
         self._build(weight, norm, False)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x @ weight.T + bias, its gradient bifurcated where the recipe quantizes."""
         if not self.config.quantize:
             return F.linear(x, weight, bias)
         return BifurcatedLinearFunction.apply(x, weight, bias, self.config, self.owner)
 
     def fused_product(self, x: Tensor, weight: Tensor, norm: fused.FusedNorm) -> fused.Normalized:
+        """The product, then norm, activation and output quantizer with merged passes."""
         return fused.norm_activation_quantize(self.product(x, weight, None), self.norm.weight,
                                               self.norm.bias, norm)
 

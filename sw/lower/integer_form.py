@@ -5,12 +5,14 @@ import numpy as np
 from golden import arith, ops
 from golden.ops import Rescale
 
+__all__ = ["CODE_SPAN", "add_op", "identity_conv", "product_fields", "shift_op"]
+
 ADD_LEFT_SHIFT = 20
 SMALLEST_FACTOR = 2.0**-32      # what arith.multiplier_and_shift can express
 CODE_SPAN = 256 + 128           # bounds |q - Z| and, for products of raw codes, |q| + |Z|
 
 
-def product_fields(codes, unit, factor_signs, offset, source, target):
+def product_fields(codes, unit, factor_signs, offset, source, target) -> tuple[dict, np.ndarray]:
     """Integers of ``y = sum(weight * x) + offset`` per output channel.
 
     codes: int64 (O, ...); unit: float64 (O,), what one accumulator step is worth; factor_signs:
@@ -34,7 +36,7 @@ def product_fields(codes, unit, factor_signs, offset, source, target):
     return fields, np.where(fits, factors, 1.0)
 
 
-def add_op(first, second, target, make_rescale):
+def add_op(first, second, target, make_rescale) -> ops.Add:
     """The Add of two quantized tensors.
 
     first, second, target: `Quantization`s; make_rescale(factor): the Rescale of the output
@@ -50,13 +52,13 @@ def add_op(first, second, target, make_rescale):
                    rescale=make_rescale(twice / (2**ADD_LEFT_SHIFT * target.scale)))
 
 
-def shift_op(source, target):
+def shift_op(source, target) -> ops.Rescaling:
     """The Rescaling from one quantization to another."""
     rescale = Rescale.from_factors(source.scale / target.scale, zero_point=target.zero_point)
     return ops.Rescaling(input_zero_point=source.zero_point, rescale=rescale)
 
 
-def identity_conv(channels, zero_point, padding=(0, 0, 0, 0), added=(0, 0)):
+def identity_conv(channels, zero_point, padding=(0, 0, 0, 0), added=(0, 0)) -> ops.Conv2d:
     """A convolution that copies codes and pads with the zero point.
 
     added: channels of the zero point in front of the others and behind them; they make the weights

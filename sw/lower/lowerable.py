@@ -6,6 +6,8 @@ from sw.layers.graph import LayerCall
 from sw.layers.weighted import WeightedLayer
 from sw.quantize.quantizers import ActivationQuantizer
 
+__all__ = ["check_activation", "check_weight_codes", "check_widths"]
+
 _LARGEST_WEIGHT = 127
 _ROUNDINGS = ("half_up", "gemmlowp", "stochastic", "pseudo_stochastic")
 

@@ -47,6 +47,8 @@ from sw.lower.norm_lowering import range_norm_op
 from sw.quantize.quantizers import ActivationQuantizer, weight_codes
 from sw.quantize.recipe import TensorRecipe
 
+__all__ = ["fold", "lower", "refined_codes"]
+
 NORM_LOWERINGS = ("fold", "exact")
 
 

@@ -5,6 +5,8 @@ from golden.program import Quantization
 from sw.layers.norms import EPSILON
 from sw.layers.range_norm import RangeBatchNorm
 
+__all__ = ["range_norm_op"]
+
 
 def range_norm_op(norm: RangeBatchNorm, source: Quantization, target: Quantization,
                   low: int, high: int) -> RangeNorm:

@@ -8,6 +8,7 @@ about M / 4 of the codes of a layer with multiplier M by one; the layers behind 
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from sw.layers.range_norm import RangeBatchNorm
 from sw.layers.weighted import QConv2d, QLinear
 from sw.lower.network import lower, refined_codes
 from sw.quantize.quantizers import quantize_weight
+
+__all__ = ["differing_codes", "exact_evaluation", "simulate"]
 
 
 def _with_int32_bias(layer: QConv2d | QLinear, x: torch.Tensor, scale: float) -> torch.Tensor:
@@ -62,7 +65,7 @@ class _Capture(fx.Interpreter):
 
 
 @contextlib.contextmanager
-def exact_evaluation(model: nn.Module, enabled: bool = True):
+def exact_evaluation(model: nn.Module, enabled: bool = True) -> Iterator[dict[str, torch.Tensor]]:
     """Evaluation with RangeBN's input quantizer, the graph of ``exact`` lowering; then as before.
 
     Yields a dict that fills with the quantized input of every RangeBatchNorm, by module path.

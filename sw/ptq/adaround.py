@@ -20,6 +20,8 @@ from sw.layers.weighted import QConv2d, WeightedLayer
 from sw.ptq.config import AdaRoundConfig
 from sw.ptq.weights import WeightGrid, per_output
 
+__all__ = ["adaround", "input_patches", "output_patches", "sample_positions"]
+
 ZETA, GAMMA = 1.1, -0.1
 _IMAGES_AT_ONCE = 32
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from golden.errors import LockstepError
 from sw.ptq.config import BITS
 
+__all__ = ["allocate_bits"]
+
 _HALVINGS = 60
 
 

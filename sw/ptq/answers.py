@@ -25,6 +25,8 @@ from sw.quantize.recipe import TensorRecipe
 from sw.quantize.rounding import round_to_integer
 from sw.train.evaluate import prepared, reconstructs
 
+__all__ = ["FRACTIONS", "answers", "check_classifier", "divergence", "logits_range"]
+
 FRACTIONS = 20  # of each end of the range
 NOISE = 1e-12  # nats: divergences below it are equal, and the wider range is taken
 SEARCHED = 2**17  # logits, of images evenly spaced

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from golden.errors import LockstepError
 from sw.quantize.recipe import STATIC_RANGES, TensorRecipe
 
+__all__ = ["AdaRoundConfig", "BITS", "DistillationConfig", "LOGITS_RANGES", "PtqConfig",
+           "check_bits"]
+
 BITS = (2, 8)
 BIAS_CORRECTIONS = ("none", "weight", "output")
 EQUALISATIONS = ("none", "weights", "activations")

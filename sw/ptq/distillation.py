@@ -20,6 +20,8 @@ from sw.ptq.layers import CodeScale
 from sw.ptq.observe import observed
 from sw.train.evaluate import prepared
 
+__all__ = ["distil"]
+
 
 class _TunedScale(nn.Module):
     """A CodeScale whose factor * (1 + gain) and offset + deviation * shift learn.

@@ -22,6 +22,8 @@ from sw.layers.graph_layers import PaddedMaxPool2d
 from sw.layers.weighted import QAvgPool2d, QConv2d, QGlobalAvgPool2d, WeightedLayer
 from sw.ptq.observe import observed
 
+__all__ = ["equalise", "input_ranges", "pairs"]
+
 SWEEPS = 20
 _HOMOGENEOUS = (nn.MaxPool2d, PaddedMaxPool2d, QAvgPool2d, QGlobalAvgPool2d, nn.Flatten,
                 type(None))

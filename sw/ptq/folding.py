@@ -16,6 +16,8 @@ from golden.errors import LockstepError
 from sw.layers.norms import EPSILON, Norm
 from sw.layers.weighted import QLayer, WeightedLayer
 
+__all__ = ["constant_channels", "fold_norms"]
+
 _CONSTANT = 2.0**-12  # of gamma: what a constant channel's output deviates at most
 
 

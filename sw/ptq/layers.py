@@ -15,6 +15,8 @@ from sw.quantize.quantizers import ActivationQuantizer, FakeQuantizeFunction
 from sw.quantize.ranges import affine_parameters
 from sw.quantize.recipe import FLOAT, NormRecipe, Recipe, TensorRecipe
 
+__all__ = ["AllocatedQuantizer", "CodeScale", "set_codes", "set_output"]
+
 # Codes are their own grid: the constant clamp of 127 gives 8 bits a step of exactly 1.
 _CODES = TensorRecipe(bits=8, granularity="channel", range="clamp", clamp=127.0)
 

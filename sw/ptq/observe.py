@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from sw.train.evaluate import prepared
 
+__all__ = ["observed"]
+
 
 @torch.no_grad()
 def observed(network: nn.Module, modules: list[nn.Module], images: Tensor,

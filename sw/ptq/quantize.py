@@ -34,6 +34,8 @@ from sw.ptq.widths import Widths, plan_widths
 from sw.quantize.ranges import extremes
 from sw.train.evaluate import prepared
 
+__all__ = ["LayerResult", "quantize"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerResult:

@@ -22,6 +22,9 @@ from sw.ptq.allocation import allocate_bits
 from sw.ptq.config import PtqConfig
 from sw.quantize.quantizers import weight_codes
 
+__all__ = ["WeightGrid", "correct_weights", "make_grid", "mean_input_sum", "mean_per_channel",
+           "per_output"]
+
 
 @dataclass(frozen=True, eq=False)
 class WeightGrid:

@@ -7,6 +7,8 @@ from sw.layers.graph import LayerCall
 from sw.layers.weighted import QInput, QLayer, WeightedLayer
 from sw.ptq.config import PtqConfig
 
+__all__ = ["Widths", "plan_widths"]
+
 END_BITS = 8  # of the network's input and its logits
 
 

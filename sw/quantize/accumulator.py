@@ -13,6 +13,8 @@ from torch import Tensor
 from golden.errors import LockstepError
 from sw.quantize.quantizers import StraightThroughFunction, weight_scales
 
+__all__ = ["narrow_sum", "overflowed"]
+
 
 def overflowed(total: Tensor, bits: int, overflow: str) -> Tensor:
     """Integer-valued float64 sums as an accumulator of ``bits`` bits holds them."""

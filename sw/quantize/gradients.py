@@ -16,6 +16,10 @@ from sw.quantize.recipe import Recipe, TensorRecipe
 from sw.quantize.rounding import round_to_integer
 from sw.train import probe
 
+__all__ = ["BifurcatedConv2dFunction", "BifurcatedLinearFunction", "GRADIENT16_HIGH",
+           "GradientQuantizeFunction", "finish_weight_gradient", "gradient_copies",
+           "quantize_error", "quantize_gradient", "split_gradient", "split_rounding"]
+
 GRADIENT16_HIGH = 127 * 256  # so that the 8-bit copy, g16 >> 8 rounded up, never exceeds 127
 
 
@@ -136,7 +140,7 @@ class BifurcatedConv2dFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation, groups, recipe, owner):
+    def forward(ctx, x, weight, bias, stride, padding, dilation, groups, recipe, owner) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, padding, dilation, groups
         ctx.bias_size = None if bias is None else [len(bias)]
@@ -144,7 +148,7 @@ class BifurcatedConv2dFunction(torch.autograd.Function):
         return torch.nn.functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
@@ -168,13 +172,13 @@ class BifurcatedLinearFunction(torch.autograd.Function):
     """Linear layer with two differently rounded gradients: x (N, I), weight (O, I) -> (N, O)."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, recipe, owner):
+    def forward(ctx, x, weight, bias, recipe, owner) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.recipe, ctx.owner = recipe, owner
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
         for_weight, error = gradient_copies(gradient, ctx.recipe, ctx.owner, want_error=want_x)
@@ -193,7 +197,7 @@ class GradientQuantizeFunction(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.quantize(gradient), None
 
 

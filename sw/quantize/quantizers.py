@@ -30,6 +30,10 @@ from sw.quantize.recipe import Recipe, TensorRecipe
 from sw.quantize.rounding import evaluation_rounding, round_to_integer
 from sw.train import probe
 
+__all__ = ["ActivationQuantizer", "EIGHT_BIT", "FakeQuantizeFunction", "PactFunction",
+           "StraightThroughFunction", "affine_parameters", "quantize_weight", "to_float8",
+           "weight_codes", "weight_scales"]
+
 EIGHT_BIT = Recipe()
 _TWN_THRESHOLD = 0.7  # of the mean magnitude; arXiv 1605.04711, equation 6
 _FLOAT8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
@@ -42,7 +46,7 @@ class FakeQuantizeFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, scale, zero_point, bounds, rounding, mask):
+    def forward(ctx, x, scale, zero_point, bounds, rounding, mask) -> Tensor:
         codes = torch.div(x, scale)
         codes = codes.add_(0.5).floor_() if rounding == "half_up" \
             else round_to_integer(codes, rounding)
@@ -53,7 +57,7 @@ class FakeQuantizeFunction(torch.autograd.Function):
         return codes.clamp_(low, high).mul_(scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient) -> tuple[Tensor | None, ...]:
         if ctx.mask:
             gradient = gradient * ctx.saved_tensors[0]
         return gradient, None, None, None, None, None
@@ -66,7 +70,7 @@ class PactFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, bound, bits, rounding, decay):
+    def forward(ctx, x, bound, bits, rounding, decay) -> Tensor:
         steps = 2**bits - 1
         scale = bound / steps
         ctx.save_for_backward(x, bound)
@@ -75,7 +79,7 @@ class PactFunction(torch.autograd.Function):
         return codes.mul_(scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient) -> tuple[Tensor | None, ...]:
         x, bound = ctx.saved_tensors
         inside = (x >= 0) & (x < bound)
         of_bound = torch.where(x >= bound, gradient, 0.0).sum() + ctx.decay * bound
@@ -86,11 +90,11 @@ class StraightThroughFunction(torch.autograd.Function):
     """The given value forward, the gradient to x unchanged backward."""
 
     @staticmethod
-    def forward(ctx, x, value):
+    def forward(ctx, x, value) -> Tensor:
         return value
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient) -> tuple[Tensor, None]:
         return gradient, None
 
 

@@ -25,6 +25,9 @@ from golden.errors import LockstepError
 from sw.quantize.recipe import TensorRecipe
 from sw.quantize.rounding import round_to_integer
 
+__all__ = ["SMALLEST_SCALE", "affine_parameters", "affine_scale", "constrain_scale", "extremes",
+           "grouped", "optimal_clip", "quantization_error", "spread", "symmetric_scale"]
+
 SMALLEST_SCALE = 1e-12
 ZERO_RANGE_SCALE = 2.0**-7  # of a tensor that is 0 everywhere: any scale is exact
 _FRACTIONS = tuple(step / 100 for step in range(100, 19, -1))  # of [low, high], tried by ``mse``

@@ -13,6 +13,9 @@ from typing import Any
 
 from golden.errors import LockstepError
 
+__all__ = ["AccumulatorRecipe", "FLOAT", "LayerRecipe", "NormRecipe", "RANDOM_ROUNDINGS",
+           "ROUNDINGS", "Recipe", "STATIC_RANGES", "TensorRecipe", "with_overrides"]
+
 FORMATS = ("integer", "fp8_e4m3", "fp8_e5m2")
 SCALES = ("float", "power_of_two", "shift", "multiplier")
 GRANULARITIES = ("tensor", "channel", "group", "sample")

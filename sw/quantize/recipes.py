@@ -13,6 +13,9 @@ from typing import Any
 from golden.errors import LockstepError
 from sw.quantize.recipe import FLOAT, LayerRecipe, NormRecipe, Recipe, TensorRecipe, with_overrides
 
+__all__ = ["RECIPES", "banner", "dfp16", "dorefa", "float32", "fp8", "jacob", "make_recipe", "niti",
+           "pact", "twn", "wage", "wrpn"]
+
 # A float error whose bits are set rounds as a gradient must, or small ones vanish
 _FLOAT_ERROR = replace(FLOAT, rounding="stochastic")
 

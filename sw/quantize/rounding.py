@@ -13,6 +13,8 @@ number; the magnitude rounds up where the fraction's upper half exceeds its lowe
 import torch
 from torch import Tensor
 
+__all__ = ["evaluation_rounding", "round_to_integer"]
+
 _FRACTION_BITS = 16
 
 

@@ -16,6 +16,8 @@ from sw.quantize.ranges import extremes
 from sw.quantize.recipe import TensorRecipe
 from sw.train import probe
 
+__all__ = ["NormBatch", "capture_norms"]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NormBatch:

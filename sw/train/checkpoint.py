@@ -17,6 +17,8 @@ from torch import nn
 from golden.errors import LockstepError
 from sw.train.config import TrainState
 
+__all__ = ["Checkpoint", "FORMAT", "load_checkpoint", "make_checkpoint", "versions"]
+
 FORMAT = "lockstep-checkpoint-2"
 _OLD_FORMAT = "lockstep-checkpoint-1"
 _NEW_FIELDS = {"averaged", "world_size", "versions"}  # absent in the old format

@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 from golden.errors import LockstepError
 from sw.train.schedule import SCHEDULES
 
+__all__ = ["EpochResult", "StepResult", "TrainConfig", "TrainState"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

@@ -18,6 +18,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from golden.errors import LockstepError
 
+__all__ = ["ALONE", "World", "joined", "restarted", "started_by_torchrun"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:

@@ -8,6 +8,8 @@ from sw.data import Dataset
 from sw.train.config import TrainConfig
 from sw.train.distributed import ALONE, World
 
+__all__ = ["accuracy", "device_type", "evaluate", "logits_of", "prepared", "reconstructs"]
+
 TEST_BATCH = 512  # images at once, at most
 
 
@@ -64,4 +66,5 @@ def evaluate(model: nn.Module, data: Dataset, config: TrainConfig,
 
 
 def device_type(config: TrainConfig) -> str:
+    """The kind of device that trains, as torch names it: "cpu" or "cuda"."""
     return torch.device(config.device).type

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+__all__ = ["first_not_finite"]
+
 
 def _finite(value) -> bool:
     tensors = [value] if isinstance(value, Tensor) else \

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+__all__ = ["Observation", "is_recording", "observe", "recording"]
+
 _active: list | None = None
 
 

@@ -19,6 +19,9 @@ from torch.optim import lr_scheduler
 
 from golden.errors import LockstepError
 
+__all__ = ["Plan", "SCHEDULES", "data_at", "load_optimizer", "make_optimizer", "make_plan",
+           "make_scheduler", "regime_at", "regime_of", "set_options"]
+
 SCHEDULES = ("regime", "cosine", "step")
 DEFAULT_REGIME = [{"epoch": 0, "optimizer": "SGD", "lr": 0.1, "momentum": 0.9,
                    "weight_decay": 1e-4}]

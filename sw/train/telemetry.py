@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from sw.train.evaluate import prepared, reconstructs
 from sw.train.probe import Observation, recording
 
+__all__ = ["COLUMNS", "PROBE_IMAGES", "observe_model"]
+
 COLUMNS = ("epoch", "layer", "kind", "relative_error", "cosine", "low", "high")
 PROBE_IMAGES = 64
 

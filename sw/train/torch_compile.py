@@ -12,6 +12,8 @@ from golden.errors import LockstepError
 from sw.layers import fused
 from sw.layers.weighted import QLayer
 
+__all__ = ["check_compilable", "check_narrow", "compile_passes", "compiled"]
+
 _PROBE = "#include <Python.h>\n#include <omp.h>\n"  # what Inductor's files begin with
 _SECONDS = 60
 

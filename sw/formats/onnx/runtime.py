@@ -8,10 +8,12 @@ from golden.program.plain import beyond_plain
 from golden.program.sources import source_codes
 from sw.formats.onnx.exporter.integer import export_integer
 
+__all__ = ["run", "session"]
+
 BATCH = 64  # int64 intermediates: keeps the memory of large networks bounded
 
 
-def session(model, *, optimize=True, threads=1):
+def session(model, *, optimize=True, threads=1) -> onnxruntime.InferenceSession:
     """An onnxruntime.InferenceSession on the CPU for an onnx.ModelProto."""
     options = onnxruntime.SessionOptions()
     level = onnxruntime.GraphOptimizationLevel
@@ -22,7 +24,7 @@ def session(model, *, optimize=True, threads=1):
                                         providers=["CPUExecutionProvider"])
 
 
-def run(program, x, *, state=None, optimize=True, threads=1):
+def run(program, x, *, state=None, optimize=True, threads=1) -> dict[str, np.ndarray]:
     """Execute the program through ONNX Runtime.
 
     program: a `golden.program.Program`; x and state: as of `golden.program.interpreter.run`.

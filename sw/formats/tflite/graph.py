@@ -8,7 +8,7 @@ import numpy as np
 
 from golden.errors import LockstepError
 
-__all__ = ["TfliteGraph", "OperatorInfo", "TensorInfo", "check_activation"]
+__all__ = ["OperatorInfo", "TensorInfo", "TfliteGraph", "check_activation"]
 
 MOST_ELEMENTS = 1 << 26     # of an activation
 

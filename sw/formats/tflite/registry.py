@@ -47,7 +47,7 @@ def on_host(name: str, **fields) -> None:
     KINDS[name] = Kind(**fields)
 
 
-def factor(operator: OperatorInfo, *scales, over):
+def factor(operator: OperatorInfo, *scales, over) -> np.ndarray | np.float64:
     """The product of scales over another one, as the operator's kernel computes it.
 
     scales: float64, scalars or arrays that broadcast; over: float64

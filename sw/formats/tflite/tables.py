@@ -15,7 +15,7 @@ from sw.formats.tflite.builder import Builder, tflite_factor
 from sw.formats.tflite.graph import OperatorInfo, TensorInfo, check_activation
 from sw.formats.tflite.registry import converts, factor
 
-__all__ = ["hard_swish", "leaky_relu", "logistic", "put_table", "rescaled", "tanh"]
+__all__ = ["CODES", "hard_swish", "leaky_relu", "logistic", "put_table", "rescaled", "tanh"]
 
 CODES = np.arange(INT8_MIN, INT8_MAX + 1)
 INT16_MIN, INT16_MAX = -(1 << 15), (1 << 15) - 1

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from golden.errors import LockstepError
 
+__all__ = ["GraphBuilder", "TracedValue", "along_channels"]
+
 OPSET = 21
 IR_VERSION = 10
 INT64_LOW, INT64_HIGH = -(1 << 63), (1 << 63) - 1
@@ -48,7 +50,7 @@ class GraphBuilder:
             if not {name, f"{name}:0"} & self._taken:
                 return name
 
-    def constant(self, value, dtype, hint="constant"):
+    def constant(self, value, dtype, hint="constant") -> str:
         """The name of an initializer with this value; equal ones are shared."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
         key = (str(array.dtype), array.shape, array.tobytes())
@@ -57,7 +59,7 @@ class GraphBuilder:
             self._arrays[name] = array
         return self._constants[key]
 
-    def node(self, op_type, *inputs, output=None, **attributes):
+    def node(self, op_type, *inputs, output=None, **attributes) -> str:
         """Append one operator with one output and return the output's name."""
         name = self._fresh(op_type)
         if output is None:
@@ -67,14 +69,16 @@ class GraphBuilder:
                                            **attributes))
         return output
 
-    def cast(self, value, dtype, output=None):
+    def cast(self, value, dtype, output=None) -> str:
+        """The name of a value as another type."""
         return self.node("Cast", value, output=output, to=ELEMENT_TYPES[dtype])
 
-    def clip(self, value, low, high, dtype, output=None):
+    def clip(self, value, low, high, dtype, output=None) -> str:
+        """The name of a value of type `dtype` limited to [low, high]."""
         return self.node("Clip", value, self.constant(low, dtype, "low"),
                          self.constant(high, dtype, "high"), output=output)
 
-    def rename(self, value, output):
+    def rename(self, value, output) -> None:
         """Give a value that a node made the name `output`; of any other `output` is a copy."""
         index = self._writers.pop(value, None)
         if index is None:
@@ -85,19 +89,21 @@ class GraphBuilder:
             node.input[:] = [output if name == value else name for name in node.input]
 
     @property
-    def initializers(self):
+    def initializers(self) -> dict[str, np.ndarray]:
         """dict of name to array, in the order of their making."""
         return dict(self._arrays)
 
-    def declare_input(self, name, dtype, shape, batch="N"):
+    def declare_input(self, name, dtype, shape, batch="N") -> None:
+        """An input of the graph. shape: without the batch axis, whose length is `batch`."""
         self.inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype],
                                                          [batch, *shape]))
 
-    def declare_output(self, name, dtype, shape, batch="N"):
+    def declare_output(self, name, dtype, shape, batch="N") -> None:
+        """An output of the graph, declared like an input."""
         self.outputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype],
                                                           [batch, *shape]))
 
-    def model(self, doc, metadata):
+    def model(self, doc, metadata) -> onnx.ModelProto:
         """The checked onnx.ModelProto; metadata: dict of strings, stored in metadata_props."""
         initializers = [numpy_helper.from_array(array, name)
                         for name, array in self._arrays.items()]
@@ -134,7 +140,7 @@ class TracedValue:
         self.shape = shape
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         """The number of axes."""
         return len(self.shape)
 
@@ -184,7 +190,8 @@ class TracedValue:
         multiple = self._apply("Sub", remainder, self.low - remainder.high, self.high)
         return multiple._apply("Div", divisor, min(corners), max(corners))
 
-    def clip(self, low, high):
+    def clip(self, low, high) -> "TracedValue":
+        """The values limited to [low, high], which are integers."""
         low, high = int(low), int(high)
         if low <= self.low and self.high <= high:
             return self
@@ -200,14 +207,14 @@ class TracedValue:
         bound = self.graph.constant(bound, "int64", "bound")
         return self.graph.node("Where", self.graph.node(comparison, name, bound), bound, name)
 
-    def sum(self, axes, count):
+    def sum(self, axes, count) -> "TracedValue":
         """The sum over `axes` (kept, of length 1) of `count` elements."""
         name = self.graph.node("ReduceSum", self.name, self.graph.constant(axes, "int64", "axes"),
                                keepdims=1)
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shape))
         return TracedValue(self.graph, name, self.low * count, self.high * count, shape)
 
-    def store(self, dtype="int8"):
+    def store(self, dtype="int8") -> str:
         """The name of the values as an integer type, in which they must lie."""
         limits = np.iinfo(dtype)
         if self.low < limits.min or self.high > limits.max:
@@ -232,6 +239,6 @@ def _power_of_two(bits):
     return np.int64(1) << np.asarray(bits, dtype=np.int64)
 
 
-def along_channels(values, rank):
+def along_channels(values, rank) -> np.ndarray:
     """Per-channel constants (C,) or (1,): int64 that broadcasts over axis 1 of `rank` axes."""
     return np.asarray(values, dtype=np.int64).reshape((1, -1) + (1,) * (rank - 2))

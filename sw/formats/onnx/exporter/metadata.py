@@ -12,6 +12,8 @@ import numpy as np
 from golden.errors import LockstepError
 from golden.program import Program, storage
 
+__all__ = ["PREFIX", "program_metadata", "program_of"]
+
 PREFIX = "lockstep."
 FORMS = ("integer", "qdq")
 
@@ -30,7 +32,7 @@ def _stored(array, names):
             "values": array.reshape(-1).tolist()}
 
 
-def program_metadata(program, form, initializers):
+def program_metadata(program, form, initializers) -> dict[str, str]:
     """The metadata both exports carry, a dict of strings.
 
     form: one of FORMS; initializers: dict of name to array, those of the graph
@@ -56,7 +58,7 @@ def _array(entry, initializers):
     return np.array(entry["values"], dtype=entry["dtype"]).reshape(entry["shape"])
 
 
-def program_of(metadata, initializers):
+def program_of(metadata, initializers) -> Program:
     """The Program that `program_metadata` described; its hash is that of the metadata.
 
     metadata: dict of strings; initializers: dict of name to array

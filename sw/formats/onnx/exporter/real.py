@@ -80,26 +80,27 @@ class Reals(Movements):
                 _dequantized(graph, graph.constant(bias, "int32", "bias"), scales * source,
                              f"bias of tensor {name}", "int32"))
 
-    def convolution(self, x, weights, bias, rescale, *, stride, padding, dilation, groups):
+    def convolution(self, x, weights, bias, rescale, *, stride, padding, dilation, groups
+                    ) -> Symbol:
         """weights: int8 (O, I / groups, kh, kw), bias: int32 (O,) with the node's rescale."""
         parameters = self._parameters(weights, bias, rescale)
         return self._node("Conv", x, *parameters, kernel_shape=[int(n) for n in weights.shape[2:]],
                           strides=list(stride), pads=list(padding), dilations=list(dilation),
                           group=groups)
 
-    def linear(self, x, weights, bias, rescale):
+    def linear(self, x, weights, bias, rescale) -> Symbol:
         """weights: int8 (O, I), bias: int32 (O,) with the node's rescale."""
         return self._node("Gemm", x, *self._parameters(weights, bias, rescale), transB=1)
 
-    def add(self, first, second):
+    def add(self, first, second) -> Symbol:
         """The sum."""
         return self._node("Add", first, second.name)
 
-    def mul(self, first, second):
+    def mul(self, first, second) -> Symbol:
         """The product, broadcast."""
         return self._node("Mul", first, second.name)
 
-    def lookup(self, x, table):
+    def lookup(self, x, table) -> Symbol:
         """What a table of codes says of the input's codes, as real values."""
         source, target, graph = self._sources[0].quantization, self._target, self.graph
         scale = factors(graph, source.scale, f"Scale of tensor {self._sources[0].name}", "scale",
@@ -113,16 +114,16 @@ class Reals(Movements):
         reals = factors(graph, reals, f"Table of tensor {target.name}", "table")
         return Symbol(graph.node("Gather", reals, index, axis=0), x.shape)
 
-    def average_pool(self, x, kernel, stride, padding, counts_padding):
+    def average_pool(self, x, kernel, stride, padding, counts_padding) -> Symbol:
         """The average of each window."""
         return self._node("AveragePool", x, kernel_shape=list(kernel), strides=list(stride),
                           pads=list(padding), count_include_pad=int(counts_padding))
 
-    def global_average(self, x):
+    def global_average(self, x) -> Symbol:
         """The average of each map."""
         return self._node("GlobalAveragePool", x)
 
-    def gained(self, x, rescale, count=1):
+    def gained(self, x, rescale, count=1) -> Symbol:
         """x times what the factors say beyond S_in / (S_out * count), if anything."""
         source, target = self._scales()
         gains = _real_factors(rescale, rescale.n_channels) * target * count / source
@@ -132,7 +133,7 @@ class Reals(Movements):
         return self._node("Mul", x, factors(self.graph, gains, f"Gain of tensor "
                                             f"{self._target.name}", "gain"))
 
-    def affine(self, x, slope, offset):
+    def affine(self, x, slope, offset) -> Symbol:
         """The real form of slope * code + offset = output code, float64 (C,) each."""
         source, target = self._sources[0].quantization, self._target.quantization
         offset = offset + slope * source.zero_point - target.zero_point

@@ -44,23 +44,23 @@ class Movements(Primitives):
     def _pooled(self, x, kernel, stride, padding):
         return (*x.shape[:2], *windows.output_size(x.shape[2:], kernel, stride, padding))
 
-    def window_max(self, x, kernel, stride, padding):
+    def window_max(self, x, kernel, stride, padding) -> Symbol:
         name = self.graph.node("MaxPool", x.name, kernel_shape=list(kernel), strides=list(stride),
                                pads=list(padding))
         return Symbol(name, self._pooled(x, kernel, stride, padding), x.dtype)
 
-    def concat(self, inputs, axis):
+    def concat(self, inputs, axis) -> Symbol:
         name = self.graph.node("Concat", *(x.name for x in inputs), axis=axis)
         shape = list(inputs[0].shape)
         shape[axis] = sum(x.shape[axis] for x in inputs)
         return Symbol(name, tuple(shape), inputs[0].dtype)
 
-    def reshape(self, x, shape):
+    def reshape(self, x, shape) -> Symbol:
         sizes = self.graph.constant([0, *shape], "int64", "shape")  # 0 keeps the batch dimension
         name = self.graph.node("Reshape", x.name, sizes)
         return Symbol(name, (x.shape[0], *shape), x.dtype)
 
-    def transpose(self, x, axes):
+    def transpose(self, x, axes) -> Symbol:
         name = self.graph.node("Transpose", x.name, perm=list(axes))
         return Symbol(name, tuple(x.shape[axis] for axis in axes), x.dtype)
 
@@ -68,18 +68,18 @@ class Movements(Primitives):
 class Integers(Movements):
     """Codes are `Symbol`s, integers are `Value`s."""
 
-    def integers(self, x):
+    def integers(self, x) -> TracedValue:
         limits = np.iinfo(x.dtype)
         return TracedValue(self.graph, self.graph.cast(x.name, "int64"), int(limits.min),
                      int(limits.max), x.shape)
 
-    def codes(self, value, dtype="int8"):
+    def codes(self, value, dtype="int8") -> Symbol:
         return Symbol(value.store(dtype), value.shape, dtype)
 
-    def constant(self, values, like):
+    def constant(self, values, like) -> np.ndarray:
         return np.asarray(values, np.int64)
 
-    def per_channel(self, values, like, axis=1):
+    def per_channel(self, values, like, axis=1) -> np.ndarray:
         if axis != 1:
             self._refuse(f"channels on axis {axis}")
         return along_channels(values, like.ndim)
@@ -100,10 +100,10 @@ class Integers(Movements):
         size = windows.output_size(x.shape[2:], kernel, stride, padding, dilation)
         return self._sums(name, (x.shape[0], len(weights), *size))
 
-    def convolution(self, x, weights, bias, zero_point, **geometry):
+    def convolution(self, x, weights, bias, zero_point, **geometry) -> TracedValue:
         return self._convolution(x, weights, zero_point, **geometry) + along_channels(bias, 4)
 
-    def linear(self, x, weights, bias, zero_point):
+    def linear(self, x, weights, bias, zero_point) -> TracedValue:
         name = self.graph.node("MatMulInteger", x.name,
                                self.graph.constant(np.ascontiguousarray(weights.T), "int8",
                                                    "weights"),
@@ -111,21 +111,21 @@ class Integers(Movements):
                                self.graph.constant(0, "int8", "w_zero_point"))
         return self._sums(name, (x.shape[0], len(weights))) + along_channels(bias, 2)
 
-    def window_sum(self, x, zero_point, kernel, stride, padding):
+    def window_sum(self, x, zero_point, kernel, stride, padding) -> TracedValue:
         channels = x.shape[1]
         return self._convolution(x, np.ones((channels, 1, *kernel), np.int8), zero_point,
                                  stride=stride, padding=padding, dilation=(1, 1), groups=channels)
 
-    def sum(self, value, axes):
+    def sum(self, value, axes) -> TracedValue:
         lengths = [value.shape[axis] for axis in axes]
         if BATCH in lengths:
             self._refuse("sum over a batch of unknown length")
         return value.sum(axes, math.prod(lengths))
 
-    def clip(self, x, low, high):
+    def clip(self, x, low, high) -> Symbol:
         return Symbol(self.graph.clip(x.name, low, high, x.dtype), x.shape, x.dtype)
 
-    def lookup(self, x, table):
+    def lookup(self, x, table) -> Symbol:
         index = self.integers(x) - arith.INT8_MIN
         table = self.graph.constant(table, "int8", "table")
         return Symbol(self.graph.node("Gather", table, index.name, axis=0), x.shape)

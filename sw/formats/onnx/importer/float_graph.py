@@ -21,7 +21,7 @@ from sw.formats.onnx.importer.walk import Walk, check_dropout, normalisation, pe
 from sw.layers.graph_layers import PaddedMaxPool2d, QActivation, QConcat, QPaddedAvgPool2d
 from sw.layers.weighted import QAdd, QConv2d, QGlobalAvgPool2d, QLinear, WeightedLayer
 
-__all__ = ["FloatWalk", "Open", "Padded", "LayerOutput", "activation", "add", "average_pool",
+__all__ = ["FloatWalk", "LayerOutput", "Open", "Padded", "activation", "add", "average_pool",
            "batch_normalization", "concat", "constant_operand", "conv", "global_average_pool",
            "identity", "linear", "max_pool", "mul", "pad", "reshape", "same", "sub"]
 
@@ -46,6 +46,7 @@ class Padded:
 
     @property
     def shape(self) -> tuple:
+        """With the padding, without the batch."""
         channels, rows, columns = self.source.shape
         top, left, bottom, right = self.padding
         return channels, rows + top + bottom, columns + left + right
@@ -177,6 +178,7 @@ def identity(node, source, padding=(0, 0, 0, 0)) -> Open:
 
 
 def conv(walk, node) -> Open | LayerOutput:
+    """Conv with constant weights; a Pad in front becomes its padding."""
     value = walk.operand(node, 0)
     source, extra = (value.source, value.padding) if isinstance(value, Padded) \
         else (walk.tensor(node), (0, 0, 0, 0))
@@ -230,11 +232,12 @@ def linear(walk, node) -> Open | LayerOutput:
 
 
 def batch_normalization(walk, node) -> Open | LayerOutput:
+    """BatchNormalization, into the product in front."""
     layer = walk.affine(node)
     return walk.join(node, *normalisation(walk, node, layer.shape))
 
 
-def add(walk, node) -> LayerOutput:
+def add(walk, node) -> Open | LayerOutput:
     """A sum of two tensors, or of a tensor and a constant per channel."""
     if len(node.inputs) == 1:
         return walk.tensor(node)
@@ -264,6 +267,7 @@ def constant_operand(walk, node, position, sign) -> Open | LayerOutput:
 
 
 def sub(walk, node) -> Open | LayerOutput:
+    """A tensor less a constant per channel."""
     if walk.is_constant(node.inputs[0]):
         node.refuse("the second operand must be the constant")
     return constant_operand(walk, node, 1, -1.0)
@@ -300,6 +304,7 @@ def activation(walk, node) -> Open | LayerOutput:
 
 
 def max_pool(walk, node) -> LayerOutput:
+    """MaxPool; padding never wins."""
     source = walk.tensor(node)
     window = geometry.window_of(node, source.shape)
     geometry.check_pool(node, window)
@@ -309,6 +314,7 @@ def max_pool(walk, node) -> LayerOutput:
 
 
 def average_pool(walk, node) -> LayerOutput:
+    """AveragePool, its padding counted or not."""
     source = walk.tensor(node)
     window = geometry.window_of(node, source.shape)
     included = geometry.check_pool(node, window)
@@ -343,12 +349,14 @@ def reshape(walk, node) -> LayerOutput:
 
 
 def concat(walk, node) -> LayerOutput:
+    """Concat along the channels."""
     inputs = [walk.tensor(node, position) for position in range(len(node.inputs))]
     shape = geometry.joined(node, [value.shape for value in inputs])
     return walk.add(node, QConcat(FLOAT), inputs, shape) if len(inputs) > 1 else inputs[0]
 
 
 def pad(walk, node) -> Padded:
+    """Pad by zeros, which the operator behind it may take over."""
     source = walk.tensor(node)
     padding = geometry.pad_sides(walk, node, source.shape)
     return Padded(node=node, source=source, padding=padding)

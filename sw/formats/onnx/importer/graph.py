@@ -11,7 +11,7 @@ import onnx
 from golden.errors import LockstepError
 from sw.formats.onnx.importer.model_file import TYPE_NAMES, array_of
 
-__all__ = ["OnnxGraph", "NodeInfo", "host_tail", "make_graph", "needed_nodes", "reader_counts",
+__all__ = ["NodeInfo", "OnnxGraph", "host_tail", "make_graph", "needed_nodes", "reader_counts",
            "writers_of"]
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")

@@ -87,11 +87,13 @@ def conv_fields(node, shape, weights) -> dict:
 
 
 def quantize(walk, node) -> Codes:
+    """QuantizeLinear: a pending or real value becomes codes."""
     quantization, offset = walk.quantization(node, 1, 2, f"tensor {node.output!r}")
     return walk.emit(node, walk.operand(node, 0), quantization, offset)
 
 
 def dequantize(walk, node) -> Weights | Real:
+    """DequantizeLinear, of a constant or of codes."""
     if node.attributes.get("block_size", 0):
         node.refuse("scales of blocks are not supported")
     value = walk.operand(node, 0)
@@ -104,6 +106,7 @@ def dequantize(walk, node) -> Weights | Real:
 
 
 def conv(walk, node) -> Product:
+    """Conv with constant weights."""
     source, weights = walk.real(node).codes, walk.weights(node, 1, 4)
     bias = walk.operand(node, 2) if walk.has(node, 2) else None
     return product(walk, node, source, weights, 0, bias, conv_fields(node, source.shape, weights))
@@ -140,6 +143,7 @@ def channelwise(walk, node) -> Product:
 
 
 def batch_normalization(walk, node) -> Product:
+    """BatchNormalization, into the product in front."""
     value = channelwise(walk, node)
     return value.affine(*normalisation(walk, node, value.shape))
 
@@ -218,6 +222,7 @@ def clamp(walk, node) -> Pending | Codes | Real:
 
 
 def max_pool(walk, node) -> Codes | Real:
+    """MaxPool, on real values or on codes."""
     def window(codes):
         found = geometry.window_of(node, codes.shape)
         geometry.check_pool(node, found)
@@ -226,6 +231,7 @@ def max_pool(walk, node) -> Codes | Real:
 
 
 def average_pool(walk, node) -> Mean:
+    """AveragePool, its padding counted or not."""
     source = walk.real(node).codes
     window = geometry.window_of(node, source.shape)
     counts = geometry.check_pool(node, window)
@@ -266,6 +272,7 @@ def transpose(walk, node) -> Weights:
 
 
 def concat(walk, node) -> Join | Codes | Real:
+    """Concat along the channels, on real values or on codes."""
     values = [walk.operand(node, position) for position in range(len(node.inputs))]
     if not all(isinstance(value, Codes) for value in values):
         values = [walk.real(node, position) for position in range(len(node.inputs))]

@@ -41,6 +41,7 @@ def _bias(walk, node, position, source, weights):
 
 
 def conv(walk, node) -> Codes:
+    """QLinearConv."""
     source, weights = walk.coded(node, 0, 1, 2), _weights(walk, node, 3, 4, 0)
     bias = _bias(walk, node, 8, source, weights)
     fields = conv_fields(node, source.shape, weights)
@@ -48,11 +49,13 @@ def conv(walk, node) -> Codes:
 
 
 def matmul(walk, node) -> Codes:
+    """QLinearMatMul with constant weights."""
     source, weights = walk.coded(node, 0, 1, 2), _weights(walk, node, 3, 2, 1)
     return _written(walk, node, product(walk, node, source, weights, 1, None, None), 6, 7)
 
 
 def gemm(walk, node) -> Codes:
+    """QGemm with constant weights; alpha must be 1."""
     axis = 0 if node.attributes.get("transB", 0) else 1
     source, weights = walk.coded(node, 0, 1, 2), _weights(walk, node, 3, 2, axis)
     if node.attributes.get("transA", 0) or node.attributes.get("alpha", 1.0) != 1.0:
@@ -64,6 +67,7 @@ def gemm(walk, node) -> Codes:
 
 
 def add(walk, node) -> Codes:
+    """QLinearAdd of two tensors of one shape."""
     first, second = walk.coded(node, 0, 1, 2), walk.coded(node, 3, 4, 5)
     if first.shape != second.shape:
         node.refuse(f"inputs must have equal shapes, not {list(first.shape)} and "
@@ -72,11 +76,13 @@ def add(walk, node) -> Codes:
 
 
 def mul(walk, node) -> Codes:
+    """QLinearMul of two tensors, of which one may have one value per channel."""
     first, second = walk.coded(node, 0, 1, 2), walk.coded(node, 3, 4, 5)
     return _written(walk, node, gated(node, first, second), 6, 7)
 
 
 def function(walk, node) -> Codes:
+    """QLinearSigmoid and QLinearLeakyRelu."""
     source = walk.coded(node, 0, 1, 2)
     return _written(walk, node, Function(
         inputs=(source,), own_shape=source.shape,
@@ -84,6 +90,7 @@ def function(walk, node) -> Codes:
 
 
 def concat(walk, node) -> Codes:
+    """QLinearConcat along the channels."""
     codes = tuple(walk.coded(node, position, position + 1, position + 2)
                   for position in range(2, len(node.inputs), 3))
     shape = geometry.joined(node, [item.shape for item in codes])
@@ -97,6 +104,7 @@ def _pooled(walk, node):
 
 
 def average_pool(walk, node) -> Codes:
+    """QLinearAveragePool, its padding counted or not."""
     source = _pooled(walk, node)
     window = geometry.window_of(node, source.shape)
     counts = geometry.check_pool(node, window)
@@ -106,6 +114,7 @@ def average_pool(walk, node) -> Codes:
 
 
 def global_average_pool(walk, node) -> Codes:
+    """QLinearGlobalAveragePool, of an image."""
     source = _pooled(walk, node)
     if len(source.shape) != 3:
         node.refuse(f"must have an input of 4 dimensions, not {len(source.shape) + 1}")

@@ -50,6 +50,7 @@ class Real:
 
     @property
     def shape(self) -> tuple:
+        """That of the codes, without the batch."""
         return self.codes.shape
 
 
@@ -69,6 +70,7 @@ class Weights:
 
     @property
     def shape(self) -> tuple:
+        """That of the codes, as in the file."""
         return self.codes.shape
 
     def _along(self, values):
@@ -103,6 +105,7 @@ class Pending:
 
     @property
     def shape(self) -> tuple:
+        """Without the batch, after the Reshape if there is one."""
         return self.flat or self.own_shape
 
     def clamped(self, low, high) -> Pending:
