@@ -14,11 +14,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.peers import PEERS
 from benchmarks.rows import results_page, row
 from benchmarks.training_products import training_rows
 from cli.rtl_backend import SimulationFailure
 from golden.errors import LockstepError
+from golden.program import Program
+
+__all__ = ["MOST_CYCLES", "ON_CHIP", "measure", "page"]
 
 ON_CHIP = ("resnet8", "ds_cnn", "mobilenet_v1_025", "autoencoder")
 EXTERNAL = ("resnet18",)  # larger than the memory of a chip
@@ -138,14 +143,14 @@ def simulated_sha256(target) -> str:
     return hashlib.sha256(accelerator_verilog(target).encode()).hexdigest()
 
 
-def network_program(name: str):
+def network_program(name: str) -> Program:
     """The network as a golden Program."""
     from benchmarks import networks
 
     return getattr(networks, name)()
 
 
-def simulate(program, x, target):
+def simulate(program, x, target) -> tuple[np.ndarray, int]:
     """(the last tensor, cycles from start to done) of one image on the RTL."""
     from sim import rtl
     from sim.runner import SimulationError

@@ -17,6 +17,8 @@ from benchmarks.rows import row
 from cli import command as cli
 from golden.errors import LockstepError
 
+__all__ = ["VARIANTS", "Variant", "chosen", "measure", "source_hash"]
+
 BATCH = 128
 NETWORKS = {"resnet8": (8, 16, 3), "resnet20": (20, 8, 1)}  # depth, epochs, seeds
 SOURCES = ("golden", "sw", "models")
@@ -33,6 +35,7 @@ class Variant:
 
     @property
     def integer(self) -> bool:
+        """Is the trained network run as an integer program, too?"""
         return self.quantize and self.recipe != "float"
 
 

@@ -4,6 +4,8 @@ in 8 bits per channel, activations in 8 bits, ordinary batch norm, gradients in 
 import brevitas.nn as qnn
 from torch import Tensor, nn
 
+__all__ = ["BrevitasResNet8"]
+
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     return nn.Sequential(

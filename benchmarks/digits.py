@@ -7,6 +7,8 @@ import time
 
 from benchmarks.rows import row
 
+__all__ = ["measure"]
+
 
 def _trained(data, seed: int, epochs: int, quantize: bool, bar):
     import torch

@@ -5,6 +5,8 @@ import numpy as np
 from golden.errors import LockstepError
 from golden.program.layout import from_file
 
+__all__ = ["Reference"]
+
 
 class Reference:
     """An interpreter of one model with LiteRT's reference kernels.

@@ -8,10 +8,10 @@ import numpy as np
 
 from golden import ops
 from golden.arith import multiplier_and_shift
-from golden.program import Quantization
+from golden.program import Program, Quantization
 from golden.program.builder import ProgramBuilder
 
-__all__ = ["autoencoder", "ds_cnn", "mobilenet_v1_025", "resnet18", "resnet8"]
+__all__ = ["autoencoder", "ds_cnn", "mobilenet_v1_025", "resnet8", "resnet18"]
 
 _DEVIATION = 40.0  # codes; the standard deviation aimed at for every tensor
 _WEIGHT_DEVIATION = 73.0  # of uniform weights in -127..127
@@ -118,7 +118,7 @@ class _Maker:
         return self.builder.build(self.name, output)
 
 
-def resnet8():
+def resnet8() -> Program:
     """ResNet-8 of MLPerf Tiny's image classification: 32x32x3, 12.5 M MACs."""
     make = _Maker("resnet8", (3, 32, 32))
     x = make.conv(make.input, 16, 3, padding=1)
@@ -127,7 +127,7 @@ def resnet8():
     return make.program(make.classify(x, 10))
 
 
-def ds_cnn():
+def ds_cnn() -> Program:
     """DS-CNN of keyword spotting: 49x10x1, 64 channels, 2.66 M MACs."""
     make = _Maker("ds_cnn", (1, 49, 10))
     x = make.conv(make.input, 64, (10, 4), stride=2, padding=(5, 1))
@@ -136,7 +136,7 @@ def ds_cnn():
     return make.program(make.classify(x, 12))
 
 
-def mobilenet_v1_025():
+def mobilenet_v1_025() -> Program:
     """MobileNet v1 0.25 of visual wake words: 96x96x3, 7.5 M MACs."""
     make = _Maker("mobilenet_v1_025", (3, 96, 96))
     x = make.conv(make.input, 8, 3, stride=2, padding=1)
@@ -146,7 +146,7 @@ def mobilenet_v1_025():
     return make.program(make.classify(x, 2))
 
 
-def autoencoder():
+def autoencoder() -> Program:
     """The autoencoder of anomaly detection, 0.26 M MACs."""
     make = _Maker("autoencoder", (640,))
     x = make.input
@@ -155,7 +155,7 @@ def autoencoder():
     return make.program(make.linear(x, 640))
 
 
-def resnet18():
+def resnet18() -> Program:
     """ResNet-18 for 224x224x3, 1.8 G MACs."""
     make = _Maker("resnet18", (3, 224, 224))
     x = make.max_pool(make.conv(make.input, 64, 7, stride=2, padding=3), 3, 2, 1)

@@ -11,11 +11,22 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.rows import row
 from golden.errors import LockstepError
+from golden.program import Program
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from onnxruntime.quantization import CalibrationDataReader
+    from torch import nn
+
+__all__ = ["calibration_reader", "compared", "light_models", "measure", "quantized_light",
+           "reference_trace", "runtime_quantization"]
 
 IMAGES = 2          # of which every light network is calibrated and run
 COMPARED = 8        # images of which every tensor is compared with ONNX Runtime
@@ -38,7 +49,8 @@ def random_images(shape, n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((n, *shape)).astype(np.float32)
 
 
-def quantized_light(path: Path, n_images: int = IMAGES):
+def quantized_light(path: Path, n_images: int = IMAGES
+                    ) -> "tuple[nn.Module, Program, np.ndarray, dict[str, np.ndarray]]":
     """(network, program, images, trace) of a float model, calibrated on random images."""
     import torch
 
@@ -89,7 +101,7 @@ def distance(network, program, images, trace) -> float:
     return float(np.abs(expected / grid.scale + grid.zero_point - codes).max())
 
 
-def with_random_weights(path: Path, seed: int = 0):
+def with_random_weights(path: Path, seed: int = 0) -> "ModelProto":
     """A light model up to its Softmax whose ConstantOfShape weights became random ones, opset 13.
 
     Its other operators must mean the same in opset 9 and 13, as those of squeezenet do.
@@ -121,7 +133,7 @@ def with_random_weights(path: Path, seed: int = 0):
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
 
 
-def runtime_quantization():
+def runtime_quantization() -> ModuleType:
     """onnxruntime.quantization. Importing it appends a folder to sys.path in which a folder called
     models hides the package of that name; that is taken back."""
     paths = list(sys.path)
@@ -131,7 +143,7 @@ def runtime_quantization():
     return quantization
 
 
-def calibration_reader(name: str, batches):
+def calibration_reader(name: str, batches) -> "CalibrationDataReader":
     """What quantize_static calibrates on: batches, float32 (N, ...) each, of the input `name`."""
     class Reader(runtime_quantization().CalibrationDataReader):
         def __init__(self):

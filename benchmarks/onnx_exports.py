@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.rows import row
+from golden.program import Program
+
+__all__ = ["measure"]
 
 IMAGES = 200
 
 
-def trained_program():
+def trained_program() -> tuple[Program, np.ndarray]:
     """The demo's network on the digits, a few epochs in 8 bits, and test images."""
     import torch
 

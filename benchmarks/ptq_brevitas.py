@@ -17,6 +17,8 @@ from torch import Tensor, fx, nn
 from golden.errors import LockstepError
 from sw.layers.weighted import QAdd, QConv2d, QGlobalAvgPool2d, QInput, QLayer, QLinear
 
+__all__ = ["accuracy", "installed", "plain_network", "version"]
+
 BATCH = 64  # images at once
 EQUALISATIONS = 20
 
@@ -27,6 +29,7 @@ def installed() -> bool:
 
 
 def version() -> str:
+    """The version of the package."""
     return importlib.metadata.version("brevitas")
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from sw.ptq.config import AdaRoundConfig, DistillationConfig, PtqConfig
 
+__all__ = ["BLOCKS", "METHODS", "Method", "Scheme", "schemes"]
+
 BLOCKS = {"w8a8": (8, 8), "w8a4": (8, 4), "w4a8": (4, 8), "w4a4": (4, 4)}  # weights, activations
 PERCENTILE = 99.9
 
@@ -36,6 +38,7 @@ class Scheme:
 
     @property
     def program(self) -> bool:
+        """Is the accuracy of an integer program measured?"""
         return self.method.program and not self.config.simulation_only
 
 

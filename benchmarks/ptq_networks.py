@@ -8,8 +8,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from golden.errors import LockstepError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["DATASET", "NETWORKS", "Network", "given_checkpoints", "load", "trained"]
 
 DATASET = "cifar10"
 BATCH = 128
@@ -49,7 +55,7 @@ def given_checkpoints(entries: list[str], chosen: list[str]) -> dict[str, Path]:
     return found
 
 
-def load(name: str, path: Path, data):
+def load(name: str, path: Path, data) -> "tuple[nn.Module, int]":
     """(float network in evaluation mode, epochs it was trained for) of a checkpoint.
 
     Raises LockstepError for a file that is no checkpoint, one of another model or data set, and one

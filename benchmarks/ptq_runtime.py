@@ -4,16 +4,22 @@ on both sides, weights per channel, activations by min/max, norms folded before.
 import logging
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
 
 from golden.errors import LockstepError
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["accuracy", "float_onnx", "logits", "quantized"]
+
 BATCH = 100  # images at once
 
 
-def float_onnx(model: nn.Module):
+def float_onnx(model: nn.Module) -> "ModelProto":
     """The folded network as an onnx.ModelProto of float operators, opset 17; its batch is free.
 
     Raises LockstepError for a layer that the networks of this suite do not have.
@@ -82,7 +88,7 @@ def float_onnx(model: nn.Module):
     return onnx.shape_inference.infer_shapes(made)
 
 
-def quantized(model, images: np.ndarray):
+def quantized(model, images: np.ndarray) -> "ModelProto":
     """What quantize_static makes of a float onnx.ModelProto, calibrated on images."""
     import onnx
 

@@ -9,6 +9,8 @@ from benchmarks.ptq_methods import BLOCKS, METHODS, schemes
 from benchmarks.ptq_networks import NETWORKS
 from benchmarks.rows import row
 
+__all__ = ["page", "recovered_share", "rows_of"]
+
 PEERS = {
     "onnxruntime": "ONNX Runtime, quantize_static: QDQ, min/max, weights per channel",
     "brevitas": "Brevitas, its defaults: weights per channel, activations at 99.999 %",

@@ -2,6 +2,8 @@
 
 import textwrap
 
+__all__ = ["print_rows", "results_page", "row"]
+
 
 def row(name: str, value: float, unit: str, command: str, *, goal: str | None = None,
         met: bool | None = None, context: str = "") -> dict:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 
 __all__ = ["SUITES", "Suite", "add_suite", "command_of"]
 
@@ -48,7 +49,7 @@ class Suite:
     module: str
     options: Mapping[str, Mapping]
 
-    def load(self):
+    def load(self) -> ModuleType:
         """The suite's module; imported late, as most need torch."""
         return import_module(f"benchmarks.{self.module}")
 

@@ -14,6 +14,8 @@ from benchmarks.litert import Reference
 from benchmarks.rows import row
 from golden.errors import LockstepError
 
+__all__ = ["FOLDER", "IMAGES", "MODELS", "measure", "pixel_codes"]
+
 MODELS = {"resnet8": "pretrainedResnet_quant.tflite", "ad01": "ad01_int8.tflite"}
 FOLDER = "mlperf_tiny"
 IMAGES = 200        # of which every tensor is compared

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from benchmarks.rows import row
 
+__all__ = ["measure", "measure_cpu"]
+
 Step = Callable[[], None]
 
 

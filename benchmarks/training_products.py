@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cli.rtl_backend import SimulationFailure
+from golden.ops import Rescale
+from golden.program import Program, Quantization
+
+__all__ = ["PRODUCTS", "Convolution", "cases", "compare", "layers", "operands", "product_program",
+           "reference", "training_rows", "values"]
 
 BATCH = 4
 GOAL = 0.75
@@ -80,10 +85,8 @@ def operands(c, n_images: int, seed: int = 0) -> dict[str, np.ndarray]:
         "bias": rng.integers(-5000, 5000, c.out_channels)}
 
 
-def rescale(n_terms: int, zero_point: int, channels: int = 1):
+def rescale(n_terms: int, zero_point: int, channels: int = 1) -> Rescale:
     """A golden Rescale that brings sums of n_terms random products to about 40 codes."""
-    from golden.ops import Rescale
-
     factors = 40 / (73 * 73 * np.sqrt(n_terms)) * np.linspace(0.5, 1.5, channels)
     return Rescale.from_factors(factors, zero_point=zero_point)
 
@@ -101,12 +104,11 @@ def reference(c, x, w, dy, zero_point: int) -> tuple[np.ndarray, np.ndarray, np.
     return tuple(t.detach().to(torch.int64).numpy() for t in (y, dx, dw))
 
 
-def product_program(name: str, operators: list, tensors: dict, n_images: int):
+def product_program(name: str, operators: list, tensors: dict, n_images: int) -> Program:
     """A Program of operators that all read the same tensors, on a batch of its own.
 
     tensors: {input: (shape without the batch, zero point, dtype, batched)}.
     """
-    from golden.program import Quantization
     from golden.program.builder import ProgramBuilder
 
     build, outputs = ProgramBuilder(), []

@@ -11,8 +11,15 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from golden.errors import LockstepError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Parser", "check_file", "literal_dict", "read_array", "read_arrays", "replacing", "run",
+           "uninterrupted"]
 
 
 def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
@@ -42,7 +49,7 @@ def run(main: Callable[..., int | None], argv: list[str] | None = None) -> None:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is a LockstepError: one line, exit 2."""
 
-    def error(self, message):
+    def error(self, message) -> NoReturn:
         raise LockstepError(f"{message} (see {self.prog} --help)")
 
 
@@ -60,7 +67,7 @@ def literal_dict(text: str, option: str) -> dict:
     return value
 
 
-def read_array(path: str | Path):
+def read_array(path: str | Path) -> "np.ndarray":
     """The array of a .npy file, without pickles; LockstepError for any other file."""
     import numpy as np
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from hw.isa import Counter
 
+__all__ = ["hardware_fields", "print_report"]
+
 SHOWN_NAME = 41  # characters of a node's name in the table
 #: What the array did in each cycle, in the order of the counters: they add up to the cycles.
 CAUSES = tuple(Counter(k).name.lower() for k in range(Counter.ARRAY_BUSY, Counter.ARRAY_FETCH + 1))

@@ -19,7 +19,8 @@ def find_inputs(program_directory: str | Path, path: str | None = None) -> str |
     return path or (beside if beside.is_file() else None)
 
 
-def load_inputs(program, path: str | Path | None, n_images: int | None = None):
+def load_inputs(program, path: str | Path | None, n_images: int | None = None
+                ) -> np.ndarray | dict[str, np.ndarray]:
     """The program's input from a .npy file, or random codes where path is None.
 
     Returns float or int8 values, batch first, in the program's layout; for a program with several

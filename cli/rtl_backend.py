@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from tqdm import tqdm
 
 from cli.inputs import count_images
 from golden.errors import LockstepError
+
+if TYPE_CHECKING:
+    from sim.rtl import RtlReport
+
+__all__ = ["DEFAULT_TARGET", "RtlOptions", "SimulationFailure", "prepare_rtl", "rtl_options",
+           "run_rtl"]
 
 DEFAULT_TARGET = "sim-8x8"
 
@@ -32,7 +40,7 @@ class RtlOptions:
     simulator: str = "verilator"
 
 
-def rtl_options(program, *, target=None, image=None, verilog=None, **options):
+def rtl_options(program, *, target=None, image=None, verilog=None, **options) -> RtlOptions:
     """RtlOptions from a target's name and the paths of an image folder and a Verilog file.
 
     options: jobs, traced and simulator, as they are.
@@ -61,7 +69,7 @@ def rtl_options(program, *, target=None, image=None, verilog=None, **options):
     return RtlOptions(target=chosen, image=image, verilog=verilog, **options)
 
 
-def prepare_rtl(program, options):
+def prepare_rtl(program, options) -> RtlOptions:
     """The options with the program compiled, so that what cannot run is found before anything runs.
 
     Raises LockstepError for a program that the target cannot run and a missing C++ compiler.
@@ -75,7 +83,7 @@ def prepare_rtl(program, options):
     return replace(options, image=compile_program(program, options.target))
 
 
-def run_rtl(program, x, options):
+def run_rtl(program, x, options) -> "tuple[dict[str, np.ndarray], RtlReport]":
     """The trace of the simulated accelerator and its `sim.rtl.RtlReport`.
 
     The output is that of all images at full speed, the other tensors those of the traced images.

@@ -16,6 +16,8 @@ from cli import command as cli
 from cli.rtl_backend import SimulationFailure
 from golden.errors import LockstepError
 
+__all__ = ["main", "parse"]
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; LockstepError for an unknown suite, none first, or an option it lacks."""

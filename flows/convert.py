@@ -8,10 +8,14 @@ model has float scales and comes near (docs/importing.md). Exit status 2 and one
 that cannot be converted; nothing is written then.
 """
 
+import argparse
 from pathlib import Path
 
 from cli import command as cli
 from golden.errors import LockstepError
+from golden.program import Program
+
+__all__ = ["main"]
 
 
 def _tflite(path):
@@ -29,7 +33,7 @@ def _onnx(path):
 IMPORTERS = {".tflite": _tflite, ".onnx": _onnx}
 
 
-def convert(path):
+def convert(path) -> Program:
     """The Program of a model file, by its ending. Raises LockstepError."""
     ending = Path(path).suffix.lower()
     if ending not in IMPORTERS:
@@ -37,7 +41,8 @@ def convert(path):
     return IMPORTERS[ending](path)
 
 
-def parse(argv):
+def parse(argv) -> argparse.Namespace:
+    """Command line."""
     parser = cli.Parser(prog="flows/convert.py",
                         description="Turn an already quantized model into a Program.")
     parser.add_argument("model", metavar="MODEL",
@@ -47,7 +52,8 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv=None) -> None:
+    """Convert a model; prints what the program is."""
     arguments = parse(argv)
     program = convert(arguments.model)
     program.save(arguments.output)

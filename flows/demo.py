@@ -20,6 +20,8 @@ from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.compare import compare
 
+__all__ = ["main"]
+
 MODEL, DATASET = "resnet_digits", "digits"
 FLOAT, EIGHT_BIT = "{'quantize': False}", "{'quantize': True}"
 
@@ -32,6 +34,7 @@ class Stages:
 
     @contextmanager
     def __call__(self, title):
+        """Print the title and time the block."""
         print(f"\n== {title}", flush=True)
         start = time.perf_counter()
         yield
@@ -132,7 +135,7 @@ def print_summary(summary: dict) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Command line."""
     parser = cli.Parser(prog="flows/demo.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--target", default="sim-8x8", help="hardware target (default %(default)s)")

@@ -5,6 +5,7 @@ the expected outputs, and the program itself. The same program, target and input
 bytes. A folder that is no earlier deployment is never overwritten.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import io
@@ -27,6 +28,8 @@ from golden.program.interpreter import run as golden_run
 from golden.program.layout import to_file
 from golden.program.plain import check_plain
 from golden.program.verify import verify
+
+__all__ = ["DEFAULT_VECTORS", "PACKAGES", "deploy", "main"]
 
 FORMAT, VERSION = "lockstep-deployment", 1
 MANIFEST = "manifest.json"
@@ -59,7 +62,7 @@ def _npy(array):
     return buffer.getvalue()
 
 
-def write_software(program, x, folder):
+def write_software(program, x, folder) -> None:
     """Weights, headers, ONNX models, vectors and the program itself: what needs no hardware."""
     from sw.formats import weights as weights_export
     from sw.formats.onnx.exporter.integer import export_integer, export_qdq
@@ -83,7 +86,7 @@ def write_software(program, x, folder):
     program.save(folder / "program")
 
 
-def write_hardware(program, target, folder):
+def write_hardware(program, target, folder) -> None:
     """Verilog, interface, register header and memory image. LockstepError if it does not fit."""
     from hw.compiler import compile_program
 
@@ -94,7 +97,7 @@ def write_hardware(program, target, folder):
     os.replace(folder / "rtl" / "lockstep.h", folder / "include" / "lockstep.h")
 
 
-def write_manifest(program, target, folder):
+def write_manifest(program, target, folder) -> None:
     """manifest.json: what was deployed where, and the sha256 and size of every other file."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -113,7 +116,7 @@ def write_manifest(program, target, folder):
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
 
 
-def check_destination(directory):
+def check_destination(directory) -> None:
     """LockstepError unless `directory` is absent, empty, or an earlier deployment."""
     directory = Path(directory)
     if not directory.exists():
@@ -129,7 +132,7 @@ def check_destination(directory):
     raise LockstepError(f"{directory} is not an earlier deployment and is left as it is")
 
 
-def deploy(program, target, x, directory):
+def deploy(program, target, x, directory) -> Path:
     """Write the deployment of a program on a `hw.targets.Target` and return its path.
 
     x: inputs of the test vectors, as `program.quantize_input` takes them. The folder appears by
@@ -160,7 +163,8 @@ def deploy(program, target, x, directory):
     return directory
 
 
-def parse(argv):
+def parse(argv) -> argparse.Namespace:
+    """Command line."""
     parser = cli.Parser(
         prog="flows/deploy.py", description="Write the deployment folder of a program.")
     parser.add_argument("--program", required=True, metavar="PROGRAM", help="folder of the program")
@@ -175,7 +179,8 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv=None) -> None:
+    """Write a deployment; prints its files."""
     arguments = parse(argv)
     from hw.targets import get_target
 

@@ -17,6 +17,8 @@ from cli.documents.picture import picture
 from cli.documents.results import results_document
 from golden.errors import LockstepError
 
+__all__ = ["DOCUMENT", "generated", "main", "regenerated", "results_document"]
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 DOCUMENT = DOCS / "hardware.md"
 

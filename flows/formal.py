@@ -20,12 +20,14 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from amaranth.back import rtlil
-from amaranth.hdl import Mux
+from amaranth.hdl import Mux, Value
 
 from cli import command as cli
 from golden.errors import LockstepError
 from hw.formal import rescaler as properties
 from hw.rtl.lanes.rescaler import RescalerPipeline
+
+__all__ = ["TASKS", "check", "main", "prove"]
 
 CONFIGURATION = """\
 [options]
@@ -44,7 +46,7 @@ top.il
 class OffByOne(RescalerPipeline):
     """A mutant: half_up adds one too little, so that ties go down."""
 
-    def first_half(self, now):
+    def first_half(self, now) -> Value:
         return Mux(now.gemmlowp, 1, now.one - 1)
 
 
@@ -58,7 +60,7 @@ class Verdict:
     log: str
 
 
-def prove(name, proof, directory):
+def prove(name, proof, directory) -> Verdict:
     """Run one proof in directory/name, a new folder; return its Verdict."""
     started = time.perf_counter()
     folder = Path(directory) / name
@@ -92,13 +94,13 @@ TASKS = {proof.__name__.removesuffix("Proof").lower(): (proof, RescalerPipeline,
 """Everything that is checked, by name: the property, the pipeline, the wanted status."""
 
 
-def check(name, directory):
+def check(name, directory) -> Verdict:
     """Run the task of that name; return its Verdict."""
     proof, pipeline, _ = TASKS[name]
     return prove(name, proof(pipeline(widths=proof.widths)), directory)
 
 
-def report(verdict):
+def report(verdict) -> bool:
     """Print one line, and the solver's words where the status is not the wanted one: then False."""
     proof, _, wanted = TASKS[verdict.name]
     words = {"PASS": "proven", "FAIL": "refuted", "ERROR": "no verdict"}[verdict.status]
@@ -110,7 +112,8 @@ def report(verdict):
     return verdict.status == wanted
 
 
-def main(argv=None):
+def main(argv=None) -> int:
+    """Run the proofs; 1 where a verdict is not the wanted one."""
     parser = cli.Parser(prog="flows/formal.py", description=__doc__.splitlines()[0])
     parser.add_argument("proofs", nargs="*", metavar="PROOF",
                         help=f"which ones (default: all of {', '.join(TASKS)})")

@@ -10,17 +10,24 @@ be refused by the compiler's own exceptions.
 Exit status 0: nothing found; 1: findings; 2: bad input. The same options give the same programs.
 """
 
+import argparse
 import os
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from cli import command as cli
 from golden.errors import LockstepError
+
+if TYPE_CHECKING:
+    from sim.layer_fuzz import LayerFinding
+
+__all__ = ["main", "parse"]
 
 SESSION = 500  # programs of one simulator process
 LAYERS = 25  # of one session
@@ -29,7 +36,8 @@ PROGRAMS = 10_000
 TARGET = "sim-4x4"
 
 
-def parse(argv):
+def parse(argv) -> argparse.Namespace:
+    """Command line."""
     parser = cli.Parser(prog="flows/fuzz.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--target", help=f"hardware target: of instructions, with small memories "
                         f"(default {TARGET}); of layers, as it is and with small memories "
@@ -60,7 +68,8 @@ def parse(argv):
     return arguments
 
 
-def main(argv=None):
+def main(argv=None) -> int:
+    """Run random programs or layers; prints the findings, 1 where there are any."""
     arguments = parse(argv)
     begin = time.perf_counter()
     findings, done = layers(arguments) if arguments.layers else programs(arguments)
@@ -73,7 +82,7 @@ def main(argv=None):
     return 1 if findings else 0
 
 
-def programs(arguments):
+def programs(arguments) -> tuple[list[str], str]:
     """(findings, what was done) of random instructions."""
     from hw.targets import get_target
     from sim.design import build_accelerator
@@ -95,7 +104,7 @@ def programs(arguments):
     return findings, f"{arguments.programs:,} programs on {target.name}"
 
 
-def layers(arguments):
+def layers(arguments) -> "tuple[list[LayerFinding], str]":
     """(findings, what was done) of random layers."""
     from hw.targets import TARGETS, get_target
     from sim.layer_fuzz import fuzz_layers

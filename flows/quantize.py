@@ -11,10 +11,19 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli import command as cli
 from golden.errors import LockstepError
 from golden.program import storage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sw.data.dataset import Dataset
+    from sw.ptq.config import PtqConfig
+
+__all__ = ["configuration", "main", "parse"]
 
 CLIPS = {"no": "min_max", "gaus": "aciq_gauss", "laplace": "aciq_laplace", "mix": "aciq_mix"}
 
@@ -37,6 +46,7 @@ def _layer_bits(text: str) -> tuple[str, tuple[int, int]]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Command line."""
     from sw.ptq.config import LOGITS_RANGES
     from sw.quantize.recipe import STATIC_RANGES
 
@@ -116,7 +126,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def configuration(arguments: argparse.Namespace):
+def configuration(arguments: argparse.Namespace) -> "PtqConfig":
     """The PtqConfig of the command line; LockstepError for settings that cannot work."""
     from sw.ptq.config import AdaRoundConfig, DistillationConfig, PtqConfig
 
@@ -169,7 +179,7 @@ def is_onnx(path: str) -> bool:
     return str(path).lower().endswith(".onnx")
 
 
-def load(arguments: argparse.Namespace):
+def load(arguments: argparse.Namespace) -> "tuple[nn.Module, Dataset | None]":
     """(model, data set) of the checkpoint or ONNX model; None in place of a data set where
     --inputs are given."""
     from cli.training.rehearsal import check_evaluable
@@ -196,7 +206,7 @@ def load(arguments: argparse.Namespace):
     return model.eval(), data
 
 
-def load_onnx(arguments: argparse.Namespace, path: str):
+def load_onnx(arguments: argparse.Namespace, path: str) -> "tuple[nn.Module, Dataset | None]":
     """(network, data set or None) of an ONNX model."""
     from cli.training.rehearsal import check_evaluable
     from sw.data import load_dataset
@@ -215,7 +225,7 @@ def load_onnx(arguments: argparse.Namespace, path: str):
     return model, data
 
 
-def given_images(path: str, model):
+def given_images(path: str, model) -> "Tensor":
     """Calibration images of a .npy file, (N, *input_shape) float32."""
     import numpy as np
     import torch

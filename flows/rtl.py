@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cli import command as cli
 
+__all__ = ["main", "write_rtl"]
+
 TOP = "accelerator"
 
 

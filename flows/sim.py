@@ -6,6 +6,7 @@ backend runs every image at full speed; of the first ones, the traced, it reads 
 single steps. Exit status 0: the same bits; 1: differences; 2: bad input.
 """
 
+import argparse
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +28,12 @@ from golden.program import Program
 from golden.program.compare import compare
 from golden.program.encoding import npz
 
+if TYPE_CHECKING:
+    from sim.rtl import RtlReport
+
+__all__ = ["BACKENDS", "DEFAULT_INPUTS", "SimulationFailure", "load_inputs", "main",
+           "print_comparison", "simulate", "tally", "trace_file", "write_file", "write_traces"]
+
 BACKENDS = ("golden", "torch", "onnx", "rtl")
 LONGEST_FILE_NAME = 255  # bytes
 DEFAULT_TRACED = 4  # images that rtl runs by single steps as well
@@ -33,7 +41,8 @@ SIMULATORS = ("verilator", "cxxrtl")
 SHOWN_DIFFERENCES = 10  # tensors per backend in the printed list
 
 
-def parse(argv):
+def parse(argv) -> argparse.Namespace:
+    """Command line."""
     parser = cli.Parser(
         prog="flows/sim.py", description="Run a program and compare the backends, op by op.")
     parser.add_argument("--program", required=True, metavar="PROGRAM", help="folder of the program")
@@ -68,7 +77,8 @@ def parse(argv):
     return arguments
 
 
-def run_backend(name, program, x, *, rtl=None, device="cpu"):
+def run_backend(name, program, x, *, rtl=None, device="cpu"
+                ) -> "tuple[dict[str, np.ndarray], RtlReport | None]":
     """Run one backend; rtl: `RtlOptions`. Returns (trace, hardware report or None)."""
     if name == "golden":
         from golden.program.interpreter import run
@@ -82,7 +92,7 @@ def run_backend(name, program, x, *, rtl=None, device="cpu"):
     return run_rtl(program, x, rtl)
 
 
-def tally(traces, differences):
+def tally(traces, differences) -> list[dict]:
     """Rows {backend, tensors, values, differences} for every backend compared with golden."""
     reference, rows = traces["golden"], []
     for backend, trace in traces.items():
@@ -96,7 +106,7 @@ def tally(traces, differences):
     return rows
 
 
-def print_comparison(rows, differences):
+def print_comparison(rows, differences) -> None:
     """The table of `tally`, then the first differences of each backend in the order of the ops."""
     print(f"{'backend':<8} {'tensors compared':>17} {'values compared':>17} {'differences':>12}")
     for row in rows:
@@ -117,7 +127,7 @@ def print_comparison(rows, differences):
             print(f"{backend}: {number - SHOWN_DIFFERENCES} more tensors differ")
 
 
-def check_outputs(arguments, backends, program):
+def check_outputs(arguments, backends, program) -> None:
     """LockstepError where an output would replace a folder that no earlier run has written, or a
     tensor's name is too long for a file's."""
     for path in filter(None, (arguments.outputs, arguments.report)):
@@ -135,13 +145,14 @@ def check_outputs(arguments, backends, program):
                                 f"file names have at most {LONGEST_FILE_NAME} bytes")
 
 
-def trace_file(name):
+def trace_file(name) -> str:
     """The file of a tensor: its name with what no file name holds percent-encoded, `/` as `%2F`,
     so that no two tensors share one."""
     return re.sub("[%/\0\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", name) + ".npy"
 
 
-def write_traces(directory, traces):
+def write_traces(directory, traces) -> None:
+    """Every tensor of every backend, directory/BACKEND/NAME.npy."""
     with cli.replacing(directory) as temporary:
         for backend, trace in traces.items():
             (temporary / backend).mkdir()
@@ -149,7 +160,7 @@ def write_traces(directory, traces):
                 np.save(temporary / backend / trace_file(name), tensor)
 
 
-def write_outputs(file, program, trace):
+def write_outputs(file, program, trace) -> None:
     """The output's array, or an archive of those of several by name."""
     outputs = {name: program.output_array(trace[name], name) for name in program.outputs}
     if len(outputs) == 1:
@@ -158,14 +169,15 @@ def write_outputs(file, program, trace):
         file.write(npz(outputs))
 
 
-def write_file(path, write):
+def write_file(path, write) -> None:
     """Create `path` by `write(binary file)` and one rename."""
     path = Path(path)
     with cli.replacing(path.parent) as temporary, open(temporary / path.name, "wb") as file:
         write(file)
 
 
-def simulate(program, x, backends, **options):
+def simulate(program, x, backends, **options
+             ) -> "tuple[dict[str, dict[str, np.ndarray]], dict[str, float], RtlReport | None]":
     """Run the backends in order. Returns (traces, seconds, hardware report or None)."""
     traces, seconds, hardware = {}, {}, None
     if "rtl" in backends:
@@ -180,7 +192,8 @@ def simulate(program, x, backends, **options):
     return traces, seconds, hardware
 
 
-def main(argv=None):
+def main(argv=None) -> int:
+    """Run the backends; prints the comparison, 1 where values differ."""
     arguments = parse(argv)
     program = Program.load(arguments.program)
     rtl = rtl_options(program, target=arguments.target, image=arguments.image,

@@ -6,6 +6,7 @@ paths count. zynq-7020: resource counts of yosys alone. A design larger than its
 status 1. Finished steps are kept by content (sim/cache.py).
 """
 
+import argparse
 import os
 import shlex
 import shutil
@@ -20,6 +21,8 @@ from synthesis.design import Design, design_of
 from synthesis.report import RESOURCES, excess, implement
 from synthesis.tools import NEXTPNR
 from synthesis.tops import TOPS, top_design
+
+__all__ = ["CACHE", "main", "place_and_route", "top_design"]
 
 
 def place_and_route(component, directory: Path | str, name: str, *, frequency_mhz: float = 150,
@@ -45,7 +48,7 @@ def place_and_route(component, directory: Path | str, name: str, *, frequency_mh
     return report
 
 
-def parse(argv: list[str] | None):
+def parse(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
     from hw.targets import TARGETS
 

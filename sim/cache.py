@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["CACHE", "cached", "content_key", "sources_key", "trim"]
+__all__ = ["CACHE", "cached", "content_key", "main", "sources_key", "trim"]
 
 CACHE = Path(os.environ.get("LOCKSTEP_CACHE") or Path(
     os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lockstep")).absolute()

@@ -50,7 +50,7 @@ class Commands:
         self._add(opcode, address, len(words))
         self._words.append(words)
 
-    def write(self, address: int, words):
+    def write(self, address: int, words) -> None:
         """Write words at successive addresses; the run fails where a response is not OKAY."""
         self._add_words(_WRITE, address, words)
 
@@ -58,16 +58,16 @@ class Commands:
         """Read words from successive addresses; the run fails where a response is not OKAY."""
         return self._add(_READ, address, n_words, n_answers=n_words)
 
-    def run(self, *, single_step: bool = False):
+    def run(self, *, single_step: bool = False) -> None:
         """Start at PROGRAM_ADDRESS and wait for the interrupt."""
         self._add(_RUN, _START | _SINGLE_STEP * single_step)
 
-    def start(self):
+    def start(self) -> None:
         """Start at PROGRAM_ADDRESS and go on with the next command."""
         self._add(_TRY_WRITE, Register.CONTROL, _START, n_answers=1)
         self.idle(_START_LATENCY)
 
-    def abort(self):
+    def abort(self) -> None:
         """Ask the accelerator to end its run."""
         self._add(_TRY_WRITE, Register.CONTROL, _ABORT, n_answers=1)
 
@@ -83,15 +83,15 @@ class Commands:
         """Read a word: the response, the word."""
         return self._add(_TRY_READ, address, n_answers=2)
 
-    def reset(self, n_cycles: int = 2):
+    def reset(self, n_cycles: int = 2) -> None:
         """Hold the reset; memories keep what they hold."""
         self._add(_RESET, n_cycles)
 
-    def idle(self, n_cycles: int):
+    def idle(self, n_cycles: int) -> None:
         """Let cycles pass."""
         self._add(_PASS, n_cycles)
 
-    def write_external(self, address: int, words):
+    def write_external(self, address: int, words) -> None:
         """Put words into the external memory, in no time."""
         self._add_words(_POKE, address, words)
 
@@ -99,7 +99,7 @@ class Commands:
         """Words of the external memory, in no time."""
         return self._add(_PEEK, address, n_words, n_answers=n_words)
 
-    def progress(self):
+    def progress(self) -> None:
         """Call ``on_progress`` of `play`."""
         self._add(_PROGRESS)
 

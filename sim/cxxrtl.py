@@ -17,7 +17,7 @@ from pathlib import Path
 from sim.cache import cached
 from sim.runner import BUILD_ROOT, Build, SimulationError, check_tools, excerpt
 
-__all__ = ["build_cxxrtl"]
+__all__ = ["COMPILE", "build_cxxrtl"]
 
 MODEL = "testbench.cxxrtl"
 # What is optimized here need not be compiled; registers are left alone, as opt_dff fails where bits

@@ -63,7 +63,7 @@ class ImageRuns:
             write = self.commands.write_external if place.external else self.commands.write
             write(self.image.bus_address(place), values)
 
-    def add(self, codes: dict[str, np.ndarray], traced: bool):
+    def add(self, codes: dict[str, np.ndarray], traced: bool) -> None:
         """One more run; codes: of every input, (image.batch, *shape), or (1, *shape) of what the
         images share.
         """
@@ -94,7 +94,7 @@ class ImageRuns:
         self._step_counters.append(step_counters)
         commands.progress()
 
-    def check(self, answers: Answers):
+    def check(self, answers: Answers) -> None:
         """Raise SimulationError where a run has ended with an error."""
         for status, index in zip(self._statuses[::2], self._statuses[1::2]):
             if (word := int(answers[status][0])) & _FAILED:

@@ -13,12 +13,12 @@ import numpy as np
 
 from golden import ops
 from golden.errors import LockstepError
-from golden.program import interpreter
+from golden.program import Program, interpreter
 from golden.program.compare import compare
 from hw.compiler import CannotRun, DoesNotFit, compile_program
 from hw.compiler.tiling.tile import unrolled
 from hw.machine.hazards import check
-from hw.targets import get_target
+from hw.targets import Target, get_target
 from sim import model
 from sim.random_layers import LayerMaker, random_target
 
@@ -42,7 +42,8 @@ class LayerFinding:
                 f"{self.layers}")
 
 
-def layer_case(name: str, seed: int, number: int, shrink: bool = True):
+def layer_case(name: str, seed: int, number: int, shrink: bool = True
+               ) -> tuple[Program, Target, int, np.ndarray]:
     """(program, target, batch, codes) of one number: what ``fuzz_layers`` runs.
 
     name: of the target. shrink: targets with external memory may get little memory inside.
@@ -61,7 +62,8 @@ def layer_case(name: str, seed: int, number: int, shrink: bool = True):
     raise RuntimeError(f"No sound program in 100 draws of number {number}")
 
 
-def fuzz_layers(target: str, *, seed: int, numbers, rtl: bool = False):
+def fuzz_layers(target: str, *, seed: int, numbers, rtl: bool = False
+                ) -> tuple[list[LayerFinding], Counter[str]]:
     """(findings, Counter of outcomes: "run", or why a program was refused) of some numbers.
 
     rtl: what runs is simulated as well; the target then keeps its own memories.

@@ -23,6 +23,8 @@ from sim.cache import cached
 from sim.runner import BUILD_ROOT, SimulationError, check_tools, verilator_root
 from sim.unit import component_verilog, pack, unpack
 
+__all__ = ["PyVerilatorUnit"]
+
 _MAKE_ARGS = ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_FAST=-O1",
               "OPT_GLOBAL=-O0"]  # Verilator's own library, compiled with every unit
 
@@ -30,7 +32,7 @@ _MAKE_ARGS = ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}", "OPT_F
 _VERILATOR_ARGS = ["-Wno-lint", "-CFLAGS", "-fno-gnu-unique"]
 
 
-def load_pyverilator():
+def load_pyverilator() -> types.ModuleType:
     """The pyverilator module, with its faults against Verilator 5 and Python 3.11 cured."""
     # 1. tclwrapper, which only its gtkwave view needs, cannot be imported any more.
     sys.modules.setdefault("tclwrapper", types.ModuleType("tclwrapper"))
@@ -96,14 +98,14 @@ class PyVerilatorUnit:
     def __setitem__(self, port: str, value):
         self._sim._write(_cpp_name(port), pack(self._shapes[port], value))
 
-    def tick(self, n_cycles: int = 1):
+    def tick(self, n_cycles: int = 1) -> None:
         """Let the clock rise and fall."""
         for _ in range(n_cycles):
             self["clk"] = 1
             self["clk"] = 0
             self.cycle += 1
 
-    def close(self):
+    def close(self) -> None:
         """Finish the waveform, if any."""
         if self._sim.vcd_trace is not None:
             self._sim.stop_vcd_trace()

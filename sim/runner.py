@@ -32,6 +32,9 @@ from cocotb_tools.runner import Verilator
 from golden.errors import LockstepError
 from sim.cache import CACHE, cached, content_key
 
+__all__ = ["BUILD_ROOT", "Build", "SimulationError", "build", "check_tools", "excerpt",
+           "run_cocotb", "run_driver", "verilator_root"]
+
 BUILD_ROOT = CACHE / "sim"
 BUILD_ARGS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--x-assign", "fast", "--x-initial", "fast",
               "--noassert", "-O3")
@@ -88,7 +91,7 @@ class _WheelVerilator(Verilator):
                 raise RuntimeError(f"{Path(command[0]).name} exited with {result.returncode}")
 
 
-def check_tools():
+def check_tools() -> None:
     """Raise LockstepError, naming it, where a tool that compiles simulations is missing."""
     for tool in (os.environ.get("CXX", "g++"), "make", "perl"):
         if shutil.which(tool) is None:

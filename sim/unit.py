@@ -17,6 +17,8 @@ from amaranth.lib import data, wiring
 from hw.rtl.verilog import RESET, component_ports, convert
 from sim.runner import BUILD_ROOT, build, run_cocotb
 
+__all__ = ["component_verilog", "flat_ports", "pack", "run_stream", "run_streams", "unpack"]
+
 
 def run_stream(component: wiring.Component, items: Sequence, *, n_outputs: int | None = None,
                **options) -> list:
@@ -108,7 +110,7 @@ def pack(shape, value) -> int:
     return number & ((1 << shape.width) - 1)
 
 
-def unpack(shape, bits: int):
+def unpack(shape, bits: int) -> int | dict | list:
     """The payload of given bits: a dict for a struct, a list for an array, else an int."""
     if (layout := _layout(shape)) is not None:
         values = {key: unpack(field.shape, bits >> field.offset) for key, field in layout}

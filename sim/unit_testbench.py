@@ -12,6 +12,8 @@ from pathlib import Path
 import cocotb
 from cocotb.triggers import Timer
 
+__all__ = ["drive_streams"]
+
 
 class AlwaysOne:
     """Stands for a valid or ready that a stream does not have."""
@@ -30,10 +32,12 @@ class Source:
         self.position, self.offering = 0, False
 
     @property
-    def done(self):
+    def done(self) -> bool:
+        """Have all items been taken?"""
         return self.position == len(self.items)
 
-    def drive(self):
+    def drive(self) -> None:
+        """Set valid and the payload for the next clock."""
         pauses = self.valid is not AlwaysOne and self.rng.random() < self.idle
         if not self.offering and not self.done and not pauses:
             self.offering = True
@@ -44,7 +48,8 @@ class Source:
         if self.valid is not AlwaysOne:
             self.valid.value = int(self.offering)
 
-    def sample(self):
+    def sample(self) -> bool:
+        """Whether an item is taken at this clock."""
         taken = self.offering and bool(self.ready.value)
         if taken:
             self.position, self.offering = self.position + 1, False
@@ -63,15 +68,18 @@ class Sink:
         self.taken, self.accepting, self.waiting = [], False, None
 
     @property
-    def done(self):
+    def done(self) -> bool:
+        """Have all payloads arrived?"""
         return len(self.taken) == self.n_expected
 
-    def drive(self):
+    def drive(self) -> None:
+        """Set ready for the next clock."""
         self.accepting = self.ready is AlwaysOne or self.rng.random() >= self.backpressure
         if self.ready is not AlwaysOne:
             self.ready.value = int(self.accepting)
 
-    def sample(self):
+    def sample(self) -> bool:
+        """Whether a payload is taken at this clock."""
         if not bool(self.valid.value):
             assert self.waiting is None, f"{self.name}.valid fell before ready was given"
             return False
@@ -85,7 +93,7 @@ class Sink:
 
 
 @cocotb.test()
-async def drive_streams(dut):
+async def drive_streams(dut) -> None:
     """Run the job in $LOCKSTEP_UNIT_JOB/job.json and write result.json beside it."""
     folder = Path(os.environ["LOCKSTEP_UNIT_JOB"])
     job = json.loads((folder / "job.json").read_text())

@@ -6,6 +6,8 @@ from pathlib import Path
 from cli.training.report import BLUE, GREEN, RED
 from synthesis.report import RESOURCES, names_of
 
+__all__ = ["write_page"]
+
 WIDTH, HEIGHT = 560, 230
 STYLE = """
 <style>

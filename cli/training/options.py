@@ -7,6 +7,8 @@ from dataclasses import fields
 from cli import command as cli
 from golden.errors import LockstepError
 
+__all__ = ["fill_in", "model_options", "parse", "train_options"]
+
 LONGEST_TIMEOUT = 1e8  # seconds; three years
 BIT_OPTIONS = {"weight_bits": ("weight.bits",), "activation_bits": ("activation.bits",),
                "gradient_bits": ("error.bits", "gradient.bits"), "conv_bits": ("conv.bits",),

@@ -14,6 +14,10 @@ from pathlib import Path
 
 from cli import command as cli
 from cli.training.report import write_report
+from golden.program import Program
+
+__all__ = ["PARTIAL", "begin_outputs", "integer_accuracy", "measured", "read_csv", "save_epoch",
+           "write_outputs"]
 
 TEST_IMAGES = 1000  # at most so many are kept beside the program, for flows/sim.py
 PAGE_SECONDS = 10  # a running training rewrites its page no more often; writing takes 1-2 s
@@ -85,7 +89,7 @@ def integer_accuracy(program, model, data) -> tuple[float, int]:
     return float((codes.argmax(1) == labels.numpy()).mean()), len(labels)
 
 
-def measured(program, model, data, simulated: float):
+def measured(program, model, data, simulated: float) -> Program:
     """The program with its accuracies in the metadata, over the test images that are kept."""
     from sw.train.evaluate import reconstructs
 

@@ -4,6 +4,8 @@ import sys
 
 from sw.train.config import EpochResult, StepResult
 
+__all__ = ["Progress"]
+
 
 class Progress:
     """Shows loss, accuracy, images/s and the time left; use as a context. quiet: shows nothing."""

@@ -4,6 +4,8 @@ import copy
 
 from golden.errors import LockstepError
 
+__all__ = ["check_evaluable", "is_quantized", "rehearse", "sample_size"]
+
 
 def is_quantized(model) -> bool:
     """True if any layer's recipe quantizes while it trains."""

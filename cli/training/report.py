@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+__all__ = ["BLUE", "GREEN", "RED", "write_report"]
+
 RELOAD_SECONDS = 10
 BLUE, RED, GREEN = "#1f77b4", "#d62728", "#2ca02c"
 WIDTH, HEIGHT = 560, 300

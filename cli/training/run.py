@@ -20,6 +20,8 @@ from cli.training.rehearsal import check_evaluable, is_quantized, sample_size
 from cli.training.setup import Run, agree, choose_device, directory_of, newest_checkpoint, prepare
 from golden.errors import LockstepError
 
+__all__ = ["main"]
+
 
 def run_training(run: Run, world, arguments) -> None:
     """Train, saving and reporting after every epoch; rank 0 lowers and writes the outputs."""

@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.training.options import fill_in, model_options, train_options
 from cli.training.outputs import PARTIAL
 from cli.training.rehearsal import is_quantized, rehearse
 from golden.errors import LockstepError
+
+if TYPE_CHECKING:
+    from sw.train.checkpoint import Checkpoint
+
+__all__ = ["Run", "agree", "choose_device", "directory_of", "newest_checkpoint", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,7 @@ def directory_of(arguments) -> Path:
                                        or Path(arguments.model.partition(":")[0]).stem)
 
 
-def newest_checkpoint(directory: Path, model: str | None = None):
+def newest_checkpoint(directory: Path, model: str | None = None) -> "Checkpoint":
     """Of an unfinished run the state of its last epoch, else checkpoint.pt."""
     from sw.train.checkpoint import load_checkpoint
 

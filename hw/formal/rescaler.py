@@ -53,6 +53,18 @@ class _Proof(wiring.Component):
         super().__init__({"valid": In(1)} | {
             name: In(shape) for name, shape in self.inputs(self.widths).items()})
 
+    def inputs(self, widths) -> dict:
+        """{name: shape} of what enters the stages."""
+        raise NotImplementedError
+
+    def stages(self, m, pipe) -> None:
+        """Add the stages to a pipeline, and what is assumed of the inputs."""
+        raise NotImplementedError
+
+    def conditions(self, m, now) -> Iterator[Value]:
+        """What must hold of the values behind the last stage."""
+        raise NotImplementedError
+
     def pipe(self, m) -> Pipeline:
         """A pipeline fed with the inputs, and with copies named ref_* that reach its end."""
         values = {name: getattr(self, name) for name in self.inputs(self.widths)}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+
 from golden import arith
 from hw.isa.channels import RESCALE_FIELDS
-from hw.isa.instruction import Cost, rounding_of, wrap
+from hw.isa.instruction import Access, Cost, rounding_of, wrap
 from hw.isa.layout import Opcode
 from hw.isa.vector import ElementwiseInstruction
 
@@ -22,11 +26,11 @@ class AddInstruction(ElementwiseInstruction):
         "y_base", "y_bank", "left_shift", "zero_point_0", "zero_point_1",
         *(f"{name}_{k}" for name in ("multiplier", "shift") for k in range(3))}
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         for name in "xy":
             yield self.input_reads(f, name)
 
-    def codes(self, machine, f):
+    def codes(self, machine, f) -> np.ndarray:
         mode, total = rounding_of(f), 0
         for which, name in enumerate("xy"):
             codes = self.input_codes(machine, f, name) - f[f"zero_point_{which}"]

@@ -27,7 +27,7 @@ WORD_MASK = 0xFFFF
 ENDLESS = 1 << 40  #: a count of 0 in a counter that never equals its end
 
 
-def wrap(values, width: int):
+def wrap(values, width: int) -> np.ndarray:
     """Integers modulo 2^width, signed."""
     half = 1 << width - 1
     return (values + half & (1 << width) - 1) - half
@@ -79,6 +79,7 @@ class Footprint:
 
     @property
     def n_units(self) -> int:
+        """Units of the instruction."""
         return len(self.progress)
 
 
@@ -132,6 +133,7 @@ class Instruction:
 
     @property
     def name(self) -> str:
+        """The name of its opcode."""
         return self.opcode.name
 
     @property

@@ -22,10 +22,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["FIELDS_PER_CHANNEL", "COMMON_FIELDS", "DEPTHWISE_KERNEL", "EXTERNAL", "FIELDS",
+__all__ = ["COMMON_FIELDS", "DEPTHWISE_KERNEL", "EXTERNAL", "FIELDS", "FIELDS_PER_CHANNEL",
            "FORMAT_WORDS", "MAGIC", "MAX_NIBBLE_SHIFT", "N_COMMON", "N_PLANES", "N_WORDS",
-           "SYNC_FIELDS", "TABLE_SIZE", "VERSION", "Counter", "Engine", "ErrorCode", "Feed",
-           "Field", "Format", "LocalMemory", "Opcode", "Register", "AddressWindow", "field_of",
+           "SYNC_FIELDS", "TABLE_SIZE", "VERSION", "AddressWindow", "Counter", "Engine",
+           "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register", "field_of",
            "local_depths"]
 
 VERSION = 3
@@ -38,6 +38,8 @@ TABLE_SIZE = 256  #: bytes of LOOKUP's table, one for every code
 
 
 class Opcode(enum.IntEnum):
+    """Operations; what each does stands in its record."""
+
     HALT = 0
     SYNC = 1
     MATMUL = 2
@@ -53,6 +55,8 @@ class Opcode(enum.IntEnum):
 
 
 class Engine(enum.IntEnum):
+    """Units that run instructions side by side, each its own in order."""
+
     ARRAY = 0
     VECTOR = 1
     LOAD = 2
@@ -95,6 +99,8 @@ def local_depths(target) -> list[int]:
 
 
 class ErrorCode(enum.IntEnum):
+    """Why a run has ended, or NONE."""
+
     NONE = 0
     OPCODE = 1  #: unknown operation
     START_WHILE_BUSY = 2
@@ -167,10 +173,12 @@ class Field:
 
     @property
     def low(self) -> int:
+        """The least value."""
         return -(1 << self.width - 1) if self.signed else 0
 
     @property
     def high(self) -> int:
+        """The largest value."""
         return (1 << self.width - self.signed) - 1
 
 

@@ -27,19 +27,19 @@ class LinearInstruction(WeightedSumInstruction):
     nonzero = ("n_chunks", "n_inputs")
     even = ("n_inputs", "w_base")
 
-    def outputs(self, f):
+    def outputs(self, f) -> tuple[int, int]:
         return 1, 1
 
-    def weight_words(self, f):
+    def weight_words(self, f) -> np.ndarray:
         return f["w_base"] + np.arange(f["n_inputs"] * f["n_chunks"])
 
     def _input_words(self, f, target):
         return f["x_base"] + np.arange(-(-f["n_inputs"] // target.columns)) & WORD_MASK
 
-    def input_reads(self, f, target, needed):
+    def input_reads(self, f, target, needed) -> Access:
         return Access(memory=f["x_bank"], words=self._input_words(f, target))
 
-    def sums(self, machine, f):
+    def sums(self, machine, f) -> np.ndarray:
         n_inputs, columns = f["n_inputs"], machine.target.columns
         dtype = exact_float(n_inputs * _LARGEST_PRODUCT)
         words = self._input_words(f, machine.target)
@@ -49,7 +49,7 @@ class LinearInstruction(WeightedSumInstruction):
             sums[0, 0, chunk] = x @ read(machine, f["w_bank"], words).astype(dtype)
         return sums
 
-    def weight_shares(self, f):
+    def weight_shares(self, f) -> tuple[float, float]:
         return 0.1, 1
 
     def cost(self, f, target) -> Cost:

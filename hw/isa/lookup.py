@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from golden.arith import INT8_MIN
-from hw.isa.instruction import WORD_MASK, Cost, throughout
+from hw.isa.instruction import WORD_MASK, Access, Cost, throughout
 from hw.isa.layout import TABLE_SIZE, Opcode
 from hw.isa.vector import ElementwiseInstruction, read
 
@@ -22,18 +24,18 @@ class LookupInstruction(ElementwiseInstruction):
     doc = "entries of a table of 256 bytes: any function of one code"
     uses = ElementwiseInstruction.uses - {"n_channels", "first_channel"} | {"w_base", "w_bank"}
 
-    def mask(self, f, target):
+    def mask(self, f, target) -> np.ndarray:
         return np.ones((f["n_chunks"], target.columns), bool)
 
     def _table_words(self, f, target):
         return f["w_base"] + np.arange(TABLE_SIZE // target.columns) & WORD_MASK
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         yield self.input_reads(f, "x")
         yield throughout(f["w_bank"], self._table_words(f, target),
                          f["out_width"] * f["n_chunks"], is_early=True)
 
-    def codes(self, machine, f):
+    def codes(self, machine, f) -> np.ndarray:
         table = read(machine, f["w_bank"], self._table_words(f, machine.target)).reshape(-1)
         return table[self.input_codes(machine, f, "x") - INT8_MIN]
 

@@ -7,6 +7,8 @@ lane's word; then the sums are read out, row after row, group of channels after 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from golden.ops.convolution import exact_float
@@ -58,7 +60,7 @@ class MatMulInstruction(Instruction):
 
     # Extents
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         outer, inner = f["outer_count"], f["inner_count"]
         pixels = np.arange(outer * target.rows).reshape(outer, -1) < f["n_pixels"]
         yield from self._rows(f, target, pixels if needed else np.ones_like(pixels), needed)
@@ -93,7 +95,7 @@ class MatMulInstruction(Instruction):
         yield Access(memory=f["a_bank"], words=last[last > first], steps=tile[last > first],
                      is_checked=False)
 
-    def writes(self, f, target):
+    def writes(self, f, target) -> Iterable[Access]:
         n_pixels = min(f["n_pixels"], f["outer_count"] * target.rows)
         planes = np.arange(N_PLANES if f["wide"] else 1) * f["plane_step"]
         words = (pixel_words(f, n_pixels)[:, None, None]

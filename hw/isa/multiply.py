@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from golden import arith
@@ -23,18 +25,18 @@ class MultiplyInstruction(ElementwiseInstruction):
     uses = ElementwiseInstruction.uses | RESCALE_FIELDS | {
         "y_base", "y_bank", "broadcast", "zero_point_0", "zero_point_1", "multiplier_2", "shift_2"}
 
-    def input_words(self, f, name):
+    def input_words(self, f, name) -> np.ndarray:
         if name == "y" and f["broadcast"]:
             words = f["y_base"] + np.arange(f["n_chunks"]) & WORD_MASK
             return np.broadcast_to(words, self.result_steps(f).shape)
         return super().input_words(f, name)
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         for name in "xy":
             yield Access(memory=f[f"{name}_bank"], words=self.input_words(f, name),
                          steps=self.result_steps(f))
 
-    def codes(self, machine, f):
+    def codes(self, machine, f) -> np.ndarray:
         x, y = (self.input_codes(machine, f, name) - f[f"zero_point_{which}"]
                 for which, name in enumerate("xy"))
         return arith.requantize(x * y, f["multiplier_2"], f["shift_2"], f["zero_point"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from hw.isa.instruction import Access, Cost, Instruction
@@ -117,10 +119,10 @@ class LoadInstruction(_Transfer):
     def written_memory(self, f) -> int:
         return f["local_memory"]
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         yield self.outside(f, target)
 
-    def writes(self, f, target):
+    def writes(self, f, target) -> Iterable[Access]:
         yield self.inside(f, target)
 
     def execute(self, machine, f) -> None:
@@ -153,10 +155,10 @@ class StoreInstruction(_Transfer):
     def written_memory(self, f) -> int:
         return EXTERNAL
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         yield self.inside(f, target)
 
-    def writes(self, f, target):
+    def writes(self, f, target) -> Iterable[Access]:
         yield self.outside(f, target)
 
     def execute(self, machine, f) -> None:

@@ -6,6 +6,8 @@ kernel column; what they are of each stands in their records.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from hw.isa.channels import (
@@ -60,7 +62,7 @@ class VectorInstruction(Instruction):
         """The step of each result: int, as broadcast against (lines, pixels, n_chunks)."""
         return np.arange(self.outputs(f)[0])[:, None, None]
 
-    def writes(self, f, target):
+    def writes(self, f, target) -> Iterable[Access]:
         words, chunks = self.result_words(f), np.flatnonzero(self.mask(f, target).any(1))
         steps = np.broadcast_to(self.result_steps(f), words.shape)
         yield Access(memory=f["out_bank"], words=words[..., chunks], steps=steps[..., chunks])
@@ -93,7 +95,7 @@ class WeightedSumInstruction(VectorInstruction):
         """int64 (lines, pixels, n_chunks, columns)."""
         raise NotImplementedError
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         n_units = self.n_units(f)
         yield self.input_reads(f, target, needed)
         yield throughout(f["w_bank"], self.weight_words(f) & WORD_MASK, n_units, is_early=True)
@@ -103,7 +105,7 @@ class WeightedSumInstruction(VectorInstruction):
         n_lines, n_pixels = self.outputs(f)
         return n_lines * n_pixels * (f["n_channels"] - f.get("first_channel", 0))
 
-    def codes(self, machine, f):
+    def codes(self, machine, f) -> np.ndarray:
         words = parameter_words(f, f["n_chunks"], machine.target)
         return machine.rescale(f, wrap(self.sums(machine, f), 32), words)
 
@@ -119,7 +121,7 @@ class ElementwiseInstruction(VectorInstruction):
     nonzero = ("n_chunks", "out_width")
     reads_first = True
 
-    def outputs(self, f):
+    def outputs(self, f) -> tuple[int, int]:
         return f["out_width"], 1
 
     def steps_per_unit(self, f) -> int:
@@ -130,7 +132,7 @@ class ElementwiseInstruction(VectorInstruction):
         steps = self.result_steps(f)
         return f[f"{name}_base"] + steps & WORD_MASK
 
-    def result_steps(self, f):
+    def result_steps(self, f) -> np.ndarray:
         return np.arange(f["out_width"] * f["n_chunks"]).reshape(-1, 1, f["n_chunks"])
 
     def input_reads(self, f, name: str) -> Access:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from hw.isa.channels import RESCALE_FIELDS, RESULT_FIELDS
@@ -42,7 +44,7 @@ class _OverImage(VectorInstruction):
         words = f["x_base"] + rows * f["line_step"] + columns * f["n_chunks"]
         return words[..., None] + np.arange(f["n_chunks"]) & WORD_MASK
 
-    def input_reads(self, f, target, needed):
+    def input_reads(self, f, target, needed) -> Access:
         rows = self.positions(f)[0]
         lines, taps = np.nonzero((0 <= rows) & (rows < f["height"]))
         columns = self.columns_read(f, needed)
@@ -51,7 +53,7 @@ class _OverImage(VectorInstruction):
                       words=self.address(f, rows[lines, taps][:, None], columns),
                       steps=lines[:, None, None])
 
-    def taps(self, machine, f):
+    def taps(self, machine, f) -> Iterator[tuple[int, int, np.ndarray]]:
         """For each tap its row and column of the kernel and its words.
 
         words: int8 (lines, pixels, n_chunks, columns), the padding put in.
@@ -75,13 +77,13 @@ class _WeightedWindow(_OverImage, WeightedSumInstruction):
         """Whether one word of weights serves every tap."""
         return False
 
-    def weight_words(self, f):
+    def weight_words(self, f) -> np.ndarray:
         if self.has_one_weight(f):
             return np.array([f["w_base"]])
         height, width, _, _ = self.kernel(f)
         return f["w_base"] + np.arange(height * width * f["n_chunks"])
 
-    def sums(self, machine, f):
+    def sums(self, machine, f) -> np.ndarray:
         height, width, _, _ = self.kernel(f)
         chunks, total = np.arange(f["n_chunks"]), 0
         for ky, kx, words in self.taps(machine, f):
@@ -99,16 +101,16 @@ class DepthwiseInstruction(_WeightedWindow):
     uses = _IMAGE | _WEIGHTS
     nonzero = ("n_chunks", "out_width", "out_height", "stride_x")
 
-    def kernel(self, f):
+    def kernel(self, f) -> tuple[int, int, int, int]:
         return DEPTHWISE_KERNEL, DEPTHWISE_KERNEL, 1, 1
 
-    def columns_read(self, f, needed):
+    def columns_read(self, f, needed) -> np.ndarray:
         """Every column from the first one to the last, wanted or not."""
         if needed:
             return super().columns_read(f, needed)
         return np.arange(self._span(f)) - f["left"]
 
-    def weight_shares(self, f):
+    def weight_shares(self, f) -> tuple[float, float]:
         return 0.2, 0.3
 
     def _span(self, f):
@@ -128,10 +130,10 @@ class WindowInstruction(_WeightedWindow):
     uses = _IMAGE | _KERNEL | _WEIGHTS | {"same_weights"}
     nonzero = ("n_chunks", "out_width", "out_height", "kernel_width", "kernel_height")
 
-    def has_one_weight(self, f):
+    def has_one_weight(self, f) -> bool:
         return bool(f["same_weights"])
 
-    def weight_shares(self, f):
+    def weight_shares(self, f) -> tuple[float, float]:
         return (0.1, 0) if f.get("same_weights") else (1, 0.3)
 
     def cost(self, f, target) -> Cost:
@@ -147,13 +149,13 @@ class MaxPoolInstruction(_OverImage):
     uses = _IMAGE | _KERNEL | {"out_base", "out_bank", "out_step"}
     nonzero = WindowInstruction.nonzero
 
-    def mask(self, f, target):
+    def mask(self, f, target) -> np.ndarray:
         return np.ones((f["n_chunks"], target.columns), bool)
 
-    def reads(self, f, target, needed=False):
+    def reads(self, f, target, needed=False) -> Iterable[Access]:
         yield self.input_reads(f, target, needed)
 
-    def codes(self, machine, f):
+    def codes(self, machine, f) -> np.ndarray:
         codes = None
         for _, _, words in self.taps(machine, f):
             codes = words if codes is None else np.maximum(codes, words)

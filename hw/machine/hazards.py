@@ -66,7 +66,7 @@ class _AccessTimes:
         self.reader = np.zeros((len(Engine), depth), np.int32)
 
 
-def check(program_records, target, start=0):
+def check(program_records, target, start=0) -> None:
     """Raise LockstepError for the first instruction whose accesses are not ordered.
 
     program_records : instructions in the order in which they are fetched, decoded or as words; what

@@ -63,11 +63,11 @@ class Machine:
         self.staged_parameters = np.zeros(3, np.uint32)  # of a channel that is not whole yet
 
     @property
-    def n_records(self):
+    def n_records(self) -> int:
         """Instructions that the instruction memory holds."""
         return self.target.instruction_words // N_WORDS
 
-    def load_program(self, records, start=0):
+    def load_program(self, records, start=0) -> None:
         """Write instructions, N_WORDS words each, from record ``start`` of the memory on.
 
         Raises LockstepError where there is no room for them.
@@ -79,7 +79,7 @@ class Machine:
                                 f"{start} on, not {self.n_records}")
         self.instructions[place] = words
 
-    def execute(self, words):
+    def execute(self, words) -> None:
         """Execute one encoded instruction; MachineError, and nothing changed, where it is refused.
 
         SYNC and HALT do nothing.
@@ -98,7 +98,7 @@ class Machine:
         record.check(self, f)
         record.execute(self, f)
 
-    def run(self, start=0, max_instructions=1 << 20):
+    def run(self, start=0, max_instructions=1 << 20) -> int:
         """Run the program in the instruction memory from record ``start`` to its HALT.
 
         The memory is a ring of records; indices count on behind its end, in 16 bits.
@@ -122,12 +122,12 @@ class Machine:
 
     # What the records of instructions ask for
 
-    def refuse(self, wrong, code, detail):
+    def refuse(self, wrong, code, detail) -> None:
         """MachineError if anything in ``wrong`` is true."""
         if np.any(wrong):
             raise MachineError(code, detail=detail)
 
-    def check_words(self, memory, words, what):
+    def check_words(self, memory, words, what) -> None:
         """MachineError for words outside a bank, or channels that have no parameters."""
         is_bank = memory < LocalMemory.PARAMETERS
         depth = len(self.banks[memory] if is_bank else self.parameters)
@@ -135,7 +135,7 @@ class Machine:
         self.refuse((words < 0) | (words >= depth), ErrorCode.ADDRESS,
                     f"{what} outside the {depth} words of {LocalMemory(memory).name}")
 
-    def rescale(self, f, sums, words):
+    def rescale(self, f, sums, words) -> np.ndarray:
         """Codes of sums (..., n_chunks, columns), parameter words (n_chunks, groups)."""
         lanes = self.target.lanes
         channels = (words[..., None] * lanes + np.arange(lanes)).reshape(len(words), -1)

@@ -42,7 +42,8 @@ def runs_whole(op) -> bool:
 
 
 @singledispatch
-def tensor_layouts(op, target, inputs: tuple[Placement, ...], outputs: tuple[Placement, ...]):
+def tensor_layouts(op, target, inputs: tuple[Placement, ...], outputs: tuple[Placement, ...]
+                   ) -> tuple[tuple[Placement, ...], tuple[Placement, ...]]:
     """(inputs, outputs) as the operator's tasks read and write them; by default as they are.
 
     Raises CannotRun, without the node's name, for tensors that they cannot read.

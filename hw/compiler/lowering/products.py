@@ -10,7 +10,7 @@ from hw.compiler.lowering.reduction import ReductionLayout, tap_reduction
 from hw.compiler.lowering.task import NodeContext, Task, Window2d, parameter_block, rescale_fields
 from hw.isa import Feed, Opcode
 
-__all__ = ["ArrayProduct", "product_tasks", "tile_cycles"]
+__all__ = ["INSTRUCTION_CYCLES", "ArrayProduct", "product_tasks", "tile_cycles"]
 
 INSTRUCTION_CYCLES = 80  # about what one instruction more costs
 _ENDLESS = 0xFFFF

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from hw.targets import Target
 
 __all__ = ["NodeContext", "Task", "Window2d", "parameter_block", "rescale_fields",
            "vector_share"]
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +33,12 @@ class Window2d:
 
     @property
     def n_taps(self) -> int:
+        """Positions of the kernel."""
         return self.kernel[0] * self.kernel[1]
 
     @property
     def n_pixels(self) -> int:
+        """Positions of the output."""
         return self.output[0] * self.output[1]
 
 
@@ -81,13 +86,13 @@ class NodeContext:
                     output=self.output_names[output], fields=fields, weights=weights,
                     parameters=parameters)
 
-    def once(self, key: tuple, make: Callable):
+    def once(self, key: tuple, make: Callable[[], _Made]) -> _Made:
         """What ``make`` gives, made once for all parts of the node."""
         if key not in self.memo:
             self.memo[key] = make()
         return self.memo[key]
 
-    def refuse(self, why: str):
+    def refuse(self, why: str) -> NoReturn:
         """Raise CannotRun naming the node."""
         raise CannotRun(f"Node '{self.node}': {why}")
 

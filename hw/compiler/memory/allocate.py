@@ -44,7 +44,7 @@ class Conflicts:
 
     costs: dict = field(default_factory=dict)
 
-    def add(self, one, other, cost):
+    def add(self, one, other, cost) -> None:
         """Never both in a bank where cost is infinite."""
         if one == other:
             return
@@ -52,7 +52,7 @@ class Conflicts:
             mine = self.costs.setdefault(pair[0], {})
             mine[pair[1]] = mine.get(pair[1], 0) + cost
 
-    def forbid(self, one, other):
+    def forbid(self, one, other) -> None:
         """Never both in one bank."""
         self.add(one, other, _FORBIDDEN)
 

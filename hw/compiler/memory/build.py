@@ -135,7 +135,7 @@ class _Slots:
         return places
 
 
-def owners(program):
+def owners(program) -> dict[str, str]:
     """The tensor in whose place each tensor lies."""
     owner = {name: name for name in program.sources}
     for node in program.nodes:

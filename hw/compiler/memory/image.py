@@ -19,7 +19,7 @@ from hw.compiler.memory.placement import Dense, Placement
 from hw.isa import MAGIC, N_WORDS, VERSION, AddressWindow, decode
 from hw.targets import Target, get_target
 
-__all__ = ["EXTERNAL_WINDOW", "Block", "Image", "Placement", "NodeStep", "from_bus", "to_bus"]
+__all__ = ["EXTERNAL_WINDOW", "Block", "Image", "NodeStep", "Placement", "from_bus", "to_bus"]
 
 #: Top four address bits of the sections that belong into external memory, from byte 0 on.
 EXTERNAL_WINDOW = 0xF

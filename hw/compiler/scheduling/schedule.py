@@ -178,7 +178,7 @@ def _first_units(extent):
     return extent.first
 
 
-def chase_line(need, total):
+def chase_line(need, total) -> tuple[int, int] | None:
     """(first, step) with first + i * step >= need[i] wherever need[i] < total, or None.
 
     Of the whole steps, the one that lies closest above the need, summed over the units; values

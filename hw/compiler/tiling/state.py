@@ -68,8 +68,10 @@ class Job:
 
     @property
     def ends_stripe(self) -> bool:
+        """Is it the last one of its rows?"""
         return self.group == len(self.owner.groups) - 1
 
     @property
     def ends_node(self) -> bool:
+        """Is it the last one of its node?"""
         return self.ends_stripe and self.stripe == len(self.owner.stripes) - 1

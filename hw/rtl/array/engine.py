@@ -19,7 +19,7 @@ from hw.rtl.control.slot import instruction_fields
 from hw.rtl.lanes.ports import array_item_layout
 from hw.rtl.memory.crossbar import ArrayRead, Crossbar
 
-__all__ = ["ArrayEngine"]
+__all__ = ["WORD_LATENCY", "ArrayEngine"]
 
 #: Cycles from a slot to its word at the feeders: walker, crossbar, one register.
 WORD_LATENCY = AddressWalker.LATENCY + Crossbar.READ_LATENCY + 1

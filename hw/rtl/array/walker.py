@@ -19,7 +19,7 @@ from amaranth.lib.wiring import In, Out
 from hw.isa import FIELDS, Format
 from hw.rtl.common.loops import Countdown
 
-__all__ = ["AddressWalker", "STEP_LAYOUT", "WALKER_LAYOUT", "WALK_WIDTH"]
+__all__ = ["STEP_LAYOUT", "WALKER_LAYOUT", "WALK_WIDTH", "AddressWalker"]
 
 #: Bits of an address while it is walked; it may be negative on the way (padding).
 WALK_WIDTH = 24

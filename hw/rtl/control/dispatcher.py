@@ -28,7 +28,7 @@ from hw.rtl.control.ports import (
 )
 from hw.rtl.control.slot import COMPLETED_WIDTH, PROGRESS_WIDTH, EngineSlot, instruction_fields
 
-__all__ = ["Dispatcher"]
+__all__ = ["FLUSH_CYCLES", "Dispatcher"]
 
 #: Cycles after an abort in which everything that is under way reaches its end.
 FLUSH_CYCLES = 255

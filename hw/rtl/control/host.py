@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["AXI4LiteSignature", "HostInterface", "OKAY", "SLVERR"]
+__all__ = ["OKAY", "SLVERR", "AXI4LiteSignature", "HostInterface"]
 
 OKAY, SLVERR = 0b00, 0b10
 

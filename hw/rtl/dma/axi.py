@@ -7,8 +7,8 @@ whole bus words. `connect_master` joins the read half and the write half into on
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["BURST_INCR", "CACHE", "OKAY", "BusSignature", "ReadSignature", "WriteSignature",
-           "connect_master"]
+__all__ = ["BOUNDARY", "BURST_INCR", "CACHE", "OKAY", "BusSignature", "ReadSignature",
+           "WriteSignature", "connect_master", "constant_controls"]
 
 OKAY = 0b00
 BURST_INCR = 0b01

@@ -13,7 +13,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden import arith
-from hw.rtl.array.array import ACCUMULATOR_WIDTH, MULTIPLIERS
+from hw.rtl.array.array import ACCUMULATOR_WIDTH
+from hw.rtl.array.multiplier import MULTIPLIERS
 from hw.rtl.common.pipeline import Pipeline, registered
 from hw.rtl.common.stream import SkidBuffer
 from hw.rtl.control.ports import EngineProgress

@@ -31,8 +31,8 @@ from hw.rtl.memory.scratchpad import Bank, exact_bits, word_layout
 from hw.rtl.memory.waiting import WaitingQueue
 from hw.targets import N_BANKS
 
-__all__ = ["ARRAY_ADDRESS_WIDTH", "WORD_ADDRESS_WIDTH", "ArrayRead", "Crossbar", "Read", "Write",
-           "WaitingWrite"]
+__all__ = ["ARRAY_ADDRESS_WIDTH", "WORD_ADDRESS_WIDTH", "ArrayRead", "Crossbar", "Read",
+           "WaitingWrite", "Write"]
 
 _WAITING_WRITES = ("m", "l", "h_write")
 _PORTS = ("a", "b", "v", "w", "s", "h", "r", *_WAITING_WRITES)

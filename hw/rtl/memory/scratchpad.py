@@ -11,7 +11,7 @@ from hw.isa import FIELDS_PER_CHANNEL
 from hw.rtl.common.pipeline import registered
 
 __all__ = ["FIELDS_PER_CHANNEL", "PARAMETER_LAYOUT", "Bank", "ParameterMemory", "WordMemory",
-           "word_layout"]
+           "exact_bits", "word_layout"]
 
 #: What the rescaler needs of one output channel.
 PARAMETER_LAYOUT = data.StructLayout({"bias": signed(32), "multiplier": 31, "shift": 6})

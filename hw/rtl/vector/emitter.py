@@ -85,7 +85,7 @@ class Emitter(wiring.Component):
             m.d.sync += fence_sent.eq(fence_sent | fence)
         return chosen.o
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         f = instruction_fields(self.words, format_=Format.VECTOR)
         g, word_bytes = self.geometry, self.target.word_bytes

@@ -74,7 +74,7 @@ class LookupUnit(wiring.Component):
                          memory.write_data.eq(content)]
         return whole
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         lanes = self.target.lanes
         n_groups, n_rows = self.target.columns // lanes, TABLE_SIZE // lanes

@@ -27,7 +27,7 @@ class Maximum(wiring.Component):
         super().__init__({"valid": In(1), "first": In(1), "last": In(1), "word": In(word),
                           "maximum": Out(word), "valid_next": Out(1)})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         # Own registers: the multipliers, which use the word too, lie elsewhere.
         valid, first, last = (Signal(name=name) for name in ("valid_1", "first_1", "last_1"))

@@ -64,7 +64,7 @@ class Operands(wiring.Component):
         return (data.View(self._word, read.data),
                 LateLevel(m, "words", DEPTH, self.word_valid, drop).any)
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         g, tag = self.geometry, self.tags.payload
         drop = Signal()

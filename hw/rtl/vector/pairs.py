@@ -25,7 +25,7 @@ __all__ = ["PairUnit", "input_layout"]
 _DIFFERENCE_WIDTH = 9
 
 
-def input_layout(lanes):
+def input_layout(lanes) -> data.StructLayout:
     """A group of one of the inputs of an addition."""
     return data.StructLayout({
         "is_second": 1, "differences": data.ArrayLayout(signed(_DIFFERENCE_WIDTH), lanes)})
@@ -122,7 +122,7 @@ class PairUnit(wiring.Component):
                 multiply(m, x[lane], differences[lane], name=f"product_{lane}"))
         return delayed(m, valid, 1 + Multiplier.LATENCY, "product_valid")
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         lanes = self.target.lanes
         is_mul = own_copy(m, self.geometry.is_mul, "is_mul")

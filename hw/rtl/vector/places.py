@@ -17,7 +17,7 @@ _DEPTH = 16
 _COUNT_WIDTH = 21  # signed differences of channel numbers: 2^16 chunks of 16
 
 
-def place_layout(lanes):
+def place_layout(lanes) -> data.StructLayout:
     """Where a group goes, and whether it is the last one of a line, of all.
 
     ``source``: the group of the result that it comes from (ADD and MUL give one group per result).
@@ -55,11 +55,11 @@ class GroupCount:
                 self.left > target.lanes * k for k in range(1, n_groups)))),
             self.alone.eq(int(n_groups == 1) | single | (self.left <= target.lanes))]
 
-    def load(self):
+    def load(self) -> list:
         """Statements (domain sync) that begin at the first chunk."""
         return [self.left.eq(self.n_channels)]
 
-    def step(self, wrap):
+    def step(self, wrap) -> list:
         """Statements (domain sync) that go on to the next chunk, or where ``wrap`` the first."""
         return [self.left.eq(Mux(wrap, self.n_channels, self.left - self.target.columns))]
 
@@ -129,7 +129,7 @@ class PlaceWalker(wiring.Component):
             event.chunk_ends.eq(position_end), event.line_ends.eq(line_end),
             event.ends.eq(line_end & lines.last)]
         return event, counted.left
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         g, lanes, columns = self.geometry, self.target.lanes, self.target.columns
         taken = Signal()

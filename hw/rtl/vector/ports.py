@@ -18,7 +18,7 @@ class Which(enum.Enum, shape=2):
     SUM = 3  #: of an addition; the item has multiplier and shift
 
 
-def vector_item_layout(target):
+def vector_item_layout(target) -> data.StructLayout:
     """What the lanes need of a group of sums."""
     return data.StructLayout({
         "sums": data.ArrayLayout(signed(SUM_WIDTH), target.lanes), "which": Which,
@@ -28,7 +28,7 @@ def vector_item_layout(target):
         "progress": 16, "instruction_end": 1})
 
 
-def returned_signature(target):
+def returned_signature(target) -> wiring.Signature:
     """Results of the two inputs of additions, from the lanes, in the order of their items."""
     return wiring.Signature({
         "valid": Out(1), "which": Out(Which),

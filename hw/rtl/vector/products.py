@@ -6,7 +6,7 @@ lack one, and where each carry chain has its carry input free, the one goes in t
 lowest digit is left over and travels with the product to the adder behind.
 """
 
-from amaranth.hdl import Cat, Module, Mux, signed
+from amaranth.hdl import Cat, Module, Mux, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,13 +20,13 @@ __all__ = ["Products", "add_carry", "partial_products"]
 _CODE_WIDTH = 8
 
 
-def add_carry(a, b, carry):
+def add_carry(a, b, carry) -> Value:
     """a + b + carry (signed values, one bit) as one carry chain."""
     chain = Cat(1, a).as_signed() + Cat(carry, b).as_signed()
     return chain[1:].as_signed()
 
 
-def partial_products(x, w):
+def partial_products(x, w) -> list[tuple[Value, Value]]:
     """x times each radix-4 Booth digit of w, the lowest first; negative ones lack one.
 
     Returns [(value, lacks)], value signed and of weight 4^k.
@@ -87,7 +87,7 @@ class Products(wiring.Component):
                          total=add_carry(now.p_01, now.p_2, now.lacks_1)[:18].as_signed())
         return now.total, now.lacks_2
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         pipe = Pipeline(m, valid=self.valid, first=self.first, last=self.last & self.valid)
         for _ in range(self.LATENCY - 1):

@@ -41,7 +41,7 @@ class ResultStore(wiring.Component):
             "available": Out(1), "take": In(1), "group": In(2), "sums": Out(sums),
             "drop": In(1)})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         lanes, width = self.target.lanes, self.target.lanes * SUM_WIDTH
         n_groups = self.target.columns // lanes

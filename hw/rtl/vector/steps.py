@@ -21,7 +21,7 @@ _UNIT_LATENCY = 4  # cycles until unit_ready is right, and one as unit_next is r
 _REQUEST_LAYOUT = data.StructLayout({"bank": 2, "address": 16})
 
 
-def tag_layout(word_bytes):
+def tag_layout(word_bytes) -> data.StructLayout:
     """What to do with a step."""
     return data.StructLayout({
         "takes": 1,  # it needs the next word that was read; padding otherwise
@@ -173,7 +173,7 @@ class StepWalker(wiring.Component):
                          row_base.eq(g.top)]
         return bases["address"], column, row
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         g = self.geometry
         event = self._loops(m)

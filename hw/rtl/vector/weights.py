@@ -144,7 +144,7 @@ class WeightStore(wiring.Component):
         m.d.sync += filled.eq(arrived & is_last)
         return filled
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Module:
         m = Module()
         g = self.geometry
         is_depthwise = own_copy(m, g.is_depthwise, "is_depthwise")
