@@ -20,10 +20,12 @@ def run(program, x, state: dict | None = None) -> dict:
     trace = source_codes(program, x, state)
     for node in program.nodes:
         try:
-            results = node.op(*(trace[name] for name in node.inputs))
+            inputs = [trace[name] for name in node.inputs]
         except KeyError as error:
             raise LockstepError(f"Node {node.name} reads tensor {error} before it is written"
                                 ) from error
+        try:
+            results = node.op(*inputs)
         except (TypeError, ValueError) as error:
             raise LockstepError(f"Node {node.name} ({type(node.op).__name__}): {error}") from error
         if isinstance(results, np.ndarray):

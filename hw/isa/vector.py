@@ -87,7 +87,7 @@ class WeightedSumInstruction(VectorInstruction):
         """All words of weights; they must be there before the first unit."""
         raise NotImplementedError
 
-    def input_reads(self, f, target) -> Access:
+    def input_reads(self, f, target, needed) -> Access:
         """The words of the input."""
         raise NotImplementedError
 

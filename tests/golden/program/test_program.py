@@ -242,3 +242,11 @@ def test_the_interpreter_names_the_node():
                                inputs=("x",), outputs=("y",))
     with pytest.raises(LockstepError, match="Node logits reads tensor 'f' before it is written"):
         interpreter.run(reversed_program, images())
+
+
+def test_a_missing_key_inside_an_operator_is_not_taken_for_a_tensor(monkeypatch):
+    def fail(self, x):
+        return {}["inside"]
+    monkeypatch.setattr(type(residual_program().nodes[0].op), "__call__", fail)
+    with pytest.raises(KeyError, match="inside"):
+        interpreter.run(residual_program(), images())

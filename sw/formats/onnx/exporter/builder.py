@@ -121,8 +121,8 @@ class TracedValue:
 
     `golden.arith` runs on it unchanged, so the exported rounding is golden's own and is restated
     nowhere. The right operand of every operator is a constant (int or int64 array) or another
-    Value. The interval of possible values is tracked: clips that cannot act are left out, and a
-    graph that could leave int64 is refused.
+    TracedValue. The interval of possible values is tracked: clips that cannot act are left out, and
+    a graph that could leave int64 is refused.
 
     Arguments
         graph: GraphBuilder.

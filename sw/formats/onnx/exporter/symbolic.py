@@ -66,7 +66,7 @@ class Movements(Primitives):
 
 
 class Integers(Movements):
-    """Codes are `Symbol`s, integers are `Value`s."""
+    """Codes are `Symbol`s, integers are `TracedValue`s."""
 
     def integers(self, x) -> TracedValue:
         limits = np.iinfo(x.dtype)

@@ -118,7 +118,7 @@ class FloatWalk(Walk):
         self.values[graph.source] = LayerOutput(name=self.network.source, shape=shape)
 
     def close(self, name) -> LayerOutput | np.ndarray:
-        """The Value of a tensor; an Open or Padded one enters the network."""
+        """The LayerOutput of a tensor; an Open or Padded one enters the network."""
         value = self.value(name)
         if isinstance(value, Padded):
             self.check_size(value.node, value.shape)
@@ -131,7 +131,7 @@ class FloatWalk(Walk):
         return value
 
     def tensor(self, node, position=0) -> LayerOutput:
-        """The Value that an input of a node is."""
+        """The LayerOutput that an input of a node is."""
         value = self.operand(node, position)
         if isinstance(value, np.ndarray):
             node.refuse(f"input {position} must be computed, not a constant")

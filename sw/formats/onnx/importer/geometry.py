@@ -32,7 +32,7 @@ class WindowGeometry:
 
 
 def window_of(node, shape, kernel=None) -> WindowGeometry:
-    """The Window of a Conv or pool on an input of `shape` (C, H, W).
+    """The WindowGeometry of a Conv or pool on an input of `shape` (C, H, W).
 
     kernel: that of the weights, where there are some
     Raises LockstepError naming the node for anything that is not two-dimensional.

@@ -229,7 +229,8 @@ class Function(Pending):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mean(Pending):
-    """An average pool. window: Window, None for the whole map; counts_padding: zeros count."""
+    """An average pool. window: WindowGeometry, None for the whole map; counts_padding: zeros
+    count."""
 
     window: object
     counts_padding: bool = True
