@@ -85,6 +85,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_killing_a_worker_ends_in_an_error(tmp_path):
     process = torchrun("--nproc_per_node=2",
                        *train_command(tmp_path, "r", 8, "--epochs", "200"))

@@ -239,7 +239,7 @@ def test_bad_options(name, options, message):
         build_model(name, options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_depthwise_layers_learn_where_nothing_is_clipped():
     torch.manual_seed(0)
     data = load_dataset("digits")

@@ -43,7 +43,7 @@ def test_the_example_agrees_with_golden(capsys):
     assert "hardware [-3, 7, -13, 127, -3]" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_units_trace_side_by_side_in_one_process(unit, tmp_path):
     """In a process of its own: a crash would end the test run."""
     script = ("import sys\nfrom sim.pyverilator_driver import PyVerilatorUnit\n"

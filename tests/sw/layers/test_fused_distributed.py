@@ -56,7 +56,7 @@ def test_synchronised_statistics_and_gradients():
         assert equal and error < 2e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [
     "statistics", pytest.param("gradient", marks=pytest.mark.long)])
 def test_without_an_exchange_they_differ(fault):

@@ -83,7 +83,7 @@ def test_two_processes_are_one():
         assert found[rank, "variance"] == pytest.approx(unbiased, rel=0.01)  # its own 16 / 15: +3 %
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_the_other_process_the_gradient_differs():
     found = run(fault=True)
     assert min(found[rank, kind][1] for rank in range(2) for kind in ("batch", "l1")) > 0.05

@@ -60,7 +60,7 @@ def losses(**options):
     return torch.tensor(found, dtype=torch.float64)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("methods", "left"), [
     pytest.param(TRAINING_FREE, 0.5, marks=pytest.mark.long), (ALL, 0.3)],
                          ids=["training free", "all"])

@@ -195,7 +195,7 @@ def test_the_latencies_are_as_small_as_they_can_be(monkeypatch, packed, constant
         check(Bench(*shape, **options), tiles)
 
 
-@pytest.mark.parametrize("spacing", [2, 3])
+@pytest.mark.parametrize("spacing", [2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("rows", "columns", "n_tiles"), [
     (1, 2, 1), (1, 4, 2), (2, 12, 4), (2, 16, 8), (4, 4, 1), (5, 9, 2), (8, 10, 1), (8, 11, 2),
     (7, 8, 1)])

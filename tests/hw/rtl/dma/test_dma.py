@@ -92,7 +92,8 @@ def random_program(kind, target, rng, n=6):
     return program
 
 
-@pytest.mark.parametrize("stalls", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("stalls", [
+    0.3, *(pytest.param(share, marks=pytest.mark.long) for share in (0.0, 0.7))])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", CHECKS)
 def test_moves_every_word_whatever_the_stalls(kind, shape, stalls):

@@ -12,7 +12,8 @@ DEPTH = 512
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("noise", "stalls"), [(0, 0.0), (1, 0.4)])
+@pytest.mark.parametrize(("noise", "stalls"), [
+    pytest.param(0, 0.0, marks=pytest.mark.long), (1, 0.4)])
 @pytest.mark.parametrize(("columns", "bus_bits"), [
     (16, 64), *(pytest.param(*shape, marks=pytest.mark.long) for shape in ((8, 64), (16, 128)))])
 def test_there_and_back(columns, bus_bits, stalls, noise, tmp_path):
