@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 TIMES = ["seconds", "images_per_second"]
-EPOCHS = 3
+EPOCHS = 2
 
 
 def command(runs: Path, name: str, *extra: str) -> list[str]:
