@@ -1,6 +1,6 @@
-"""The few designs that `make test` compiles: every test on the RTL takes one of them.
+"""The designs of tests: `make test` compiles ON_CHIP and AXI, `make test-all` the others too.
 
-A design costs about a minute of a core. `make test-all` compiles others too.
+A design costs about a minute of a core.
 """
 
 from dataclasses import replace

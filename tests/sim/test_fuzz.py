@@ -18,7 +18,7 @@ def assert_as_the_model(target, n_programs):
 
 @pytest.mark.slow
 def test_random_programs_are_as_the_model(monkeypatch):
-    assert_as_the_model(AXI, 100)
+    assert_as_the_model(AXI, 60)
     right = Machine.rescale
     monkeypatch.setattr(Machine, "rescale", lambda *what: right(*what) ^ 1)
     found = fuzz(build_accelerator(AXI), AXI, n_programs=30, seed=1, plusargs=PLUSARGS)

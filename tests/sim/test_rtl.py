@@ -51,6 +51,7 @@ def test_running_through_gives_what_stopping_after_each_instruction_gives(name):
     assert np.array_equal(through[output], interpreter.run(program, x)[output])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_every_program_on_a_shape_that_rotates(name):
     assert differences(make(name), target=ROTATING) == []

@@ -6,8 +6,9 @@ from hw.targets import get_target
 from synthesis.tops import TOPS, top_design
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("top", [top for top in TOPS if top != "accelerator"])
+@pytest.mark.parametrize("top", [
+    pytest.param(top, marks=pytest.mark.slow if top == "lanes" else pytest.mark.long)
+    for top in TOPS if top != "accelerator"])
 def test_parts(top):
     design = top_design(top, get_target("sim-4x4"))
     assert f"module {top}(" in design.verilog

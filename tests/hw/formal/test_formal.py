@@ -39,9 +39,9 @@ def test_verdict(name, tmp_path):
 
 @pytest.mark.parametrize(("proof", "mutant"), [
     (properties.FrontProof, SaturatesOneTooLow),
-    (properties.ProductProof, InvertsTheSign),
+    pytest.param(properties.ProductProof, InvertsTheSign, marks=pytest.mark.long),
     (properties.OutputProof, ClampsTooLate),
-    (properties.FullProof, ClampsTooLate),
+    pytest.param(properties.FullProof, ClampsTooLate, marks=pytest.mark.long),
 ])
 def test_each_proof_refutes_a_mutant(proof, mutant, tmp_path):
     verdict = formal.prove("mutant", proof(mutant(widths=proof.widths)), tmp_path)

@@ -145,7 +145,8 @@ def random_program(rng, n):
     return records + END, waits
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [
+    0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 4))])
 def test_every_wait_is_kept_and_everything_runs(seed):
     program, waits = random_program(random.Random(seed), 40)
     engines = Engines(seed)

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 N_ROWS = TABLE_SIZE // 4  # cycles in which the table is filled
 
 
-@pytest.mark.parametrize("columns", [4, 8, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("columns", [
+    4, *(pytest.param(columns, marks=pytest.mark.long) for columns in (8, 16))])
 def test_every_code_in_every_lane(columns):
     """A table without two equal codes; the words have every code in every byte."""
     target = target_of(columns)

@@ -55,9 +55,8 @@ def check(columns, instructions, *, seed=0, **options):
 
 
 @pytest.mark.parametrize("opcode", OPCODES, ids=lambda opcode: opcode.name)
-@pytest.mark.parametrize("seed", [1, *(
-    pytest.param(s, marks=pytest.mark.slow if s == 2 else pytest.mark.long)
-    for s in range(2, 6))])
+@pytest.mark.parametrize("seed", [
+    1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 6))])
 def test_random_instructions_with_random_waits(opcode, seed):
     rng = random.Random(f"{opcode}-{seed}")
     n = 3 if seed == 1 else 10
@@ -66,7 +65,7 @@ def test_random_instructions_with_random_waits(opcode, seed):
           latency=rng.choice((3, 6, 9)))
 
 
-@pytest.mark.parametrize("columns", [8, 16])
+@pytest.mark.parametrize("columns", [8, pytest.param(16, marks=pytest.mark.long)])
 @pytest.mark.parametrize("opcode", OPCODES, ids=lambda opcode: opcode.name)
 def test_wider_words(columns, opcode):
     rng = random.Random(f"{opcode}-{columns}")
