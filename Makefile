@@ -8,7 +8,7 @@ BIN     := .venv/bin
 PY      := $(BIN)/python
 STAMP   := .venv/.lockstep-stamp
 # Two processes; a file stays in one of them, in the order of tests/conftest.py.
-PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 TRAIN    = $(PY) flows/train.py --model resnet_digits --model-config "{'quantize': True}" \
            --dataset digits --save demo

@@ -1,5 +1,5 @@
-"""Shared by all tests: one thread per process, reproducible hypothesis, the external data, and who
-runs what: a file's tests stay in one process, and files that compile designs begin."""
+"""Shared by all tests: one thread per process, reproducible hypothesis, the external data, and the
+order: files that compile designs begin."""
 
 import os
 from pathlib import Path
@@ -23,8 +23,8 @@ FIRST = ("tests/sim/test_rtl.py", "tests/sim/test_fuzz.py")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Keep a file's tests in one process, which makes what they share once; long files begin."""
+def pytest_collection_modifyitems(items):
+    """Long files begin."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def rank(item):
@@ -32,9 +32,6 @@ def pytest_collection_modifyitems(config, items):
         return (FIRST.index(name) if name in FIRST else len(FIRST), item.path not in slow)
 
     items.sort(key=rank)
-    for item in items if config.pluginmanager.hasplugin("xdist") else ():
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ def losses(runs, name):
     return pandas.read_csv(runs / name / "results.csv")["train_loss"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("extra", "bound"), [
     pytest.param(["--recipe", "float"], FLOAT_BOUND, marks=pytest.mark.long),
     ([], EIGHT_BIT_BOUND)])

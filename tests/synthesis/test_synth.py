@@ -326,7 +326,7 @@ def test_registers_that_say_keep_are_not_merged(tmp_path):
         assert figures["cells"]["unit"]["TRELLIS_FF"] == registers
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_zynq_counts_of_a_multiply_add(tmp_path):
     design = design_of(MultiplyAdd(Multiplier), "multiply_add")

@@ -77,12 +77,14 @@ WEIGHTS, ACTIVATIONS = ({"weight_bits": 3, "activation_bits": 8},
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("few", "option"), [
-    (ACTIVATIONS, {"activation_range": "aciq_laplace"}), (ACTIVATIONS, {"activation_range": "mse"}),
-    (ACTIVATIONS, {"per_channel_activations": True}),
-    (ACTIVATIONS, {"per_channel_activations": True, "allocate_activations": True}),
-    (WEIGHTS, {"allocate_weights": True}), (WEIGHTS, {"bias_correction": "weight"}),
-    (WEIGHTS, {"bias_correction": "output"}),
-    (WEIGHTS, {"adaround": AdaRoundConfig(iterations=200)})],
+    (ACTIVATIONS, {"activation_range": "aciq_laplace"}),
+    (WEIGHTS, {"allocate_weights": True}), (WEIGHTS, {"bias_correction": "output"}),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        (ACTIVATIONS, {"activation_range": "mse"}),
+        (ACTIVATIONS, {"per_channel_activations": True}),
+        (ACTIVATIONS, {"per_channel_activations": True, "allocate_activations": True}),
+        (WEIGHTS, {"bias_correction": "weight"}),
+        (WEIGHTS, {"adaround": AdaRoundConfig(iterations=200)})))],
     ids=lambda option: " ".join(option) + " " + str(list(option.values())[0])[:12])
 def test_each_method_brings_the_logits_nearer(few, option):
     """Where few bits are what it is for; for most of five networks, as none helps each of them."""
