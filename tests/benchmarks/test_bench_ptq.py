@@ -64,7 +64,7 @@ def save(path, model="resnet", options=None, dataset="cifar10"):
     return f"tiny={path}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_page_and_what_is_kept(small, tmp_path, monkeypatch, capsys):
     assert bench.main(small) == 0
     rows = rows_in(tmp_path)

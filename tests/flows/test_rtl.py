@@ -19,37 +19,38 @@ def run_rtl(*args: str, hash_seed: str = "0") -> subprocess.CompletedProcess:
                           env={**os.environ, "PYTHONHASHSEED": hash_seed})
 
 
+def written(folder, hash_seed):
+    result = run_rtl("--target", "array-2x4", "-o", str(folder), hash_seed=hash_seed)
+    assert result.returncode == 0, result.stderr
+    assert f"wrote {folder / 'accelerator.v'}" in result.stdout
+    return folder
+
+
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    folders = []
-    for seed in ("1", "2"):
-        folder = tmp_path_factory.mktemp("rtl")
-        result = run_rtl("--target", "array-2x4", "-o", str(folder), hash_seed=seed)
-        assert result.returncode == 0, result.stderr
-        assert f"wrote {folder / 'accelerator.v'}" in result.stdout
-        folders.append(folder)
-    return folders
+def folder(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("rtl"), "1")
 
 
-@pytest.mark.slow
-def test_two_runs_write_the_same_bytes(folders):
-    first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
+@pytest.mark.long
+def test_two_runs_write_the_same_bytes(folder, tmp_path):
+    first, second = ({path.name: path.read_bytes() for path in where.iterdir()}
+                     for where in (folder, written(tmp_path, "2")))
     assert sorted(first) == ["accelerator.v", "interface.json", "lockstep.h"]
     assert first == second
 
 
 @pytest.mark.slow
-def test_no_path_of_the_machine_is_in_the_files(folders):
-    for path in folders[0].iterdir():
+def test_no_path_of_the_machine_is_in_the_files(folder):
+    for path in folder.iterdir():
         text = path.read_text()
         for trace in (str(ROOT), str(Path.home()), sys.prefix, "site-packages", ".py"):
             assert trace not in text, f"{path.name} contains {trace}"
 
 
 @pytest.mark.slow
-def test_the_interface_lists_the_ports_of_the_verilog(folders):
-    interface = json.loads((folders[0] / "interface.json").read_text())
-    verilog = (folders[0] / "accelerator.v").read_text()
+def test_the_interface_lists_the_ports_of_the_verilog(folder):
+    interface = json.loads((folder / "interface.json").read_text())
+    verilog = (folder / "accelerator.v").read_text()
     assert interface["sha256"]["accelerator.v"] == hashlib.sha256(verilog.encode()).hexdigest()
     top = verilog[verilog.index("module accelerator("):]
     ports = set(re.search(r"\((.*?)\);", top, re.DOTALL)[1].replace(",", " ").split())

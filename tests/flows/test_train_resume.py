@@ -50,7 +50,7 @@ def assert_equal(a, b, path="checkpoint"):
         assert a == b, path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_continues_as_if_never_stopped(tmp_path):
     assert start(command(tmp_path, "whole")).wait(200) == 0
     process = start(command(tmp_path, "killed"))

@@ -12,8 +12,9 @@ ITEMS = [{"a": i - 100, "b": [i % 16, -(i % 17), 3]} for i in range(100)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("idle", [0, 0.5])
-@pytest.mark.parametrize("backpressure", [0, 0.5])
+@pytest.mark.parametrize(("idle", "backpressure"), [
+    (0.5, 0.5), *(pytest.param(*pace, marks=pytest.mark.long)
+                  for pace in ((0, 0), (0, 0.5), (0.5, 0)))])
 def test_outputs_do_not_depend_on_the_pace(idle, backpressure):
     report = {}
     outputs = run_stream(Increment(), ITEMS, idle=idle, backpressure=backpressure, report=report)

@@ -35,7 +35,7 @@ def test_rescaler(idle, backpressure):
     assert [result["value"] for result in results] == [golden(item) for item in items]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("count", "stalls"), [(4099, 0.0), (1000, 0.3), (17, 0.7)])
 def test_range_norm(count, stalls):
     rng = np.random.default_rng(count)

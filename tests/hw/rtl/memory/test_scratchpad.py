@@ -62,7 +62,7 @@ def test_a_bank_has_an_even_number_of_words():
         Bank(depth=7, word_bytes=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("component", "blocks", "n_registers"), [
     (Bank(depth=4096, word_bytes=4), 8, 64 + 3 * 11 + 32 + 8),
     *(pytest.param(*case, marks=pytest.mark.long) for case in (
