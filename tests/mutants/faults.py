@@ -82,8 +82,10 @@ GOLDEN = (
 
 _rounding = _in("sw/quantize/rounding.py", "sw/quantize/test_rounding.py")
 _gradients = _in("sw/quantize/gradients.py", "sw/quantize/test_gradients.py")
-_ranges = _in("sw/quantize/ranges.py", "sw/quantize/test_ranges.py")
-_quantizers = _in("sw/quantize/quantizers.py", "sw/quantize/test_quantizers.py")
+_ranges = _in("sw/quantize/ranges.py", "sw/quantize/test_ranges.py",
+              "sw/quantize/test_quantizers.py")
+_quantizers = _in("sw/quantize/quantizers.py", "sw/quantize/test_quantizers.py",
+                  "sw/quantize/test_recipes.py")
 _accumulator = _in("sw/quantize/accumulator.py", "sw/quantize/test_accumulator.py")
 _schedule = _in("sw/train/schedule.py", "sw/train/test_schedule.py",
                 "sw/train/test_train.py::test_no_weight_decay_on_biases_and_norms")

@@ -11,6 +11,7 @@ from golden import ops
 from golden.errors import LockstepError
 from golden.ops import range_norm
 from golden.program import Node, Program, Quantization, Tensor, interpreter
+from golden.program.encoding import array_hash
 from tests.golden.samples import residual_program
 
 FILES = ("program.json", "tensors.npz")
@@ -250,3 +251,10 @@ def test_a_missing_key_inside_an_operator_is_not_taken_for_a_tensor(monkeypatch)
     monkeypatch.setattr(type(residual_program().nodes[0].op), "__call__", fail)
     with pytest.raises(KeyError, match="inside"):
         interpreter.run(residual_program(), images())
+
+
+def test_the_hash_of_an_array_holds_its_dtype_and_shape():
+    arrays = [np.zeros(shape, dtype) for shape, dtype in (
+        ((2, 3), np.int8), ((3, 2), np.int8), (6, np.int8), (3, np.int16))]
+    assert len({array_hash(array) for array in arrays}) == 4
+    assert array_hash(arrays[0]) == array_hash(np.zeros((3, 2), np.int8).T)
