@@ -82,8 +82,7 @@ GOLDEN = (
 
 _rounding = _in("sw/quantize/rounding.py", "sw/quantize/test_rounding.py")
 _gradients = _in("sw/quantize/gradients.py", "sw/quantize/test_gradients.py")
-_ranges = _in("sw/quantize/ranges.py", "sw/quantize/test_ranges.py",
-              "sw/quantize/test_quantizers.py")
+_ranges = _in("sw/quantize/ranges.py", "sw/quantize/test_ranges.py")
 _quantizers = _in("sw/quantize/quantizers.py", "sw/quantize/test_quantizers.py",
                   "sw/quantize/test_recipes.py")
 _accumulator = _in("sw/quantize/accumulator.py", "sw/quantize/test_accumulator.py")

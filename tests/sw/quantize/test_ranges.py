@@ -195,3 +195,6 @@ def test_steps_of_symmetric_and_affine_grids():
     assert (scale.item(), zero_point) == (pytest.approx(4 / 15), -4)  # -8 + 3.75
     scale, zero_point = affine_scale(low * 0, high * 0, TensorRecipe(symmetric=False))
     assert (scale, zero_point) == (2.0**-7, -128)
+    for values, zero in ((torch.tensor([-3.0, -1.0]), 127), (torch.tensor([1.0, 3.0]), -128)):
+        scale, zero_point = affine_scale(*values, TensorRecipe(symmetric=False))
+        assert (scale.item(), zero_point) == (pytest.approx(3 / 255), zero)  # 0 belongs to it
