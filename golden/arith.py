@@ -17,9 +17,9 @@ import numpy as np
 from golden import validate
 
 __all__ = ["INT32_MAX", "INT32_MIN", "INT8_MAX", "INT8_MIN", "MULTIPLIER_MAX", "MULTIPLIER_WIDTH",
-           "Rounding", "SHIFT_MAX", "as_int64", "average_factor", "clamp", "dequantize",
-           "multiplier_and_shift", "quantize", "requantize", "round_shift", "saturate",
-           "split_shift", "stochastic_shift"]
+           "Rounding", "SHIFT_MAX", "as_int64", "average_factor", "bit_length", "clamp",
+           "dequantize", "floor_divide", "lanes", "multiplier_and_shift", "quantize", "requantize",
+           "round_divide", "round_shift", "saturate", "split_shift", "stochastic_shift"]
 
 INT8_MIN, INT8_MAX = -(1 << 7), (1 << 7) - 1
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
@@ -77,12 +77,37 @@ def stochastic_shift(x: _Kind, r, n) -> _Kind:
     return (x + r) >> n
 
 
+def floor_divide(x: _Kind, divisor) -> _Kind:
+    """floor(x / divisor), divisor > 0."""
+    return x // divisor
+
+
+def round_divide(x: _Kind, divisor) -> _Kind:
+    """floor((x + floor(divisor / 2)) / divisor), divisor > 0: nearest, halves upwards if even."""
+    return (x + (divisor >> 1)) // divisor
+
+
+def bit_length(x: _Kind) -> _Kind:
+    """The number of bits of x, 0..2**62, elementwise; 0 for 0."""
+    length = 0
+    for n in (32, 16, 8, 4, 2, 1):
+        step = clamp(x >> n, 0, 1) * n
+        length, x = length + step, x >> step
+    return length + x
+
+
 def split_shift(shift: _Kind) -> tuple[_Kind, _Kind]:
     """Splits a shift of 0..62 into (left, right): left before the product, right after it.
 
     The product with the multiplier is always shifted right by 31 + right.
     """
     return clamp(31 - shift, 0, 31), clamp(shift - 31, 0, 31)
+
+
+def _product(acc, multiplier, shift):
+    """The product of the lanes, at most 2**62, and the shift to the right that follows 31."""
+    left, right = split_shift(shift)
+    return saturate(saturate(acc, 32) << left, 32) * multiplier, right
 
 
 def requantize(acc: _Kind, multiplier, shift, zero_point, low, high,
@@ -97,9 +122,7 @@ def requantize(acc: _Kind, multiplier, shift, zero_point, low, high,
     Raises TypeError for operands that are not integers, ValueError for an unknown rounding.
     """
     rounding = Rounding(rounding)
-    acc, multiplier, shift = as_int64(acc), as_int64(multiplier), as_int64(shift)
-    left, right = split_shift(shift)
-    product = saturate(saturate(acc, 32) << left, 32) * multiplier
+    product, right = _product(as_int64(acc), as_int64(multiplier), as_int64(shift))
     if rounding is Rounding.HALF_UP:
         y = round_shift(product, 31 + right)
     else:
@@ -108,6 +131,24 @@ def requantize(acc: _Kind, multiplier, shift, zero_point, low, high,
         negative = (high_half >> 63) * clamp(right, 0, 1)
         y = (high_half + ((1 << right) >> 1) + negative) >> right
     return clamp(y + zero_point, low, high)
+
+
+def lanes(acc: _Kind, multiplier, shift, random=None) -> _Kind:
+    """`requantize` before the zero point and the clamp, for shifts that are data. Fits int32.
+
+    acc: integers, saturated to int32; multiplier: limited to 0..2**31-1
+    shift: any; above 62 the result is 0, below 0 counts as 0 (where the result saturates anyway)
+    random: integers of 0..255, or None to round half up. The rounding constant is
+        (2 random + 1) / 512 of the last place instead of one half: its mean, so that the error of
+        9 and more dropped bits has mean 0. The integer training step rounds its gradients so.
+    """
+    acc, multiplier, shift = as_int64(acc), as_int64(multiplier), as_int64(shift)
+    kept = 1 - clamp(shift - SHIFT_MAX, 0, 1)
+    product, right = _product(acc, clamp(multiplier, 0, MULTIPLIER_MAX) * kept,
+                              clamp(shift, 0, SHIFT_MAX))
+    if random is None:
+        return round_shift(product, 31 + right)
+    return stochastic_shift(product, (2 * as_int64(random) + 1) << (22 + right), 31 + right)
 
 
 def multiplier_and_shift(factor) -> tuple[int, int]:

@@ -8,6 +8,7 @@ What each operator does with the products is its own `compute`, and rounding, cl
 points are `golden.arith`'s functions, both applied to tensors.
 """
 
+import math
 from functools import cache
 
 import numpy as np
@@ -17,7 +18,9 @@ from golden import arith
 from golden.errors import LockstepError
 from golden.ops import Operator
 from golden.ops.primitives import Primitives, Unsupported
+from golden.ops.windows import placed
 from golden.program.sources import source_codes
+from golden.random import counter_bits
 
 __all__ = ["Torch", "execute", "int_matmul", "patches", "run"]
 
@@ -167,6 +170,15 @@ class Torch(Primitives):
 
     def host(self, value) -> np.ndarray:
         return value.cpu().numpy()
+
+    def place(self, x, size, offset, stride) -> torch.Tensor:
+        result = x.new_zeros((*x.shape[:2], *size))
+        result[placed(x.shape, offset, stride)] = x
+        return result
+
+    def counter_bits(self, seed, shape, like) -> torch.Tensor:
+        index = torch.arange(math.prod(shape), dtype=torch.int32, device=like.device)
+        return counter_bits(seed, index).long().reshape(shape)
 
 
 def _folded(weights, bias, zero_point):

@@ -8,6 +8,7 @@ Tensors are codes with a leading batch axis until `integers` makes int64 of them
 int8, or another dtype, of int64 again.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 from golden import arith
 from golden.errors import LockstepError
 from golden.ops import windows
+from golden.random import counter_bits
 
 __all__ = ["BLOCK_BYTES", "ExecutorIntegers", "ExecutorTensor", "NUMPY", "Numpy", "Primitives",
            "Unsupported", "exact_float", "product_bounds"]
@@ -146,6 +148,14 @@ class Primitives:
     def host(self, value) -> np.ndarray:
         """The value as a numpy array: for constants that depend on the data."""
         self._refuse("host")
+
+    def place(self, x, size, offset, stride) -> ExecutorTensor:
+        """Zeros (N, C, *size) with x (N, C, H, W) in them, from `offset` on, `stride` apart."""
+        self._refuse("place")
+
+    def counter_bits(self, seed, shape, like) -> ExecutorIntegers:
+        """`golden.random.counter_bits` of the elements of `shape` in C order, where `like` is."""
+        self._refuse("counter_bits")
 
 
 def exact_float(largest) -> type:
@@ -285,6 +295,17 @@ class Numpy(Primitives):
     def host(self, value) -> np.ndarray:
         """The value itself."""
         return value
+
+    def place(self, x, size, offset, stride) -> np.ndarray:
+        """Of the dtype of x."""
+        result = np.zeros((*x.shape[:2], *size), x.dtype)
+        result[windows.placed(x.shape, offset, stride)] = x
+        return result
+
+    def counter_bits(self, seed, shape, like) -> np.ndarray:
+        """int64."""
+        index = np.arange(math.prod(shape), dtype=np.int32)
+        return counter_bits(seed, index).astype(np.int64).reshape(shape)
 
 
 def _depthwise(views, weights, groups, acc):

@@ -4,7 +4,8 @@ import numpy as np
 
 from golden import validate
 
-__all__ = ["KERNEL_MAX", "geometry", "image_shape", "output_size", "pad", "sliding"]
+__all__ = ["KERNEL_MAX", "geometry", "image_shape", "output_size", "pad", "placed",
+           "sliding"]
 
 KERNEL_MAX = 1 << 16
 
@@ -46,6 +47,12 @@ def pad(x, padding, value) -> np.ndarray:
     if not any(padding):
         return x
     return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+
+
+def placed(shape, offset, stride) -> tuple[slice, ...]:
+    """The index of an array of `shape` (N, C, H, W) from `offset` on, its pixels `stride` apart."""
+    return (slice(None), slice(None), *(slice(first, first + length * step, step)
+                                        for first, length, step in zip(offset, shape[2:], stride)))
 
 
 def sliding(x, kernel, stride, dilation=(1, 1)) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from golden import ops
 from golden.arith import Rounding
 from golden.ops import range_norm
+from golden.ops.step import STEP_OPERATORS
 
 __all__ = ["CLASSES", "Field", "Json", "array_hash", "canonical", "decode", "digest", "encode",
            "npz"]
@@ -26,7 +27,8 @@ Json: TypeAlias = dict | list | str | int | float | None
 Field: TypeAlias = (ops.Operator | ops.Rescale | range_norm.RangeNormConfig | np.ndarray | tuple
                     | str | int | float | None)
 
-CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, *ops.TRAINING_OPERATORS, ops.Rescale,
+CLASSES = {kind.__name__: kind for kind in (*ops.OPERATORS, *ops.TRAINING_OPERATORS,
+                                            *STEP_OPERATORS, ops.Rescale,
                                             range_norm.RangeNormConfig)}
 
 

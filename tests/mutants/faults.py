@@ -32,6 +32,16 @@ _product = _in("golden/float_product.py", "golden/test_float_product.py")
 _windowed = _in("golden/ops/windowed.py", "golden/ops",
                 "hw/compiler/test_compiler_tile.py::test_any_convolution_is_as_golden")
 _norm = _in("golden/ops/range_norm.py", "golden/ops/test_range_norm.py")
+_lanes = _in("golden/arith.py", "golden/ops/step/test_step_lanes.py")
+_exponents = _in("golden/ops/step/exponents.py", "golden/ops/step/test_step_exponents.py")
+_step_norm, _step_back, _statistics = (
+    _in(f"golden/ops/step/{name}.py", "golden/ops/step/test_step_norm.py")
+    for name in ("norm_forward", "norm_backward", "statistics"))
+_addition = _in("golden/ops/step/addition.py", "golden/ops/step/test_step_addition.py")
+_maximum = _in("golden/ops/step/pooling_backward.py", "golden/ops/step/test_step_pooling.py")
+_head = _in("golden/ops/step/head.py", "golden/ops/step/test_step_head.py")
+_update = _in("golden/ops/step/update.py", "golden/ops/step/test_step_update.py")
+_dx = _in("golden/ops/step/convolution_backward.py", "golden/ops/step/test_step_convolution.py")
 _compare = _in("golden/program/compare.py", "golden/program/test_compare.py")
 _verify = _in("golden/program/verify.py", "golden/program/test_verify.py")
 _storage = _in("golden/program/storage.py", "golden/program/test_program.py",
@@ -62,6 +72,28 @@ GOLDEN = (
           "(p.integers(q) * multiplier + bias >> shift)"),
     _norm("chunks one longer", "length = -(-count // N_CHUNKS)",
           "length = count // N_CHUNKS + 1"),
+    _lanes("a random constant of a mean below one half", "(2 * as_int64(random) + 1)",
+           "(2 * as_int64(random))"),
+    _lanes("a shift of 63 is not nothing", "kept = 1 - clamp(shift - SHIFT_MAX, 0, 1)",
+           "kept = 1 - clamp(shift - SHIFT_MAX - 1, 0, 1)"),
+    _exponents("a quiet step too many", "falls = quiet >> 3 ", "falls = quiet + 7 >> 4 "),
+    _step_norm("a slope without range", "signum(gamma) * arith.clamp(spread, 0, 1)",
+               "signum(gamma) * arith.clamp(spread + 1, 0, 1)"),
+    _step_back("the spike's sign at an extreme", "p.integers(index == low) - p.integers(index == "
+               "high)", "p.integers(index == high) - p.integers(index == low)"),
+    _step_back("the remainder of the mean is dropped", "sum_g * (total - whole * self.count)",
+               "sum_g * 0"),
+    _statistics("the last of equal maxima", "[[length - index for index in range(length)]]",
+                "[[index + 1 for index in range(length)]]"),
+    _addition("a unit too fine for 16 bits", "CODE_LIMIT, GRADIENT_LIMIT = 20, 15",
+              "CODE_LIMIT, GRADIENT_LIMIT = 20, 20"),
+    _maximum("every maximum of a window", "left = (1 - first) * left", "left = 1"),
+    _head("a gradient that does not sum to 0", "gradient = wrong - right * p.sum(wrong, (1,))",
+          "gradient = wrong - right * (1 << GRADIENT_FRACTION)"),
+    _update("a gradient of the grown codes", "e_ga + 8 - exponent - grown + 8",
+            "e_ga + 8 - grown - grown + 8"),
+    _dx("the 8-bit gradient of the wrong group", "parts.transpose(0, 2, 1, 3, 4)",
+        "parts[::-1].transpose(0, 2, 1, 3, 4)"),
     _compare("only larger values differ", "different = actual != expected",
              "different = actual > expected"),
     _verify("one bit less for negative sums", "(value if value >= 0 else ~value).bit_length() + 1",

@@ -85,7 +85,7 @@ def test_every_primitive_is_implemented_or_refused_by_name():
     assert primitives == {name for name in vars(Numpy) if not name.startswith("_")}
     assert primitives == {name for name in vars(executor.Torch) if not name.startswith("_")}
     missing = {name for name in primitives if getattr(Integers, name) is getattr(Primitives, name)}
-    assert missing == {"batch", "max", "min", "split", "host"}
+    assert missing == {"batch", "max", "min", "split", "host", "place", "counter_bits"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

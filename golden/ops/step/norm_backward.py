@@ -1,0 +1,241 @@
+"""RangeBN of the integer training step, backward, for 16-bit gradients that enter it.
+
+g: int16, limited to +-32639, exponent e_g; it counts where the activation let its code pass.
+With the names of `golden.ops.step.norm_forward`, per channel, sums over n codes:
+
+    sum_g, sum_gq               as sums of the low and the high digit of g, int32 each
+    P = sum_gq - sum_g (S // n) - (sum_g (S mod n) + (n >> 1)) // n       = sum of g (q - mean)
+    mean_g = ((sum_g << 10) + (n >> 1)) // n
+    spike  = sat31((P << 10) // D') sign         the gradient of the range, on its extremes
+    dbeta  = sat32(sum_g), exponent e_g
+    dgamma = sat32((((P + 8) >> 4) ck) // D'), exponent e_g + 4 - xk
+    z = (sign g << 10) - sign mean_g, - spike at the first maximum of each chunk, + spike at the
+        first minimum
+    g16 = clamp(lanes(z, M, shift + s[c] - e_g + e_ga), +-32639)
+    g8 = clamp((g16 + r8) >> 8, +-127)
+
+M and shift are those of the forward pass; 2^s[c] makes it the gradient of the layer's int32 sums.
+
+Widths for n <= 131,071: sum_g 33 bits, sum_gq 40, P 41 (the quotient (S mod n) and the shift by 4
+keep the dividends within 52 bits where sum_g S and P ck would have 57 and 54), mean_g 26, z 32.
+A spike beyond 2^20 codes of g saturates.
+"""
+
+from dataclasses import dataclass
+
+from golden import arith, validate
+from golden.digits import MAX_TERMS
+from golden.ops import range_norm
+from golden.ops.step.activation import check_activation, mask_ports, masked
+from golden.ops.step.base import (
+    CODE_MAX,
+    GRADIENT_MAX,
+    RANDOM_PORTS,
+    Port,
+    StepOperator,
+    Width,
+    by_channel,
+    digits_of,
+    flat,
+    saturated,
+    tensor_id,
+    top_of,
+)
+from golden.ops.step.lanes import sixteen_bits
+from golden.ops.step.norm_forward import (
+    DIVIDEND,
+    FRACTION,
+    SPREAD_MIN,
+    chunk_factor,
+    images_of,
+)
+from golden.ops.step.statistics import SPREAD_MAX, check_count
+
+__all__ = ["GAMMA_SHIFT", "NormGradientParameters", "NormGradientSums", "NormInputGradient"]
+
+GAMMA_SHIFT = 4                 # bits of P that dgamma leaves out
+SUM_NAMES = ("sum_g low", "sum_g high", "sum_gq low", "sum_gq high")
+DIGIT_BOUNDS = (-128, 127), (-127, 127)
+
+
+def _count(value):
+    return validate.integer("Count", value, range_norm.COUNT_MIN, MAX_TERMS)
+
+
+def _mask_shapes(activation, g):
+    return (g, (1,))[:len(mask_ports(activation))]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormGradientSums(StepOperator):
+    """Pass 1: the sums of g and of g q over a batch, by digits of g.
+
+    g: int16 (N, C, ...); q: int8 of that shape; y: int8 of that shape, what the activation gave
+    (not for none); exponent of y: int8 (1,) (for relu6 alone)
+    Returns four int32 (C,): sums of the low and the high digit of g, and of those times q.
+    count: n = N * H * W, 17..131,071; activation: none, relu or relu6
+    """
+
+    count: int
+    activation: str = "none"
+
+    def __post_init__(self):
+        self._put("count", _count(self.count))
+        check_activation(self.activation)
+
+    @property
+    def ports_in(self) -> tuple:
+        """The mask last."""
+        return Port("g", "int16", True), Port("q", "int8", True), *mask_ports(self.activation)
+
+    ports_out = tuple(Port(name, "int32") for name in SUM_NAMES)
+
+    @property
+    def ranges(self) -> tuple:
+        """Of a digit times 1 or a code, `count` times."""
+        sums = [(low * self.count, high * self.count) for low, high in DIGIT_BOUNDS]
+        products = [(-128 * 127 * self.count, high * 128 * self.count) for high in (128, 127)]
+        return *sums, *products
+
+    def shapes(self, g, *rest) -> tuple[tuple, tuple]:
+        """By channel."""
+        return (g, g, *_mask_shapes(self.activation, g)), (g[:1],) * 4
+
+    def results(self, p, g, q, *mask) -> tuple:
+        """Sums."""
+        check_count(self, p, g)
+        digits = digits_of(masked(p, saturated(g, GRADIENT_MAX), mask))
+        axes = (0, *range(2, g.ndim))
+        return tuple(p.reshape(p.sum(x, axes), g.shape[1:2])
+                     for x in (*digits, *(digit * q for digit in digits)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormGradientParameters(StepOperator):
+    """Between the passes: what pass 2 adds, and the gradients of gamma and beta.
+
+    four sums: int32 (C,), of `NormGradientSums`; total, spread: of `NormStatistics`; sign: int8
+    Returns mean_g, spike, dgamma, dbeta, int32 (C,) each. The exponent of dgamma is e_g +
+    `gamma_exponent`, that of dbeta e_g.
+    count: n = N * H * W, 17..131,071
+    """
+
+    ports_in = (*(Port(name, "int32") for name in SUM_NAMES), Port("total", "int32"),
+                Port("spread", "int16"), Port("sign"))
+    ports_out = tuple(Port(name, "int32") for name in ("mean_g", "spike", "dgamma", "dbeta"))
+
+    count: int
+
+    def __post_init__(self):
+        self._put("count", _count(self.count))
+
+    @property
+    def gamma_exponent(self) -> int:
+        """What dgamma's exponent is above that of g."""
+        return GAMMA_SHIFT - chunk_factor(self.count)[1]
+
+    @property
+    def ranges(self) -> tuple:
+        """A mean of gradients, a spike of 31 bits."""
+        mean, spike = (GRADIENT_MAX << FRACTION) + 1, 1 << 30
+        return ((-mean, mean), (-spike, spike), *((arith.INT32_MIN, arith.INT32_MAX),) * 2)
+
+    def widths(self, input_ranges) -> tuple[Width, ...]:
+        """Sums and dividends; the inputs must be sums of `count` values."""
+        bounds = *NormGradientSums(count=self.count).ranges, (-128 * self.count, 127 * self.count)
+        for port, (low, high), (least, most) in zip(self.ports_in, input_ranges, bounds):
+            if low < least or high > most:
+                raise ValueError(f"{port.name} must be one of {self.count} codes, "
+                                 f"not {low}..{high}")
+        sum_g = GRADIENT_MAX * self.count
+        product = sum_g * 256 + 2       # abs(g) (abs(q) + abs(mean)), and the quotient's rounding
+        rest = sum_g * (self.count - 1)
+        gamma = ((product >> GAMMA_SHIFT) + 1) * chunk_factor(self.count)[0]
+        return (Width("Sum of g", -sum_g, sum_g, 33),
+                Width("Sum of g q", -sum_g * 128, sum_g * 128, 40),
+                Width("Sum of g (q - mean)", -product, product, 41),
+                Width("Dividend of the mean", -sum_g << FRACTION,
+                      (sum_g << FRACTION) + self.count // 2, DIVIDEND),
+                Width("Dividend of the product", -rest, rest + self.count // 2, DIVIDEND),
+                Width("Dividend of the spike", -product << FRACTION, product << FRACTION,
+                      DIVIDEND + 1),
+                Width("Dividend of dgamma", -gamma, gamma, DIVIDEND + 1),
+                Width("Spread", *input_ranges[5], 13))
+
+    def shapes(self, *inputs) -> tuple[tuple, tuple]:
+        """By channel."""
+        return inputs[:1] * 7, inputs[:1] * 4
+
+    def results(self, p, g_low, g_high, gq_low, gq_high, total, spread, sign) -> tuple:
+        """Five divisions; three are shifts where n is a power of two."""
+        sum_g, sum_gq = (g_high << 8) + g_low, (gq_high << 8) + gq_low
+        whole = arith.floor_divide(total, self.count)
+        product = (sum_gq - sum_g * whole
+                   - arith.round_divide(sum_g * (total - whole * self.count), self.count))
+        spread = arith.clamp(spread, SPREAD_MIN, SPREAD_MAX)
+        mean = arith.round_divide(sum_g << FRACTION, self.count)
+        spike = arith.saturate(arith.floor_divide(product << FRACTION, spread), 31) * sign
+        dgamma = arith.floor_divide(
+            arith.round_shift(product, GAMMA_SHIFT) * chunk_factor(self.count)[0], spread)
+        return mean, spike, arith.saturate(dgamma, 32), arith.saturate(sum_g, 32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormInputGradient(StepOperator):
+    """Pass 2: the 16-bit gradient of the layer's int32 sums, and its unbiased 8-bit copy.
+
+    g: int16 (N, C, ...); at_high, at_low: int32 (K, C), of `NormStatistics`; sign int8, mean_g,
+    spike, multiplier int32 (C,); shift: int32 (C,), the norm's shift + s - e_g + e_ga; seed, step:
+    int32 (1,); then the mask as of `NormGradientSums`
+    Returns g16 int16, exponent e_ga, g8 int8, exponent e_ga + 8, and top int32 (1,).
+    count: n = N * H * W, 17..131,071; activation: none, relu or relu6
+    """
+
+    count: int
+    activation: str = "none"
+    tensor_id: int
+
+    def __post_init__(self):
+        self._put("count", _count(self.count))
+        check_activation(self.activation)
+        self._put("tensor_id", tensor_id(self.tensor_id))
+
+    @property
+    def ports_in(self) -> tuple:
+        """The mask last."""
+        return (Port("g", "int16", True), Port("at_high", "int32"), Port("at_low", "int32"),
+                Port("sign"), Port("mean_g", "int32"), Port("spike", "int32"),
+                Port("multiplier", "int32"), Port("shift", "int32"), *RANDOM_PORTS,
+                *mask_ports(self.activation))
+
+    ports_out = Port("g16", "int16", True), Port("g8", "int8", True), Port("top", "int32")
+    ranges = ((-GRADIENT_MAX, GRADIENT_MAX), (-CODE_MAX, CODE_MAX), (0, arith.INT32_MAX))
+
+    def widths(self, input_ranges) -> tuple[Width, ...]:
+        """z, of which both spikes at one place cancel."""
+        sign, mean, spike = (max(map(abs, input_ranges[index])) for index in (3, 4, 5))
+        z = sign * ((GRADIENT_MAX << FRACTION) + mean) + spike
+        return Width("Sign", *input_ranges[3], 2), Width("z", -z, z, 32)
+
+    def shapes(self, g, *rest) -> tuple[tuple, tuple]:
+        """By channel, and by chunk and channel."""
+        chunks = range_norm.chunking(self.count)[1], *g[:1]
+        return ((g, chunks, chunks, *(g[:1],) * 5, (1,), (1,), *_mask_shapes(self.activation, g)),
+                (g, g, (1,)))
+
+    def results(self, p, g, at_high, at_low, sign, mean_g, spike, multiplier, shift, seed, step,
+                *mask) -> tuple:
+        """One visit of the lanes."""
+        check_count(self, p, g)
+        codes = flat(p, masked(p, saturated(g, GRADIENT_MAX), mask))
+        sign, mean_g, spike = (p.transpose(x, (1, 0)) for x in (sign, mean_g, spike))
+        parts = []
+        length = range_norm.chunking(self.count)[0]
+        for number, chunk in enumerate(p.split(codes, length)):
+            index = p.constant([[*range(chunk.shape[1])]], chunk)
+            high, low = (p.transpose(at[:, number], (1, 0)) for at in (at_high, at_low))
+            mark = p.integers(index == low) - p.integers(index == high)
+            parts.append((sign * chunk << FRACTION) - sign * mean_g + mark * spike)
+        z = images_of(p, p.concat(parts, 1), g)
+        y = arith.lanes(z, by_channel(p, multiplier, z), by_channel(p, shift, z))
+        return *sixteen_bits(p, y, seed, step, self.tensor_id), top_of(p, y)
