@@ -228,8 +228,8 @@ COMPILER = (
           "if all(buffer.is_live for buffer in within) and len(within) > 1:"),
 )
 
-_images = _in("sim/images.py", "sim/test_rtl.py::test_an_error_of_the_hardware_is_raised",
-              "sim/test_rtl.py::test_the_report_adds_up")
+_images = _in("sim/images.py", "sim/test_images.py",
+              "sim/test_rtl.py::test_an_error_of_the_hardware_is_raised")
 _commands = _in("sim/commands.py",
                 "sim/test_rtl.py::test_every_tensor_of_every_program_equals_golden")
 _fuzz = _in("sim/fuzz.py", "sim/test_fuzz.py")
