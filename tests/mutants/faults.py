@@ -251,7 +251,7 @@ SIM = (
 )
 
 _pointwise = _in("sw/formats/tflite/pointwise.py", "sw/formats/tflite/test_precision.py",
-                 "sw/formats/tflite/test_mul.py")
+                 "sw/formats/tflite/test_tables.py")
 _tables = _in("sw/formats/tflite/tables.py", "sw/formats/tflite/test_tables.py")
 _folding = _in("sw/formats/onnx/importer/folding.py", "sw/formats/onnx/importer/test_errors.py")
 _exported = _in("sw/formats/onnx/importer/exported.py",
@@ -262,8 +262,8 @@ FORMATS = (
                '"RELU_N1_TO_1", precision=np.float64)'),
     _pointwise("a constant factor without its zero point",
                "(int(second.data.item()) - second.zero_point)", "int(second.data.item())"),
-    _tables("a table's ties go up", "np.copysign(np.floor(np.abs(values) + 0.5), values)",
-            "np.floor(values + 0.5)"),
+    _tables("HARD_SWISH rounds ties up", "-((-values + half) >> exponent))",
+            "(values + half) >> exponent)"),
     _tables("a left shift that does not wrap", "(values << left).astype(np.int32)",
             "np.clip(values << left, INT32_MIN, INT32_MAX)"),
     _folding("constants that are no numbers", 'divide="raise", over="raise", invalid="raise"',

@@ -67,6 +67,12 @@ def another_weight(model):
     tensor.CopyFrom(numpy_helper.from_array(codes, tensor.name))
 
 
+def another_constant(model):
+    """One that is no array of the Program: a rounding constant, a zero point."""
+    tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 0)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+
+
 def another_attribute(model):
     node = next(node for node in model.graph.node if node.op_type in ("ConvInteger", "Conv"))
     next(entry for entry in node.attribute if entry.name == "strides").ints[:] = [1, 1]
@@ -96,8 +102,8 @@ def an_unknown_type(model):
     model.graph.initializer[0].data_type = 127
 
 
-CHANGES = [another_weight, an_unknown_type, another_attribute, another_hash, another_output,
-           fewer_nodes, no_metadata_in_order]
+CHANGES = [another_weight, another_constant, an_unknown_type, another_attribute, another_hash,
+           another_output, fewer_nodes, no_metadata_in_order]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
