@@ -79,6 +79,7 @@ def test_weights_are_those_of_the_mlperf_tiny_files(name, options, expected):
     assert n_weights(meta_model(name, options)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "expected", "tolerance"), [
     ("resnet", {"depth": 8}, 12_501_632, 0), ("resnet", {"depth": 20}, 40.81e6, 5e3),
     ("resnet", {"depth": 32}, 69.12e6, 5e3), ("resnet", {"depth": 56}, 125.75e6, 5e3),

@@ -25,6 +25,7 @@ def test_every_model_trains_one_step(name, quantize):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("norm_lowering", ["fold", "exact"])
 def test_every_model_lowers_and_runs(name, norm_lowering):

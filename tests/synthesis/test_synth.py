@@ -75,6 +75,7 @@ def test_a_missed_goal_is_said(tmp_path, fakes, capsys):
     assert "goal 110: NOT MET" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_more_seeds_do_not_synthesize_again(tmp_path, fakes):
     run(tmp_path, "--seeds", "1")
     run(tmp_path, "--seeds", "1,2,3")

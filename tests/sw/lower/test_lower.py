@@ -31,6 +31,7 @@ def gain_of_norms(model, program):
                 if f"{name}.conv" in program.tensors), default=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_lowering", ["fold", "exact"])
 def test_program_follows_the_simulation_tensor_by_tensor(norm_lowering):
     model, images = trained_digits(), digits().test_images[IMAGES]
