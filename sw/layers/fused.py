@@ -10,7 +10,6 @@ compiled once per shape, at its first use: seconds each, less from Inductor's ca
 Statistics come back to the caller: running averages stay in the modules.
 """
 
-import functools
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -95,7 +94,6 @@ class FusedNorm:
                    stochastic=split_rounding(recipe) == "stochastic", bifurcated=recipe.bifurcated)
 
 
-@functools.lru_cache
 def supports(recipe: Recipe) -> bool:
     """True if the recipe's numbers are those of this file: `banner`, its norm's options free.
 
