@@ -273,7 +273,7 @@ FORMATS = (
               '("constants", again.initializer, again.initializer)'),
 )
 
-_sim = _in("flows/sim.py", "flows/test_sim.py")
+_sim = _in("flows/sim.py", "flows/test_sim.py", "flows/test_sim_streaming.py")
 
 FLOWS = (
     _sim("differences end with status 0", 'return 1 if any(row["differences"] for row in rows)',
