@@ -14,8 +14,8 @@ import numpy as np
 
 from golden import validate
 
-__all__ = ["STEPS_PER_ELEMENT", "counter_bits", "initial_state", "jump", "jump_columns",
-           "lfsr_step", "random_bits", "states_at"]
+__all__ = ["STEPS_PER_ELEMENT", "counter_bits", "counter_seed", "initial_state", "jump",
+           "jump_columns", "lfsr_step", "random_bits", "states_at"]
 
 STATE_WIDTH = 64
 TAPS = (64, 63, 61, 60)         # exponents of the polynomial
@@ -24,6 +24,8 @@ BITS_MAX = 32
 INDEX_MAX = (1 << 40) - 1
 _MASK = (1 << STATE_WIDTH) - 1
 _DIGIT_WIDTH = 4                # bits of the index taken per jump
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << STATE_WIDTH)    # signed, as int64 has it
+_Integers = TypeVar("_Integers")        # an array or a tensor
 _DENSE = 32                     # longest index span per element for which all states are made
 
 
@@ -37,14 +39,34 @@ def lfsr_step(state) -> int:
 
 def initial_state(seed, step, tensor_id) -> int:
     """The state of element 0, never 0: splitmix64 (Steele et al. 2014) over the three numbers."""
+    values = [validate.integer(name, value, 0, _MASK) for name, value in
+              (("Seed", seed), ("Step", step), ("Tensor id", tensor_id))]
+    return _splitmix(values, lambda state: state & _MASK) or 1
+
+
+def _splitmix(values, wrap):
+    """Of integers that `wrap` brings back to 64 bits, or that wrap by themselves."""
     state = 0
-    for name, value in (("Seed", seed), ("Step", step), ("Tensor id", tensor_id)):
-        value = validate.integer(name, value, 0, _MASK)
-        state = (state ^ value) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
-    return state or 1
+    for value in values:
+        state = wrap((state ^ value) + _GAMMA)
+        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+            state = wrap((state ^ _logical_shift(state, shift)) * factor)
+        state = state ^ _logical_shift(state, 31)
+    return state
+
+
+def _logical_shift(state, shift):
+    return state >> shift & (1 << STATE_WIDTH - shift) - 1
+
+
+def counter_seed(seed: _Integers, step: _Integers, tensor_id) -> _Integers:
+    """What `counter_bits` takes for the random bits of a tensor: the low word of the hash.
+
+    seed, step: int64 arrays or tensors, taken as unsigned 32-bit numbers. Returns int64 in int32.
+    """
+    mask, sign = (1 << 32) - 1, 1 << 31
+    word = _splitmix((seed & mask, step & mask, tensor_id), lambda state: state) & mask
+    return (word ^ sign) - sign
 
 
 def _multiply(columns, state):
@@ -151,7 +173,6 @@ def random_bits(seed, step, tensor_id, index, n_bits) -> np.ndarray:
 
 
 _COUNTER_MULTIPLIERS = -1640531535, -2048144777, -1028477379  # the first primes of xxHash32
-_Integers = TypeVar("_Integers")        # an int32 array or an int32 tensor
 
 
 def counter_bits(seed, index: _Integers) -> _Integers:

@@ -95,8 +95,27 @@ def _convolve(x, weights, stride, padding, dilation, groups, fill):
     return sums.permute(1, 0, 4, 2, 3).reshape(n, outputs, height, width)
 
 
+def _long_products(a, b):
+    """int64 (G, K, M): sums over L of int8 a (G, L, K) times b (G, L, M), L of any length.
+
+    The sums of blocks are exact floats, and blocks are added as integers.
+    """
+    length = a.shape[1]
+    if a.is_cuda:
+        return torch.bmm(a.transpose(1, 2).double(), b.double()).long()
+    pad = -length % min(FLOAT32_DEPTH, length)
+    a, b = (torch.nn.functional.pad(x, (0, 0, 0, pad)) if pad else x for x in (a, b))
+    blocks = (length + pad) // min(FLOAT32_DEPTH, length)
+    a, b = (x.reshape(len(x) * blocks, -1, x.shape[2]).float() for x in (a, b))
+    sums = torch.bmm(a.transpose(1, 2), b).double()
+    return sums.reshape(-1, blocks, *sums.shape[1:]).sum(1).long()
+
+
 def _on(array, like):
-    """A numpy array as a tensor beside `like`; copied, since the program's arrays are frozen."""
+    """A numpy array as a tensor beside `like`; copied, since the program's arrays are frozen. A
+    tensor as it is."""
+    if isinstance(array, torch.Tensor):
+        return array
     return torch.from_numpy(np.array(array)).to(like.device)
 
 
@@ -124,15 +143,32 @@ class Torch(Primitives):
 
     def convolution(self, x, weights, bias, zero_point, *, stride, padding, dilation, groups
                     ) -> torch.Tensor:
-        per_image = max(x.shape[1:].numel() * weights[0, 0].size, 1)
-        bias = _on(_folded(weights, bias, zero_point), x).reshape(1, -1, 1, 1)
-        weights = _on(weights, x)
-        return torch.cat([_convolve(part, weights, stride, padding, dilation, groups, zero_point)
-                          for part in x.split(max(PATCH_LIMIT // per_image, 1))]) + bias
+        per_image = max(x.shape[1:].numel() * math.prod(weights.shape[2:]), 1)
+        kernels = _on(weights, x)
+        parts = [_convolve(part, kernels, stride, padding, dilation, groups, zero_point)
+                 for part in x.split(max(PATCH_LIMIT // per_image, 1))]
+        sums = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if bias is None and zero_point == 0:
+            return sums
+        return sums + _on(_folded(weights, bias, zero_point), x).reshape(1, -1, 1, 1)
 
     def linear(self, x, weights, bias, zero_point) -> torch.Tensor:
         sums = int_matmul(x, _on(weights, x).t()).long()
+        if bias is None and zero_point == 0:
+            return sums
         return sums + _on(_folded(weights, bias, zero_point), x)
+
+    def kernel_sums(self, x, gradients, kernel, *, stride, padding, groups) -> list[torch.Tensor]:
+        columns = patches(x, kernel, stride, padding, (1, 1), 0)
+        n, _, *size = columns.shape[:4]
+        columns = columns.unflatten(1, (groups, -1)).permute(1, 0, 3, 4, 2, 5, 6)
+        columns = columns.reshape(groups, n * size[0] * size[1], -1)
+        rows = torch.cat([gradient.unflatten(1, (groups, -1)).permute(1, 0, 3, 4, 2)
+                          .reshape(groups, columns.shape[1], -1) for gradient in gradients], 2)
+        sums = _long_products(columns, rows)        # (groups, I / groups * kh * kw, digits * O / g)
+        parts = sums.chunk(len(gradients), 2)
+        return [part.transpose(1, 2).reshape(1, -1, x.shape[1] // groups, *kernel)
+                for part in parts]
 
     def window_max(self, x, kernel, stride, padding) -> torch.Tensor:
         return patches(x, kernel, stride, padding, (1, 1), arith.INT8_MIN).amax(dim=(4, 5))
@@ -171,18 +207,22 @@ class Torch(Primitives):
     def host(self, value) -> np.ndarray:
         return value.cpu().numpy()
 
+    def flip(self, x, axes) -> torch.Tensor:
+        return x.flip(axes)
+
     def place(self, x, size, offset, stride) -> torch.Tensor:
         result = x.new_zeros((*x.shape[:2], *size))
         result[placed(x.shape, offset, stride)] = x
         return result
 
-    def counter_bits(self, seed, shape, like) -> torch.Tensor:
-        index = torch.arange(math.prod(shape), dtype=torch.int32, device=like.device)
-        return counter_bits(seed, index).long().reshape(shape)
+    def counter_bits(self, seed, shape, like, first=0) -> torch.Tensor:
+        index = torch.arange(first, first + math.prod(shape), device=like.device).int()
+        return counter_bits(seed.reshape(-1).int(), index).long().reshape(shape)
 
 
 def _folded(weights, bias, zero_point):
     """The bias of products of raw codes: int64 (O,)."""
+    bias = np.int64(0) if bias is None else bias
     return bias - zero_point * weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
 
 

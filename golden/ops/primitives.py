@@ -69,6 +69,18 @@ class Primitives:
         """The length of axis 0, where it is known."""
         self._refuse("batch of known length")
 
+    def part(self) -> tuple[int, int]:
+        """(which, of how many) equal parts of a batch this executor holds, in order."""
+        return 0, 1
+
+    def all_sum(self, value) -> ExecutorIntegers:
+        """The sum over the parts of a batch, each with a value of its own."""
+        return value
+
+    def all_max(self, value) -> ExecutorIntegers:
+        """The largest of those of the parts of a batch."""
+        return value
+
     def integers(self, x) -> ExecutorIntegers:
         """x as int64."""
         self._refuse("integers")
@@ -89,17 +101,24 @@ class Primitives:
                     ) -> ExecutorIntegers:
         """int64 (N, O, OH, OW): bias + sum of weights * (x - zero_point).
 
-        x: (N, I, H, W), padded with the zero point; weights: int8 (O, I / groups, kh, kw);
-        bias: int32 (O,)
+        x: (N, I, H, W), padded with the zero point; weights: int8 (O, I / groups, kh, kw), an
+        array, or with a zero point of 0 codes of the executor; bias: int32 (O,) or None
         """
         self._refuse("convolution")
 
     def linear(self, x, weights, bias, zero_point) -> ExecutorIntegers:
         """int64 (N, O): bias + (x - zero_point) @ weights.T.
 
-        x: (N, I); weights: int8 (O, I); bias: int32 (O,)
+        x: (N, I); weights: int8 (O, I) and bias as of `convolution`
         """
         self._refuse("linear")
+
+    def kernel_sums(self, x, gradients, kernel, *, stride, padding, groups
+                    ) -> Sequence[ExecutorIntegers]:
+        """int64 (1, O, I / groups, kh, kw) for each of several int8 gradients (N, O, OH, OW) of a
+        convolution's output: the sums of x (N, I, H, W) times it over images and places.
+        """
+        self._refuse("kernel_sums")
 
     def window_max(self, x, kernel, stride, padding) -> ExecutorTensor:
         """The largest code of each window of x (N, C, H, W); padding never wins."""
@@ -149,12 +168,19 @@ class Primitives:
         """The value as a numpy array: for constants that depend on the data."""
         self._refuse("host")
 
+    def flip(self, x, axes) -> ExecutorTensor:
+        """The elements along some axes in the other order."""
+        self._refuse("flip")
+
     def place(self, x, size, offset, stride) -> ExecutorTensor:
         """Zeros (N, C, *size) with x (N, C, H, W) in them, from `offset` on, `stride` apart."""
         self._refuse("place")
 
-    def counter_bits(self, seed, shape, like) -> ExecutorIntegers:
-        """`golden.random.counter_bits` of the elements of `shape` in C order, where `like` is."""
+    def counter_bits(self, seed, shape, like, first=0) -> ExecutorIntegers:
+        """`golden.random.counter_bits` of the elements of `shape` in C order, where `like` is.
+
+        seed: one int64 value within int32; first: index of the first element
+        """
         self._refuse("counter_bits")
 
 
@@ -237,14 +263,27 @@ class Numpy(Primitives):
                 patches = patches.transpose(1, 2, 3, 0, 4, 5).reshape(groups, n_taps, -1)
                 products = (matrices @ patches).reshape(len(weights), n_images, rows, columns)
                 acc[start:start + step] = products.transpose(1, 0, 2, 3)
-        acc += bias.astype(np.int64).reshape(1, -1, 1, 1)
+        if bias is not None:
+            acc += bias.astype(np.int64).reshape(1, -1, 1, 1)
         return acc
 
     def linear(self, x, weights, bias, zero_point) -> np.ndarray:
         """One matrix product."""
         kind = _exact_float(weights, zero_point)
         acc = (x.astype(kind) - kind(zero_point)) @ weights.T.astype(kind)
-        return acc.astype(np.int64) + bias.astype(np.int64)
+        return acc.astype(np.int64) + (0 if bias is None else bias.astype(np.int64))
+
+    def kernel_sums(self, x, gradients, kernel, *, stride, padding, groups) -> list[np.ndarray]:
+        """Convolutions whose channels are the images and whose kernel is the gradient."""
+        x = x.reshape(len(x), groups, -1, *x.shape[2:]).transpose(2, 1, 0, 3, 4)
+        x = x.reshape(len(x), -1, *x.shape[3:])
+        results = []
+        for gradient in gradients:
+            sums = self.convolution(x, np.ascontiguousarray(gradient.swapaxes(0, 1)), None, 0,
+                                    stride=(1, 1), padding=padding, dilation=stride, groups=groups)
+            sums = sums[:, :, :kernel[0], :kernel[1]]
+            results.append(np.ascontiguousarray(sums.swapaxes(0, 1))[None])
+        return results
 
     def window_max(self, x, kernel, stride, padding) -> np.ndarray:
         """Of strided views."""
@@ -296,16 +335,21 @@ class Numpy(Primitives):
         """The value itself."""
         return value
 
+    def flip(self, x, axes) -> np.ndarray:
+        """A view."""
+        return np.flip(x, axes)
+
     def place(self, x, size, offset, stride) -> np.ndarray:
         """Of the dtype of x."""
         result = np.zeros((*x.shape[:2], *size), x.dtype)
         result[windows.placed(x.shape, offset, stride)] = x
         return result
 
-    def counter_bits(self, seed, shape, like) -> np.ndarray:
+    def counter_bits(self, seed, shape, like, first=0) -> np.ndarray:
         """int64."""
-        index = np.arange(math.prod(shape), dtype=np.int32)
-        return counter_bits(seed, index).astype(np.int64).reshape(shape)
+        index = np.arange(first, first + math.prod(shape)).astype(np.int32)
+        bits = counter_bits(np.reshape(seed, -1).astype(np.int32), index)
+        return bits.astype(np.int64).reshape(shape)
 
 
 def _depthwise(views, weights, groups, acc):

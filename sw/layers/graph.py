@@ -17,7 +17,8 @@ from sw.layers.weighted import QLayer
 
 __all__ = ["LayerCall", "evaluating", "trace"]
 
-PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation
+DROPOUTS = (nn.Dropout, nn.Dropout2d)
+PASS_THROUGH = (nn.Identity, *DROPOUTS)  # do nothing in evaluation
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -64,10 +65,11 @@ def _is_flatten(node: fx.Node) -> bool:
     return start == 1 and end == -1
 
 
-def trace(model: nn.Module) -> tuple[fx.GraphModule, list[LayerCall], str]:
+def trace(model: nn.Module, keep_dropout: bool = False
+          ) -> tuple[fx.GraphModule, list[LayerCall], str]:
     """Trace a model: (graph module, steps in execution order, name of the output tensor).
 
-    The placeholder is named ``""``. Raises LockstepError naming the module path of anything that
+    The placeholder is named ``""``. keep_dropout: dropouts are steps, as in training. Raises LockstepError naming the module path of anything that
     is not a layer of sw/layers/weighted.py, a pooling, a flatten or a pass-through.
     """
     try:
@@ -89,7 +91,8 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[LayerCall], str]:
             module = model.get_submodule(node.target)
             inputs = tuple(names[argument] for argument in (*node.args, *node.kwargs.values())
                            if isinstance(argument, fx.Node))
-            if isinstance(module, PASS_THROUGH):
+            if isinstance(module, PASS_THROUGH) and not (
+                    keep_dropout and isinstance(module, DROPOUTS)):
                 names[node] = inputs[0]
                 continue
             used = {step.name for step in steps}

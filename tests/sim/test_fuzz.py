@@ -27,6 +27,6 @@ def test_random_programs_are_as_the_model(monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("target", map(small_memories, (AXI, ON_CHIP)), ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [*map(small_memories, (AXI, ON_CHIP))], ids=lambda t: t.name)
 def test_many_random_programs_are_as_the_model(target):
     assert_as_the_model(target, 3000)

@@ -1,10 +1,12 @@
 """What follows a norm in the integer training step: nothing, ReLU or ReLU6, by the clamp alone."""
 
+from dataclasses import dataclass
+
 from golden import arith
 from golden.ops.primitives import ExecutorIntegers
-from golden.ops.step.base import Port, by_channel
+from golden.ops.step.base import Port, StepOperator, by_channel
 
-__all__ = ["ACTIVATIONS", "check_activation", "mask_ports", "masked", "six"]
+__all__ = ["ACTIVATIONS", "MaskedGradient", "check_activation", "mask_ports", "masked", "six"]
 
 ACTIVATIONS = ("none", "relu", "relu6")
 EXPONENT_LIMIT = 5      # 6 * 2^5 is more than any code
@@ -39,3 +41,40 @@ def masked(p, g, mask) -> ExecutorIntegers:
     for exponent in mask[1:]:
         g = g * p.integers(mask[0] < by_channel(p, six(exponent), mask[0]))
     return g
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedGradient(StepOperator):
+    """The gradient where the activation let its code pass, 0 elsewhere.
+
+    Only for a gradient under two masks, or whose reader knows none: others mask as they read.
+    g: int16 (N, ...); y: int8 of that shape, what the activation gave; exponent of y: int8 (1,)
+    (for relu6 alone). Returns int16.
+    activation: relu or relu6
+    """
+
+    activation: str = "relu"
+
+    ports_out = (Port("g", "int16", True),)
+
+    def __post_init__(self):
+        if check_activation(self.activation) == "none":
+            raise ValueError("Activation must be relu or relu6, not 'none'")
+
+    @property
+    def ports_in(self) -> tuple:
+        """The mask last."""
+        return Port("g", "int16", True), *mask_ports(self.activation)
+
+    def output_range(self, input_ranges) -> tuple:
+        """What comes in, and 0."""
+        low, high = input_ranges[0]
+        return min(low, 0), max(high, 0)
+
+    def shapes(self, g, *rest) -> tuple[tuple, tuple]:
+        """The same."""
+        return (g, g, (1,))[:1 + len(rest)], (g,)
+
+    def results(self, p, g, *mask) -> tuple:
+        """Compares."""
+        return (masked(p, g, mask),)

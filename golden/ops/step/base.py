@@ -5,6 +5,7 @@ the exponents e are tensors of state that change from step to step (delayed scal
 brought to 8 or 16 bits by `golden.arith.lanes` with multipliers and shifts that are data too.
 """
 
+import math
 from abc import abstractmethod
 from typing import NamedTuple
 
@@ -13,11 +14,11 @@ import numpy as np
 from golden import arith, validate
 from golden.ops.operator import Operator
 from golden.ops.primitives import ExecutorIntegers, ExecutorTensor
-from golden.random import initial_state
+from golden.random import counter_seed
 
 __all__ = ["CODE_MAX", "GRADIENT_MAX", "HALF", "Port", "RANDOM_PORTS", "StepOperator",
-           "TENSOR_ID_MAX", "Width", "by_channel", "digits_of", "flat", "noise", "random_word",
-           "saturated", "scalar", "tensor_id", "top_of"]
+           "TENSOR_ID_MAX", "Width", "by_channel", "digits_of", "flat", "noise", "saturated",
+           "tensor_id", "top_of"]
 
 CODE_MAX = 127                  # magnitude of weights and of 8-bit gradients
 GRADIENT_MAX = 127 * 256 + 127  # of 16-bit gradients: both balanced digits fit int8
@@ -149,11 +150,6 @@ class StepOperator(Operator):
                                       zip(results, self.ports_out, strict=True)))
 
 
-def scalar(p, value) -> int:
-    """The only element of a tensor of shape (1,), which is not batched, as a Python int."""
-    return int(np.asarray(p.host(value)).reshape(-1)[0])
-
-
 def by_channel(p, values, like) -> ExecutorIntegers:
     """(1, C) or (1, 1) in the form that broadcasts along axis 1 of `like`."""
     return p.reshape(values, (values.shape[1], *[1] * (like.ndim - 2)))
@@ -167,7 +163,7 @@ def flat(p, x) -> ExecutorIntegers:
 def top_of(p, y) -> ExecutorIntegers:
     """The magnitude watch (1, 1): the largest of y, or ~y where y is negative."""
     y = p.reshape(y ^ (y >> 63), (-1,))
-    return p.max(p.max(y, 1), 0)
+    return p.all_max(p.max(p.max(y, 1), 0))
 
 
 def digits_of(gradient) -> tuple:
@@ -181,20 +177,11 @@ def tensor_id(value) -> int:
     return validate.integer("Tensor id", value, 0, TENSOR_ID_MAX)
 
 
-def random_word(p, seed, step, identity) -> int:
-    """32 bits of `golden.random.initial_state`, the seed of `golden.random.counter_bits`.
-
-    seed, step: (1, 1), taken as unsigned 32-bit numbers; identity: the tensor id
-    """
-    mask = (1 << 32) - 1
-    word = initial_state(scalar(p, seed) & mask, scalar(p, step) & mask, identity) & mask
-    return word - (word >> 31 << 32)
-
-
 def noise(p, seed, step, identity, like) -> ExecutorIntegers:
     """8 random bits for each element of `like` (N, C, ...): of its index pixel * C + channel."""
     shape = like.shape[0], *like.shape[2:], like.shape[1]
-    bits = p.counter_bits(random_word(p, seed, step, identity), shape, like)
+    first = p.part()[0] * math.prod(shape)
+    bits = p.counter_bits(counter_seed(seed, step, identity), shape, like, first)
     return p.transpose(bits, (0, like.ndim - 1, *range(1, like.ndim - 1)))
 
 

@@ -96,10 +96,8 @@ class PreNormCodes(StepProduct):
     def sums(self, p, x, weights) -> ExecutorIntegers:
         """int64 (N, O, OH, OW) of int64 inputs."""
         x, weights = as_images(p, x), as_images(p, weights, 1)
-        weights = np.asarray(p.host(weights))[0].astype(np.int8)
-        return p.convolution(p.codes(x), weights, np.zeros(len(weights), np.int32), 0,
-                             stride=self.stride, padding=self.padding, dilation=(1, 1),
-                             groups=self.groups)
+        return p.convolution(p.codes(x), p.codes(weights)[0], None, 0, stride=self.stride,
+                             padding=self.padding, dilation=(1, 1), groups=self.groups)
 
     def results(self, p, x, weights, shift) -> tuple:
         """One visit of the lanes."""

@@ -1,10 +1,11 @@
 """Gradients of the products of the integer training step: of inputs, weights and biases.
 
     dx = clamp(lanes(sum g8 w, 2^30, 30 + e_gx - (e_ga + 8 - e_x)), +-127 or +-32639), stochastic
-    dw = sum of g16 x as two int32 sums, of the low and of the high digit, exponent e_ga
+    dw = sat32((sum of g16 x + 128) >> 8), exponent e_ga + 8
 
 e_ga is the exponent of the gradient of the layer's int32 sums, so that e_q (and e_w, if wanted) may
-differ between channels: no reduction mixes them. All sums hold for at most 131,071 terms.
+differ between channels: no reduction mixes them. dw is summed by the digits of g16, which int32
+holds for 131,071 terms, and put together exactly however many such sums there are.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from golden import arith, validate
-from golden.digits import MAX_TERMS
 from golden.ops import windows
 from golden.ops.primitives import ExecutorIntegers
+from golden.ops.range_norm import COUNT_MAX
 from golden.ops.step.base import (
     CODE_MAX,
     GRADIENT_MAX,
@@ -102,8 +103,7 @@ class CodesGradient(StepProduct):
     def sums(self, p, g8, weights) -> ExecutorIntegers:
         """int64 (N, I, H, W): a convolution of the gradient, zeros between its pixels."""
         dy, weights = as_images(p, g8), as_images(p, weights, 1)
-        weights = np.asarray(p.host(weights))[0].astype(np.int8)
-        kernel, (top, left, _, _) = weights.shape[2:], self.padding
+        kernel, (top, left, _, _) = weights.shape[3:], self.padding
         size = self.size or (1, 1)
         # Row r of the gradient lies over the padded x from row r * stride on.
         grid = [max(length + k - 1, k + before + length) + pixels * stride
@@ -112,11 +112,11 @@ class CodesGradient(StepProduct):
         spread = p.place(p.codes(dy), grid, [k - 1 for k in kernel], self.stride)
         spread = spread[:, :, top:top + size[0] + kernel[0] - 1,
                         left:left + size[1] + kernel[1] - 1]
-        parts = weights.reshape(self.groups, -1, *weights.shape[1:])[..., ::-1, ::-1]
-        flipped = np.ascontiguousarray(parts.transpose(0, 2, 1, 3, 4))
-        flipped = flipped.reshape(-1, *flipped.shape[2:])
-        return p.convolution(spread, flipped, np.zeros(len(flipped), np.int32), 0, stride=(1, 1),
-                             padding=NO_PADDING, dilation=(1, 1), groups=self.groups)
+        groups, channels = self.groups, weights.shape[2]
+        parts = p.transpose(p.reshape(weights, (groups, -1, channels, *kernel)), (0, 1, 3, 2, 4, 5))
+        parts = p.flip(p.reshape(parts, (groups * channels, -1, *kernel)), (3, 4))
+        return p.convolution(spread, p.codes(parts)[0], None, 0, stride=(1, 1), padding=NO_PADDING,
+                             dilation=(1, 1), groups=groups)
 
     def results(self, p, g8, weights, shift, seed, step) -> tuple:
         """One visit of the lanes."""
@@ -128,23 +128,24 @@ class CodesGradient(StepProduct):
         return (codes if self.size is not None else as_given(p, codes, g8)), top_of(p, y)
 
 
-def _check_images(op, n_images):
+def _check_images(op, p, x):
     """ValueError for another batch than the widths are proven for."""
+    n_images = p.batch(x) * p.part()[1]
     if n_images != op.n_images:
         raise ValueError(f"{op.label} must get {op.n_images} images, not {n_images}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KernelGradient(StepProduct):
-    """The gradient of a layer's weights as two sums of bytes: low and high digits of g16.
+    """The gradient of a layer's weights.
 
     x: int8 (N, I, H, W) or (N, I); g16: int16 (N, O, OH, OW) or (N, O), limited to +-32639
-    Returns low and high, int32 (O, I / groups, kh, kw) or (O, I): 256 high + low = dw.
-    n_images: N, which bounds the sums; kernel: (rows, columns)
+    Returns dw, int32 (O, I / groups, kh, kw) or (O, I).
+    n_images: N of the whole batch, N OH OW at most 2^24; kernel: (rows, columns)
     """
 
     ports_in = Port("x", "int8", True), Port("g16", "int16", True)
-    ports_out = Port("low", "int32"), Port("high", "int32")
+    ports_out = (Port("gradient", "int32"),)
 
     n_images: int
     kernel: tuple = (1, 1)
@@ -154,41 +155,36 @@ class KernelGradient(StepProduct):
 
     def __post_init__(self):
         self.check_window()
-        self._put("n_images", validate.integer("Images", self.n_images, 1, MAX_TERMS))
+        self._put("n_images", validate.integer("Images", self.n_images, 1, COUNT_MAX))
         self._put("kernel", validate.integers("Kernel", self.kernel, 2, 1, windows.KERNEL_MAX))
 
     def shapes(self, x, g16) -> tuple[tuple, tuple]:
         """Checks the terms of a sum too."""
         image = self.image(x)
         size = self.output_pixels(image, self.kernel)
-        self.check_terms(self.n_images * size[0] * size[1])
+        terms = self.n_images * size[0] * size[1]
+        if terms > COUNT_MAX:
+            raise ValueError(f"{self.label}: {terms} terms are more than {COUNT_MAX}")
         if image[0] % self.groups or g16[0] % self.groups:
             raise ValueError(f"{self.label} must get channels that {self.groups} divides, "
                              f"not {image[0]} and {g16[0]}")
         sums = g16[0], image[0] // self.groups, *self.kernel
         sums = sums if len(x) == 3 else sums[:2]
-        return (x, (g16[0], *size)[:len(x)]), (sums, sums)
+        return (x, (g16[0], *size)[:len(x)]), (sums,)
 
     def macs(self, x, g16) -> int:
         """Multiplications of one image, of two digits."""
         return 2 * int(np.prod(self.shapes(x, g16)[1][0])) * int(np.prod(g16[1:]))
 
     def results(self, p, x, g16) -> tuple:
-        """A convolution whose channels are images and whose kernel is the gradient, by digit."""
-        _check_images(self, p.batch(x))
-        is_vector = x.ndim == 2
-        x, g16 = as_images(p, x), as_images(p, g16)
-        images = p.reshape(x, (self.groups, -1, *x.shape[2:]))
-        images = p.codes(p.reshape(p.transpose(images, (2, 1, 0, 3, 4)), (-1, *x.shape[2:])))
-        outputs = []
-        for digit in digits_of(saturated(g16, GRADIENT_MAX)):
-            filters = np.asarray(p.host(p.transpose(digit, (1, 0, 2, 3)))).astype(np.int8)
-            sums = p.convolution(images, filters, np.zeros(len(filters), np.int32), 0,
-                                 stride=(1, 1), padding=self.padding, dilation=self.stride,
-                                 groups=self.groups)
-            sums = p.transpose(sums[:, :, :self.kernel[0], :self.kernel[1]], (1, 0, 2, 3))[None]
-            outputs.append(p.reshape(sums, sums.shape[1:3]) if is_vector else sums)
-        return tuple(outputs)
+        """By digit."""
+        _check_images(self, p, x)
+        digits = digits_of(as_images(p, saturated(g16, GRADIENT_MAX)))
+        low, high = p.kernel_sums(p.codes(as_images(p, x)), [p.codes(digit) for digit in digits],
+                                  self.kernel, stride=self.stride, padding=self.padding,
+                                  groups=self.groups)
+        dw = arith.saturate(arith.round_shift(p.all_sum((high << 8) + low), 8), 32)
+        return (p.reshape(dw, dw.shape[1:3]) if x.ndim == 2 else dw,)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -215,5 +211,5 @@ class BiasGradient(StepOperator):
 
     def results(self, p, g16) -> tuple:
         """Sums."""
-        _check_images(self, p.batch(g16))
-        return (p.sum(saturated(g16, GRADIENT_MAX), (0,)),)
+        _check_images(self, p, g16)
+        return (p.all_sum(p.sum(saturated(g16, GRADIENT_MAX), (0,))),)

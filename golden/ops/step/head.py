@@ -61,8 +61,7 @@ class LogitSums(StepOperator):
 
     def results(self, p, x, weights, bias, shift) -> tuple:
         """The bias by one visit of the lanes."""
-        weights = np.asarray(p.host(weights))[0].astype(np.int8)
-        sums = p.linear(p.codes(x), weights, np.zeros(len(weights), np.int32), 0)
+        sums = p.linear(p.codes(x), p.codes(weights)[0], None, 0)
         return (arith.saturate(sums + arith.lanes(bias, HALF, shift + 30), 32),)
 
 

@@ -3,12 +3,12 @@
 g: int16, limited to +-32639, exponent e_g; it counts where the activation let its code pass.
 With the names of `golden.ops.step.norm_forward`, per channel, sums over n codes:
 
-    sum_g, sum_gq               as sums of the low and the high digit of g, int32 each
-    P = sum_gq - sum_g (S // n) - (sum_g (S mod n) + (n >> 1)) // n       = sum of g (q - mean)
+    sum_g, sum_gq               a high part and the low 16 bits of each
+    P = sum_gq - sum_g (S // n) - sum_g (S mod n) / n       = sum of g (q - mean), nearest
     mean_g = ((sum_g << 10) + (n >> 1)) // n
     spike  = sat31((P << 10) // D') sign         the gradient of the range, on its extremes
     dbeta  = sat32(sum_g), exponent e_g
-    dgamma = sat32((((P + 8) >> 4) ck) // D'), exponent e_g + 4 - xk
+    dgamma = sat32(round(P 2^-h) ck // D'), exponent e_g + h - xk; h = 4, more for n > 2^17
     z = (sign g << 10) - sign mean_g, - spike at the first maximum of each chunk, + spike at the
         first minimum
     g16 = clamp(lanes(z, M, shift + s[c] - e_g + e_ga), +-32639)
@@ -16,15 +16,15 @@ With the names of `golden.ops.step.norm_forward`, per channel, sums over n codes
 
 M and shift are those of the forward pass; 2^s[c] makes it the gradient of the layer's int32 sums.
 
-Widths for n <= 131,071: sum_g 33 bits, sum_gq 40, P 41 (the quotient (S mod n) and the shift by 4
-keep the dividends within 52 bits where sum_g S and P ck would have 57 and 54), mean_g 26, z 32.
+Widths for n <= 2^17: sum_g 33 bits, sum_gq 40, P 41; a bit more for each doubling of n. Dividends
+stay within 52 bits: sum_g (S mod n) / n is taken in two parts, of sum_g // n and sum_g mod n, P
+saturates where the spike does, and h leaves out what ck has no room for. mean_g has 26 bits, z 32.
 A spike beyond 2^20 codes of g saturates.
 """
 
 from dataclasses import dataclass
 
 from golden import arith, validate
-from golden.digits import MAX_TERMS
 from golden.ops import range_norm
 from golden.ops.step.activation import check_activation, mask_ports, masked
 from golden.ops.step.base import (
@@ -35,7 +35,6 @@ from golden.ops.step.base import (
     StepOperator,
     Width,
     by_channel,
-    digits_of,
     flat,
     saturated,
     tensor_id,
@@ -49,17 +48,26 @@ from golden.ops.step.norm_forward import (
     chunk_factor,
     images_of,
 )
-from golden.ops.step.statistics import SPREAD_MAX, check_count
+from golden.ops.step.statistics import SPREAD_MAX, check_count, chunks_of
 
 __all__ = ["GAMMA_SHIFT", "NormGradientParameters", "NormGradientSums", "NormInputGradient"]
 
-GAMMA_SHIFT = 4                 # bits of P that dgamma leaves out
+GAMMA_SHIFT = 4                 # bits of P that dgamma leaves out, for n up to 2^17
+PLAIN_COUNT_WIDTH = 17
 SUM_NAMES = ("sum_g low", "sum_g high", "sum_gq low", "sum_gq high")
-DIGIT_BOUNDS = (-128, 127), (-127, 127)
+LOW_WIDTH = 16                  # of the low part of a sum
+SPIKE_LIMIT = 1 << 34           # of P: from 2^33 on every spike is saturated
+ROOT = 1 << LOW_WIDTH - 1
 
 
 def _count(value):
-    return validate.integer("Count", value, range_norm.COUNT_MIN, MAX_TERMS)
+    return validate.integer("Count", value, range_norm.COUNT_MIN, range_norm.COUNT_MAX)
+
+
+def _parts(total):
+    """(low, high) of sums: total = 2^16 high + low, low in -2^15..2^15 - 1."""
+    high = (total + ROOT) >> LOW_WIDTH
+    return total - (high << LOW_WIDTH), high
 
 
 def _mask_shapes(activation, g):
@@ -68,12 +76,13 @@ def _mask_shapes(activation, g):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NormGradientSums(StepOperator):
-    """Pass 1: the sums of g and of g q over a batch, by digits of g.
+    """Pass 1: the sums of g and of g q over a batch.
 
     g: int16 (N, C, ...); q: int8 of that shape; y: int8 of that shape, what the activation gave
     (not for none); exponent of y: int8 (1,) (for relu6 alone)
-    Returns four int32 (C,): sums of the low and the high digit of g, and of those times q.
-    count: n = N * H * W, 17..131,071; activation: none, relu or relu6
+    Returns four int32 (C,): low and high part of the sum of g and of that of g q, each
+    2^16 high + low with the low one in -2^15..2^15 - 1.
+    count: n = N * H * W, 17..2^24; activation: none, relu or relu6
     """
 
     count: int
@@ -92,10 +101,9 @@ class NormGradientSums(StepOperator):
 
     @property
     def ranges(self) -> tuple:
-        """Of a digit times 1 or a code, `count` times."""
-        sums = [(low * self.count, high * self.count) for low, high in DIGIT_BOUNDS]
-        products = [(-128 * 127 * self.count, high * 128 * self.count) for high in (128, 127)]
-        return *sums, *products
+        """Of g times 1 or a code, `count` times."""
+        highs = [_parts(GRADIENT_MAX * code * self.count)[1] for code in (1, 128)]
+        return tuple(bounds for high in highs for bounds in ((-ROOT, ROOT - 1), (-high, high)))
 
     def shapes(self, g, *rest) -> tuple[tuple, tuple]:
         """By channel."""
@@ -104,10 +112,9 @@ class NormGradientSums(StepOperator):
     def results(self, p, g, q, *mask) -> tuple:
         """Sums."""
         check_count(self, p, g)
-        digits = digits_of(masked(p, saturated(g, GRADIENT_MAX), mask))
-        axes = (0, *range(2, g.ndim))
-        return tuple(p.reshape(p.sum(x, axes), g.shape[1:2])
-                     for x in (*digits, *(digit * q for digit in digits)))
+        g, axes = masked(p, saturated(g, GRADIENT_MAX), mask), (0, *range(2, g.ndim))
+        totals = (p.all_sum(p.reshape(p.sum(x, axes), g.shape[1:2])) for x in (g, g * q))
+        return tuple(part for total in totals for part in _parts(total))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,7 +124,7 @@ class NormGradientParameters(StepOperator):
     four sums: int32 (C,), of `NormGradientSums`; total, spread: of `NormStatistics`; sign: int8
     Returns mean_g, spike, dgamma, dbeta, int32 (C,) each. The exponent of dgamma is e_g +
     `gamma_exponent`, that of dbeta e_g.
-    count: n = N * H * W, 17..131,071
+    count: n = N * H * W, 17..2^24
     """
 
     ports_in = (*(Port(name, "int32") for name in SUM_NAMES), Port("total", "int32"),
@@ -132,7 +139,11 @@ class NormGradientParameters(StepOperator):
     @property
     def gamma_exponent(self) -> int:
         """What dgamma's exponent is above that of g."""
-        return GAMMA_SHIFT - chunk_factor(self.count)[1]
+        return self._gamma_shift - chunk_factor(self.count)[1]
+
+    @property
+    def _gamma_shift(self):
+        return GAMMA_SHIFT + max(0, (self.count - 1).bit_length() - PLAIN_COUNT_WIDTH)
 
     @property
     def ranges(self) -> tuple:
@@ -147,18 +158,18 @@ class NormGradientParameters(StepOperator):
             if low < least or high > most:
                 raise ValueError(f"{port.name} must be one of {self.count} codes, "
                                  f"not {low}..{high}")
-        sum_g = GRADIENT_MAX * self.count
+        count = self.count
+        sum_g, more = GRADIENT_MAX * count, max(0, (count - 1).bit_length() - PLAIN_COUNT_WIDTH)
         product = sum_g * 256 + 2       # abs(g) (abs(q) + abs(mean)), and the quotient's rounding
-        rest = sum_g * (self.count - 1)
-        gamma = ((product >> GAMMA_SHIFT) + 1) * chunk_factor(self.count)[0]
-        return (Width("Sum of g", -sum_g, sum_g, 33),
-                Width("Sum of g q", -sum_g * 128, sum_g * 128, 40),
-                Width("Sum of g (q - mean)", -product, product, 41),
-                Width("Dividend of the mean", -sum_g << FRACTION,
-                      (sum_g << FRACTION) + self.count // 2, DIVIDEND),
-                Width("Dividend of the product", -rest, rest + self.count // 2, DIVIDEND),
-                Width("Dividend of the spike", -product << FRACTION, product << FRACTION,
-                      DIVIDEND + 1),
+        gamma = ((product >> self._gamma_shift) + 1) * chunk_factor(count)[0]
+        return (Width("Sum of g", -sum_g, sum_g, 33 + more),
+                Width("Sum of g q", -sum_g * 128, sum_g * 128, 40 + more),
+                Width("Sum of g (q - mean)", -product, product, 41 + more),
+                Width("Dividend of the mean", -sum_g << FRACTION, (sum_g << FRACTION) + count // 2,
+                      DIVIDEND),
+                Width("Dividend of the product", 0, count * count + count // 2, DIVIDEND),
+                Width("Dividend of the spike", -SPIKE_LIMIT << FRACTION, SPIKE_LIMIT << FRACTION,
+                      DIVIDEND),
                 Width("Dividend of dgamma", -gamma, gamma, DIVIDEND + 1),
                 Width("Spread", *input_ranges[5], 13))
 
@@ -167,16 +178,19 @@ class NormGradientParameters(StepOperator):
         return inputs[:1] * 7, inputs[:1] * 4
 
     def results(self, p, g_low, g_high, gq_low, gq_high, total, spread, sign) -> tuple:
-        """Five divisions; three are shifts where n is a power of two."""
-        sum_g, sum_gq = (g_high << 8) + g_low, (gq_high << 8) + gq_low
-        whole = arith.floor_divide(total, self.count)
-        product = (sum_gq - sum_g * whole
-                   - arith.round_divide(sum_g * (total - whole * self.count), self.count))
+        """Six divisions; four are shifts where n is a power of two."""
+        count = self.count
+        sum_g, sum_gq = (g_high << LOW_WIDTH) + g_low, (gq_high << LOW_WIDTH) + gq_low
+        whole, mean_g = (arith.floor_divide(x, count) for x in (total, sum_g))
+        rest, rest_g = total - whole * count, sum_g - mean_g * count
+        product = (sum_gq - sum_g * whole - mean_g * rest
+                   - arith.round_divide(rest_g * rest, count))
         spread = arith.clamp(spread, SPREAD_MIN, SPREAD_MAX)
-        mean = arith.round_divide(sum_g << FRACTION, self.count)
-        spike = arith.saturate(arith.floor_divide(product << FRACTION, spread), 31) * sign
+        mean = arith.round_divide(sum_g << FRACTION, count)
+        limited = saturated(product, SPIKE_LIMIT)
+        spike = arith.saturate(arith.floor_divide(limited << FRACTION, spread), 31) * sign
         dgamma = arith.floor_divide(
-            arith.round_shift(product, GAMMA_SHIFT) * chunk_factor(self.count)[0], spread)
+            arith.round_shift(product, self._gamma_shift) * chunk_factor(count)[0], spread)
         return mean, spike, arith.saturate(dgamma, 32), arith.saturate(sum_g, 32)
 
 
@@ -188,7 +202,7 @@ class NormInputGradient(StepOperator):
     spike, multiplier int32 (C,); shift: int32 (C,), the norm's shift + s - e_g + e_ga; seed, step:
     int32 (1,); then the mask as of `NormGradientSums`
     Returns g16 int16, exponent e_ga, g8 int8, exponent e_ga + 8, and top int32 (1,).
-    count: n = N * H * W, 17..131,071; activation: none, relu or relu6
+    count: n = N * H * W, 17..2^24; activation: none, relu or relu6
     """
 
     count: int
@@ -230,9 +244,8 @@ class NormInputGradient(StepOperator):
         codes = flat(p, masked(p, saturated(g, GRADIENT_MAX), mask))
         sign, mean_g, spike = (p.transpose(x, (1, 0)) for x in (sign, mean_g, spike))
         parts = []
-        length = range_norm.chunking(self.count)[0]
-        for number, chunk in enumerate(p.split(codes, length)):
-            index = p.constant([[*range(chunk.shape[1])]], chunk)
+        for number, first, chunk in chunks_of(self, p, codes):
+            index = p.constant([[*range(first, first + chunk.shape[1])]], chunk)
             high, low = (p.transpose(at[:, number], (1, 0)) for at in (at_high, at_low))
             mark = p.integers(index == low) - p.integers(index == high)
             parts.append((sign * chunk << FRACTION) - sign * mean_g + mark * spike)

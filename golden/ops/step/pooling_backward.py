@@ -7,6 +7,7 @@
 (m, k) = 1 / number of codes; padding counts in an average and never is a maximum.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from golden.ops.step.convolution import NO_PADDING, pixel_factor
 from golden.ops.step.lanes import by_one
 from golden.ops.step.pooling import StepWindow
 
-__all__ = ["AverageGradient", "MaximumGradient", "SpreadGradient"]
+__all__ = ["AverageGradient", "MaximumGradient", "ReshapedGradient", "SpreadGradient"]
 
 GRADIENT = Port("g", "int16", True), Port("top", "int32")
 BELOW = arith.INT8_MIN - 1      # loses against every code
@@ -170,3 +171,30 @@ class SpreadGradient(StepOperator):
         """Copies."""
         ones = p.constant([[[[1] * self.size[1]] * self.size[0]]], g)
         return (p.reshape(g, (g.shape[1], 1, 1)) * ones,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReshapedGradient(StepOperator):
+    """The gradient of a vector as that of the image it was, in C, H, W order.
+
+    g: int16 (N, F). Returns int16 (N, *shape).
+    """
+
+    ports_in, ports_out = (Port("g", "int16", True),), (Port("g", "int16", True),)
+
+    shape: tuple
+
+    def __post_init__(self):
+        self._put("shape", validate.integers("Shape", self.shape, None, 1, arith.INT32_MAX))
+
+    def output_range(self, input_ranges) -> tuple:
+        """What comes in."""
+        return input_ranges[0]
+
+    def shapes(self, g) -> tuple[tuple, tuple]:
+        """(F,) to (C, H, W)."""
+        return ((math.prod(self.shape),),), (self.shape,)
+
+    def results(self, p, g) -> tuple:
+        """As they lie."""
+        return (p.reshape(g, self.shape),)

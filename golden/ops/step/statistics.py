@@ -12,17 +12,33 @@ from golden.ops import range_norm
 from golden.ops.step.base import Port, StepOperator, Width, flat
 from golden.ops.step.exponents import EXPONENT_MAX, EXPONENT_MIN
 
-__all__ = ["NormStatistics", "RunningStatistics", "SPREAD_MAX", "check_count"]
+__all__ = ["NormStatistics", "RunningStatistics", "SPREAD_MAX", "check_count",
+           "chunks_of"]
 
 SPREAD_MAX = range_norm.N_CHUNKS * 255
+LEFT_WIDTH = 20                 # of an index in a chunk of at most 2^20 codes
 LARGEST_LOW, LARGEST_HIGH = 48, 127     # of q: below and at which e_q moves
 
 
 def check_count(op, p, x) -> None:
     """ValueError for another number of codes in a channel than the widths are proven for."""
-    count = p.batch(x) * math.prod(x.shape[2:])
+    count = p.batch(x) * p.part()[1] * math.prod(x.shape[2:])
     if count != op.count:
         raise ValueError(f"{op.label} must get {op.count} codes per channel, not {count}")
+
+
+def chunks_of(op, p, codes) -> list[tuple]:
+    """(number, index of its first code, codes (C, l)) of each chunk that this part of a batch meets.
+
+    codes: (C, n / parts); numbers and indices are those of the whole batch
+    """
+    length, own = range_norm.chunking(op.count)[0], codes.shape[1]
+    start, result = p.part()[0] * own, []
+    for number in range(start // length, -(-(start + own) // length)):
+        first = max(start, number * length)
+        end = min(start + own, (number + 1) * length)
+        result.append((number, first - number * length, codes[:, first - start:end - start]))
+    return result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,21 +74,26 @@ class NormStatistics(StepOperator):
         return (q,), (q[:1],) * 3 + (chunks,) * 2
 
     def results(self, p, q) -> tuple:
-        """Chunk by chunk."""
+        """Chunk by chunk: of a code and how far it is from the end, the largest is what it asks for."""
         check_count(self, p, q)
-        codes = flat(p, q)
-        total, spread, largest, at_high, at_low = p.sum(codes, (1,)), 0, 0, [], []
-        for chunk in p.split(codes, range_norm.chunking(self.count)[0]):
-            length = chunk.shape[1]
-            # How far from the end: of the first one furthest.
-            left = p.constant([[length - index for index in range(length)]], chunk)
-            ends = p.max(chunk, 1), p.min(chunk, 1)
-            for end, places in zip(ends, (at_high, at_low)):
-                places.append(length - p.max(p.integers(chunk == end) * left, 1))
-            spread = ends[0] - ends[1] + spread
-        largest = p.max(codes ^ (codes >> 63), 1)
-        return (*(p.transpose(x, (1, 0)) for x in (total, spread, largest)),
-                *(p.transpose(p.concat(places, 1), (1, 0))[None] for places in (at_high, at_low)))
+        codes, (length, n_chunks) = flat(p, q), range_norm.chunking(self.count)
+        absent = p.integers(codes[:, :1]) * 0 - (1 << LEFT_WIDTH + 8)
+        ends = [[absent] * n_chunks, [absent] * n_chunks]
+        for number, first, chunk in chunks_of(self, p, codes):
+            # The first of several has most codes left behind it.
+            left = p.constant([[length - 1 - index for index in
+                                range(first, first + chunk.shape[1])]], chunk)
+            for side, values in zip(ends, (chunk, ~chunk)):
+                side[number] = p.max((values << LEFT_WIDTH) + left, 1)
+        high, low = (p.all_max(p.concat(side, 1)) for side in ends)
+        mask = (1 << LEFT_WIDTH) - 1
+        at_high, at_low = (p.transpose(length - 1 - (side & mask), (1, 0))[None]
+                           for side in (high, low))
+        high, low = high >> LEFT_WIDTH, low >> LEFT_WIDTH       # low: ~ of the smallest
+        spread = p.sum(high + low + 1, (1,))
+        largest = p.max(p.concat([high, low], 1), 1)
+        total = p.all_sum(p.sum(codes, (1,)))
+        return (*(p.transpose(x, (1, 0)) for x in (total, spread, largest)), at_high, at_low)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,20 +1,19 @@
-"""The update of the integer training step: SGD with momentum 0.9 and weight decay.
+"""The update of the integer training step: SGD with momentum and weight decay.
 
 Weights have 16-bit masters m = 256 w + lo in balanced digits: w is the int8 weight, exponent e_w,
 and m has the exponent e_w - 8. With grow (0 or 1) decided in the step before:
 
     m = (m + grow) >> grow;  v = (v + grow) >> grow;  e_old = e_w;  e_w += grow
-    d = sat32(high_sum + ((low_sum + 128) >> 8))                        exponent e_ga + 8
-    step = lanes(d, rate_M, rate_s - (e_ga + 8 - e_old - e_w + 8 + 16))
-    v = sat32(lanes(v, 0.9 2^31, 31) + step + lanes(m, decay_M, decay_s - 16))
+    step = lanes(dw, rate_M, rate_s - (e_ga + 8 - e_old - e_w + 8 + 16))
+    v = sat32(lanes(v, momentum, 31) + step + lanes(m, decay_M, decay_s - 16))
     m = clamp(m - ((v + r16) >> 16), +-32639)                           r16: 16 random bits
     grow = max abs(m) >= 120 256
 
 Vectors (gamma, beta, bias) have 32-bit masters of f fraction bits, no decay, and round to nearest:
 
-    v = sat32(lanes(v, 0.9 2^31, 31) + lanes(gradient, rate_M, rate_s - e - f));  m = sat32(m - v)
+    v = sat32(lanes(v, momentum, 31) + lanes(gradient, rate_M, rate_s - e - f));  m = sat32(m - v)
 
-The rate (and rate times decay) is rate_M 2^-rate_s; it is inside v.
+The rate (and rate times decay) is rate_M 2^-rate_s; it is inside v. Momentum is a multiplier of 2^-31.
 """
 
 from dataclasses import dataclass
@@ -27,12 +26,12 @@ from golden.ops.step.base import (
     Port,
     StepOperator,
     Width,
-    random_word,
     saturated,
     tensor_id,
 )
 from golden.ops.step.exponents import EXPONENT_MAX, EXPONENT_MIN
 from golden.ops.step.lanes import by_one
+from golden.random import counter_seed
 
 __all__ = ["GROW_FROM", "MOMENTUM", "VectorUpdate", "WeightCodes",
            "WeightUpdate", "rate_code"]
@@ -59,6 +58,10 @@ def rate_code(rate) -> tuple[int, int]:
     return rounded, shift
 
 
+def _momentum(value):
+    return validate.integer("Momentum", value, 0, arith.MULTIPLIER_MAX)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightCodes(StepOperator):
     """The weights of masters: w = (m + 128) >> 8, int16 (any shape) to int8 of -127..127."""
@@ -79,24 +82,27 @@ class WeightCodes(StepOperator):
 class WeightUpdate(StepOperator):
     """Masters, momenta and exponent of a layer's weights in the next step.
 
-    master: int16 (O, I, kh, kw) or (O, I); momentum: int32; low, high: int32, of `KernelGradient`
+    master: int16 (O, I, kh, kw) or (O, I); momentum, gradient: int32, of `KernelGradient`
     exponent, grow: int8 (1,), e_w and whether it grows; gradient exponent: int32 (1,), e_ga
     rate, decay: multiplier and shift, int32 (1,) each; seed, step: int32 (1,)
     Returns master, momentum, exponent, grow.
     tensor_id: of the high byte of r16, the next id being that of the low one. The element index
     counts (tap, input channel, output channel), as the words lie on the device.
+    momentum: multiplier of 2^-31
     """
 
-    ports_in = (Port("master", "int16"), Port("momentum", "int32"), Port("low", "int32"),
-                Port("high", "int32"), Port("exponent"), Port("grow"),
+    ports_in = (Port("master", "int16"), Port("momentum", "int32"), Port("gradient", "int32"),
+                Port("exponent"), Port("grow"),
                 Port("gradient exponent", "int32"), *RATE_PORTS, *DECAY_PORTS, *RANDOM_PORTS)
     ports_out = (Port("master", "int16"), Port("momentum", "int32"), Port("exponent"),
                  Port("grow"))
 
     tensor_id: int
+    momentum: int = MOMENTUM
 
     def __post_init__(self):
         self._put("tensor_id", tensor_id(self.tensor_id))
+        self._put("momentum", _momentum(self.momentum))
 
     ranges = ((-MASTER_MAX, MASTER_MAX), (arith.INT32_MIN, arith.INT32_MAX),
               (EXPONENT_MIN, EXPONENT_MAX), (0, 1))
@@ -104,26 +110,24 @@ class WeightUpdate(StepOperator):
     def widths(self, input_ranges) -> tuple[Width, ...]:
         """Before they saturate."""
         momentum = 3 * (1 << 31)
-        digits = (1 << 31) + (1 << 23)
-        return (Width("Sum of digits", -digits, digits, 33),
-                Width("Momentum", -momentum, momentum, 34),
+        return (Width("Momentum", -momentum, momentum, 34),
                 Width("Master", -2 * MASTER_MAX, 2 * MASTER_MAX, 17))
 
     def shapes(self, master, *rest) -> tuple[tuple, tuple]:
         """(O, I, ...)."""
         if len(master) < 2:
             raise ValueError(f"{self.label} must get masters (O, I, ...), not shape {master}")
-        return (*(master,) * 4, *((1,),) * 9), (master, master, (1,), (1,))
+        return (*(master,) * 3, *((1,),) * 9), (master, master, (1,), (1,))
 
     def _random(self, p, seed, step, like):
         order = [0, *range(3, like.ndim), 2, 1]
         back = [order.index(axis) for axis in range(like.ndim)]
-        high, low = (p.transpose(p.counter_bits(random_word(p, seed, step, identity),
+        high, low = (p.transpose(p.counter_bits(counter_seed(seed, step, identity),
                                                 [like.shape[axis] for axis in order], like), back)
                      for identity in (self.tensor_id, self.tensor_id + 1))
         return (high << 8) + low
 
-    def results(self, p, m, v, low, high, exponent, grow, e_ga, rate, rate_shift, decay,
+    def results(self, p, m, v, d, exponent, grow, e_ga, rate, rate_shift, decay,
                 decay_shift, seed, step) -> tuple:
         """Three visits of the lanes."""
         random = self._random(p, seed, step, m)
@@ -135,8 +139,7 @@ class WeightUpdate(StepOperator):
         m, v = ((x + grow) >> grow for x in (saturated(m, MASTER_MAX), v))
         rate, rate_shift, decay, decay_shift = (by_one(p, x, m) for x in (
             rate, rate_shift, decay, decay_shift))
-        d = arith.saturate(high + arith.round_shift(low, 8), 32)
-        v = arith.saturate(arith.lanes(v, MOMENTUM, 31) + arith.lanes(d, rate, rate_shift)
+        v = arith.saturate(arith.lanes(v, self.momentum, 31) + arith.lanes(d, rate, rate_shift)
                            + arith.lanes(m, decay, decay_shift), 32)
         m = saturated(m - arith.stochastic_shift(v, random, MOMENTUM_FRACTION), MASTER_MAX)
         largest = p.max(p.reshape(abs(m), (-1,)), 1)
@@ -150,6 +153,7 @@ class VectorUpdate(StepOperator):
     master, momentum, gradient: int32 (C,); gradient exponent: int32 (1,); rate: multiplier and
     shift, int32 (1,). Returns master and momentum.
     fraction: fraction bits of the masters, 28 for gamma and beta, 24 for a bias
+    momentum: as of `WeightUpdate`
     """
 
     ports_in = (Port("master", "int32"), Port("momentum", "int32"), Port("gradient", "int32"),
@@ -157,9 +161,11 @@ class VectorUpdate(StepOperator):
     ports_out = Port("master", "int32"), Port("momentum", "int32")
 
     fraction: int
+    momentum: int = MOMENTUM
 
     def __post_init__(self):
         self._put("fraction", validate.integer("Fraction", self.fraction, 0, 31))
+        self._put("momentum", _momentum(self.momentum))
 
     def widths(self, input_ranges) -> tuple[Width, ...]:
         """Before they saturate."""
@@ -171,6 +177,6 @@ class VectorUpdate(StepOperator):
 
     def results(self, p, m, v, gradient, e, rate, rate_shift) -> tuple:
         """Two visits of the lanes."""
-        v = arith.saturate(arith.lanes(v, MOMENTUM, 31) + arith.lanes(
+        v = arith.saturate(arith.lanes(v, self.momentum, 31) + arith.lanes(
             gradient, rate, rate_shift - e - self.fraction), 32)
         return arith.saturate(m - v, 32), v

@@ -241,21 +241,29 @@ def test_constants_of_every_count():
                              (0, 4080)))
 
 
-def test_the_largest_values_fit_their_widths():
+@pytest.mark.parametrize(("count", "bits"), [((1 << 17) - 1, (33, 40, 41)), (1 << 17, (33, 40, 41)),
+                                             ((1 << 17) + 1, (34, 41, 42)),
+                                             (1 << 24, (40, 47, 48))])
+def test_the_largest_values_fit_their_widths(count, bits):
     """Python integers of the worst case stay within what `widths` says."""
-    count = MAX_TERMS
     sums = NormGradientSums(count=count).ranges
     op = NormGradientParameters(count=count)
     bounds = (*sums, (-128 * count, 127 * count), (0, 4080), (-1, 1))
     assert op.accumulators(bounds) == (None, None)
     widths = worst(op, *bounds)
+    names = "Sum of g", "Sum of g q", "Sum of g (q - mean)"
     assert {name: width.bits for name, width in widths.items() if "Dividend" not in name} == {
-        "Sum of g": 33, "Sum of g q": 40, "Sum of g (q - mean)": 41, "Spread": 13}
+        **dict(zip(names, bits)), "Spread": 13}
     assert all(-(1 << 52) <= w.low and w.high < 1 << 52 for w in widths.values())
+    down = 4 + max(0, (count - 1).bit_length() - 17)
+    assert op.gamma_exponent == down - chunk_factor(count)[1]
     for g in (32639, -32639):
-        low, high = (g + 128) % 256 - 128, (g + 128) >> 8
-        for q, total in ((127, -128 * count), (-128, 127 * count), (127, 127 * count)):
-            given = [channels([v * count]) for v in (low, high, low * q, high * q)]
+        for q, total in ((127, -128 * count), (-128, 127 * count), (127, 127 * count - 5)):
+            wholes = g * count, g * q * count
+            given = [channels([part]) for whole in wholes for part in
+                     ((whole + 32768) % 65536 - 32768, (whole + 32768) >> 16)]
+            for value, (low, high) in zip(given, sums):
+                assert low <= value[0, 0] <= high
             found = run(op, *given, channels([total]), channels([0], "int16"),
                         channels([1], "int8"))
             product = g * q * count - (g * count * total + (count >> 1)) // count
@@ -263,21 +271,21 @@ def test_the_largest_values_fit_their_widths():
             assert product <= widths["Sum of g (q - mean)"].high
             spike = limit((product << 10) // 16, -(1 << 30), (1 << 30) - 1)
             assert found[1][0, 0] == spike
-            gamma = ((product + 8) >> 4) * chunk_factor(count)[0] // 16
+            gamma = ((product + (1 << down - 1)) >> down) * chunk_factor(count)[0] // 16
             assert found[2][0, 0] == limit(gamma, -(1 << 31), (1 << 31) - 1)
-    for bits, index in ((33, "Sum of g"), (40, "Sum of g q"), (41, "Sum of g (q - mean)")):
-        assert widths[index].high >= 1 << bits - 2      # one bit less would not do
+    for name, width in zip(names, bits):        # one bit less would not do
+        assert widths[name].high >= 1 << width - 2 or count == (1 << 17) + 1
 
 
 def test_one_step_beyond_is_refused():
-    with pytest.raises(ValueError, match="Count must be in 17..131071, not 131072"):
-        NormGradientSums(count=MAX_TERMS + 1)
+    with pytest.raises(ValueError, match="Count must be in 17..16777216, not 16777217"):
+        NormGradientSums(count=(1 << 24) + 1)
     with pytest.raises(ValueError, match="count must be in 17..16777216, not 16777217"):
         NormStatistics(count=(1 << 24) + 1)
     with pytest.raises(ValueError, match="Total must be one of 64 codes, not -8320..8128"):
         NormParameters(count=64).accumulators(((0, 0), (0, 0), (-128 * 65, 127 * 64), (0, 4080)))
-    bounds = [*NormGradientSums(count=65).ranges, (0, 0), (0, 4080), (-1, 1)]
-    with pytest.raises(ValueError, match="sum_g low must be one of 64 codes"):
+    bounds = [*NormGradientSums(count=200).ranges, (0, 0), (0, 4080), (-1, 1)]
+    with pytest.raises(ValueError, match="sum_g high must be one of 64 codes"):
         NormGradientParameters(count=64).accumulators(bounds)
     bounds[:4] = NormGradientSums(count=64).ranges
     bounds[5] = 0, 4096

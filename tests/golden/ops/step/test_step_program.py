@@ -109,8 +109,7 @@ def test_gradients_are_those_of_the_network_in_float64():
         loss, exact = real_gradients(trace)
         e = {name: int(trace[name][0, 0]) for name in ("stem e", "head e", "e_ga", "e_gl", "e_p",
                                                        "e_gh", "gamma exponent")}
-        dw = {name: (trace[f"{name} dw/1"].astype(int) << 8) + trace[f"{name} dw/0"]
-              for name in ("stem", "head")}
+        dw = {name: trace[f"{name} dw"].astype(int) << 8 for name in ("stem", "head")}
         found = {"stem": dw["stem"] * 2.0 ** (e["e_ga"] - e["stem e"]),
                  "head": dw["head"] * 2.0 ** (e["e_gl"] + e["e_p"]),
                  "gamma": trace["between/2"] * 2.0 ** e["gamma exponent"],
@@ -140,6 +139,8 @@ EXAMPLES = [
     ops.AverageCodes(low=0, **POOL), ops.AverageGradient(size=(7, 8), tensor_id=1, **POOL),
     ops.MaximumCodes(**POOL), ops.MaximumGradient(size=(7, 8), stride=(1, 2), tensor_id=1, **POOL),
     ops.GlobalAverageCodes(low=-128), ops.SpreadGradient(size=(3, 4)),
+    ops.MaskedGradient(activation="relu6"), ops.ReshapedGradient(shape=(2, 3)),
+    ops.Dropout(drop=51, tensor_id=4), ops.DropoutGradient(drop=51, tensor_id=4, rounding_id=5),
     ops.LogitSums(), ops.CrossEntropy(), ops.WeightCodes(), ops.WeightUpdate(tensor_id=13),
     ops.VectorUpdate(fraction=28), ops.RunningStatistics(count=50, settle=True)]
 
@@ -173,7 +174,7 @@ def test_what_is_wired_wrongly_is_refused():
             ("norm", {"op": ops.NormParameters(count=100)},
              "Total must be one of 100 codes, not -36864..36576"),
             ("between", {"op": ops.NormGradientParameters(count=100)},
-             "sum_g low must be one of 100 codes"),
+             "sum_g high must be one of 100 codes"),
             ("running statistics", {"op": ops.RunningStatistics(count=287)},
              "Total must be one of 287 codes"),
             ("y", {"inputs": (node["y"].inputs[0], "e_q", *node["y"].inputs[2:])},

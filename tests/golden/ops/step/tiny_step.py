@@ -129,7 +129,7 @@ def tiny_step(n_images: int, settle: bool = False, activation: str = "relu") -> 
             ("head", head_dw, b.shift("head exponent", [e_gl, "head e", e_p]), HEAD)):
         parts = f"{name} m", f"{name} v", f"{name} e", f"{name} grow"
         b.renewed |= dict(zip(parts, b.node(
-            f"{name} update", ops.WeightUpdate(tensor_id=identity + 13), *parts[:2], *sums,
+            f"{name} update", ops.WeightUpdate(tensor_id=identity + 13), *parts[:2], sums,
             *parts[2:], exponent, *rates, *random)))
     e_gamma = b.shift("gamma exponent", [e_gh], between.gamma_exponent)
     for name, fraction, value, exponent in (

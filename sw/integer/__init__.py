@@ -1,0 +1,1 @@
+"""Training in integers alone: the step of a network as a Program, and the inference Program of it."""
