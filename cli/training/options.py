@@ -35,6 +35,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="how the norms become integers in program/")
 
     group = parser.add_argument_group("training")
+    group.add_argument("--arithmetic", choices=("float", "integer"),
+                       help="of the step: float32 that simulates few bits (default), or integers "
+                       "alone (docs/integer-training.md)")
+    group.add_argument("--initial", metavar="CHECKPOINT",
+                       help="begin from the weights of this run of the same network")
     group.add_argument("-b", "--batch-size", type=int,
                        help="images per step, of each process (default 64)")
     group.add_argument("--epochs", type=int, help="passes over the data (default 20)")

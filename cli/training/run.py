@@ -16,7 +16,8 @@ from cli.training.outputs import (
     write_outputs,
 )
 from cli.training.progress import Progress
-from cli.training.rehearsal import check_evaluable, is_quantized, sample_size
+from cli.training.arithmetic import arithmetic_of
+from cli.training.rehearsal import check_evaluable, is_quantized
 from cli.training.setup import Run, agree, choose_device, directory_of, newest_checkpoint, prepare
 from golden.errors import LockstepError
 
@@ -26,10 +27,7 @@ __all__ = ["main"]
 def run_training(run: Run, world, arguments) -> None:
     """Train, saving and reporting after every epoch; rank 0 lowers and writes the outputs."""
     from models import build_model
-    from sw.lower.network import lower
     from sw.train.checkpoint import make_checkpoint, versions
-    from sw.train.engine import train
-    from sw.train.telemetry import PROBE_IMAGES, observe_model
 
     config = {"model": run.name, "model_config": run.model_config, "dataset": run.data.name,
               **asdict(run.settings), "norm_lowering": arguments.norm_lowering,
@@ -40,14 +38,13 @@ def run_training(run: Run, world, arguments) -> None:
         begin_outputs(run.directory, resumed=run.resumed is not None)
     if world.main and run.obstacle:
         print(f"no integer program: {run.obstacle}", file=sys.stderr)
-    probe = run.data.train_sample(sample_size(run.model, PROBE_IMAGES))
     checkpoint = run.resumed
     progress = Progress(run.directory.name, run.settings.epochs,
                         quiet=arguments.quiet or not world.main)
 
     def after_epoch(result, state):
         nonlocal checkpoint
-        telemetry.extend(observe_model(run.model, *probe, result.epoch))  # all ranks: may reduce
+        telemetry.extend(run.arithmetic.observe(run, state, result.epoch))  # all ranks: may reduce
         if world.main:
             history.append(asdict(result))
             progress.epoch(result)
@@ -57,23 +54,21 @@ def run_training(run: Run, world, arguments) -> None:
             save_epoch(run.directory, checkpoint, telemetry, config)
 
     with progress:
-        train(run.model, run.data, run.settings, world=world, teacher=run.teacher,
-              start_epoch=len(history),
-              optimizer_state=run.resumed.optimizer if run.resumed else None,
-              averaged_state=run.resumed.averaged if run.resumed else None,
-              on_batch=progress.step, on_epoch=after_epoch)
+        run.arithmetic.train(run, world, len(history), progress.step, after_epoch)
     if not world.main:
         return
 
     model = build_model(run.name, run.model_config)
     checkpoint.restore(model)
     last, program = history[-1], None
+    config |= run.arithmetic.facts(checkpoint)
     config["test_loss"] = last["test_loss"]
     config["test_accuracy"] = None if math.isnan(last["test_accuracy"]) else last["test_accuracy"]
     if run.quantized:
         try:
-            program = measured(lower(model, norm_lowering=arguments.norm_lowering), model,
-                               run.data, last["test_accuracy"])
+            program = measured(
+                run.arithmetic.program(model, checkpoint, run.data, arguments.norm_lowering),
+                model, run.data, last["test_accuracy"])
         except LockstepError as error:  # the trained network is kept all the same
             config["no_program"] = str(error)
         else:
@@ -89,7 +84,8 @@ def run_training(run: Run, world, arguments) -> None:
 
 def _print_outcome(directory: Path, config: dict, quantized: bool) -> None:
     options = config["model_config"]
-    kind = "float" if not quantized else options.get("recipe", "8-bit") \
+    kind = "integers" if config["arithmetic"] == "integer" else \
+        "float" if not quantized else options.get("recipe", "8-bit") \
         if "overrides" not in options else f"{options.get('recipe', 'banner')} with overrides"
     words = f"({kind}, {config['dataset']}, seed {config['seed']})"
     if config["test_accuracy"] is None:
@@ -110,10 +106,9 @@ def evaluate(arguments) -> None:
 
     from models import build_model
     from sw.data import load_dataset
-    from sw.lower.network import lower
     from sw.train.checkpoint import load_checkpoint
     from sw.train.engine import TrainConfig
-    from sw.train.evaluate import evaluate, reconstructs
+    from sw.train.evaluate import reconstructs
 
     checkpoint = load_checkpoint(arguments.evaluate, model=arguments.model) \
         if arguments.evaluate else newest_checkpoint(directory_of(arguments), arguments.model)
@@ -127,7 +122,8 @@ def evaluate(arguments) -> None:
     settings = replace(TrainConfig(**checkpoint.train_config),
                        device=choose_device(arguments.device))
     check_evaluable(model.to(settings.device), data)
-    loss, accuracy = evaluate(model, data, settings)
+    arithmetic = arithmetic_of(settings.arithmetic)
+    loss, accuracy = arithmetic.evaluate(model, checkpoint, data, settings)
     print(f"test loss {loss:.4f} ({data.n_test} images of {data.name}, after "
           f"{checkpoint.epochs_done} epochs)")
     if reconstructs(model):
@@ -135,7 +131,7 @@ def evaluate(arguments) -> None:
     print(f"test accuracy {100 * accuracy:.2f} %")
     if is_quantized(model):
         try:
-            program = lower(model.cpu(), arguments.norm_lowering)
+            program = arithmetic.program(model.cpu(), checkpoint, data, arguments.norm_lowering)
         except LockstepError as error:
             print(f"no integer program: {error}")
             return

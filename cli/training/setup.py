@@ -4,15 +4,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.training.arithmetic import Arithmetic, arithmetic_of
 from cli.training.options import fill_in, model_options, train_options
 from cli.training.outputs import PARTIAL
-from cli.training.rehearsal import is_quantized, rehearse
+from cli.training.rehearsal import is_quantized
 from golden.errors import LockstepError
 
 if TYPE_CHECKING:
     from sw.train.checkpoint import Checkpoint
 
-__all__ = ["Run", "agree", "choose_device", "directory_of", "newest_checkpoint", "prepare"]
+__all__ = ["Run", "agree", "choose_device", "directory_of", "load_network", "newest_checkpoint",
+           "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Run:
     obstacle: str | None
     data: Any
     settings: Any
+    arithmetic: Arithmetic
     teacher: Any
     resumed: Any
 
@@ -132,17 +135,50 @@ def prepare(arguments, world) -> Run:
     if settings.amp and quantized:
         raise LockstepError("--amp is for float networks only: bfloat16 keeps fewer bits than the "
                             "codes of this recipe have; use --recipe float")
-    teacher = _load_teacher(settings.teacher) if settings.teacher else None
-    obstacle = rehearse(model, data, settings, arguments.norm_lowering if quantized else None,
-                        teacher, world)
+    teacher = load_network(settings.teacher) if settings.teacher else None
+    arithmetic = arithmetic_of(settings.arithmetic)
+    if settings.arithmetic == "integer":
+        _check_recipe(model_config)
+    if not resumed:
+        arithmetic.begin(model, arguments, settings)
+    if arguments.initial is not None:
+        if resumed:
+            raise LockstepError("--initial has no effect on a run that is resumed")
+        _copy_weights(load_network(arguments.initial), model, arguments.initial)
+    obstacle = arithmetic.obstacle(model, data, settings,
+                                   arguments.norm_lowering if quantized else None, teacher, world)
     if obstacle and not (model_config.get("recipe") or model_config.get("overrides")):
         raise LockstepError(obstacle)
     return Run(directory=directory, name=name, model_config=model_config, model=model,
                quantized=quantized, obstacle=obstacle, data=data, settings=settings,
-               teacher=teacher, resumed=resumed)
+               arithmetic=arithmetic, teacher=teacher, resumed=resumed)
 
 
-def _load_teacher(path: str):
+def _check_recipe(model_config: dict) -> None:
+    """Integers have one number format; LockstepError for a recipe that names another."""
+    recipe, overrides = model_config.get("recipe", "banner"), model_config.get("overrides")
+    if recipe != "banner" or overrides or model_config.get("quantize") is False:
+        what = f"Recipe {recipe}" if recipe != "banner" else \
+            "A recipe with overrides" if overrides else "A network with quantize False"
+        raise LockstepError(f"{what} has no form in --arithmetic integer, which has a number "
+                            f"format of its own")
+
+
+def _copy_weights(source, model, path: str) -> None:
+    """The parameters of one network to another of the same layers."""
+    import torch
+
+    parameters = dict(source.named_parameters())
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name not in parameters or parameters[name].shape != value.shape:
+                raise LockstepError(f"Checkpoint {path} has no {name} of shape "
+                                    f"{tuple(value.shape)}")
+            value.copy_(parameters[name])
+
+
+def load_network(path: str):
+    """The trained network of a checkpoint."""
     from models import build_model
     from sw.train.checkpoint import load_checkpoint
 

@@ -67,9 +67,11 @@ class Runner:
     def __call__(self, inputs: dict) -> dict[str, torch.Tensor]:
         """One run: the outputs by name; the state is renewed.
 
-        inputs: codes by name, arrays or tensors, (N, ...) of this process's part or (1, ...)
+        inputs: codes by name, arrays or tensors, (N, ...) of this process's part; what has no batch
+            axis as `Program.quantize_inputs` takes it
         """
-        trace = self._tensors(inputs) | self.state
+        trace = self._tensors({name: value if self.program.tensors[name].batched else value[None]
+                               for name, value in inputs.items()}) | self.state
         for node, done in zip(self.program.nodes, self._done_after, strict=True):
             results = node.op.compute(self._primitives, *(trace[name] for name in node.inputs))
             results = results if isinstance(results, tuple) else (results,)

@@ -10,7 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 from golden.errors import LockstepError
 from sw.train.schedule import SCHEDULES
 
-__all__ = ["EpochResult", "StepResult", "TrainConfig", "TrainState"]
+__all__ = ["ARITHMETICS", "EpochResult", "StepResult", "TrainConfig", "TrainState"]
+
+ARITHMETICS = "float", "integer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,8 @@ class TrainConfig:
     3/4 of the run. clip_gradient: largest 2-norm of the whole gradient. average_weights: decay
     per step of the moving average that is evaluated in place of the last weights. teacher: a
     checkpoint's path; its softened outputs weigh distillation_weight of the loss, at temperature.
-    amp: bfloat16 autocast. workers: processes that decode images.
+    amp: bfloat16 autocast. workers: processes that decode images. arithmetic: "float", in which few
+    bits are simulated, or "integer" (``sw.integer.train``).
     """
 
     epochs: int = 20
@@ -44,6 +47,7 @@ class TrainConfig:
     compile: bool = False
     channels_last: bool = False
     workers: int = 0
+    arithmetic: str = "float"
 
     def __post_init__(self):
         def check(name, holds, limit):
@@ -67,6 +71,7 @@ class TrainConfig:
         check("distillation_weight", lambda value: 0 <= value <= 1, "in [0, 1]")
         check("temperature", lambda value: 0 < value < math.inf, "positive")
         check("workers", lambda value: value >= 0, "at least 0")
+        check("arithmetic", lambda value: value in ARITHMETICS, f"one of {', '.join(ARITHMETICS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
