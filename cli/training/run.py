@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from cli.training.arithmetic import arithmetic_of
 from cli.training.options import model_options, parse
 from cli.training.outputs import (
     begin_outputs,
@@ -16,7 +17,6 @@ from cli.training.outputs import (
     write_outputs,
 )
 from cli.training.progress import Progress
-from cli.training.arithmetic import arithmetic_of
 from cli.training.rehearsal import check_evaluable, is_quantized
 from cli.training.setup import Run, agree, choose_device, directory_of, newest_checkpoint, prepare
 from golden.errors import LockstepError

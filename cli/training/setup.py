@@ -11,6 +11,8 @@ from cli.training.rehearsal import is_quantized
 from golden.errors import LockstepError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sw.train.checkpoint import Checkpoint
 
 __all__ = ["Run", "agree", "choose_device", "directory_of", "load_network", "newest_checkpoint",
@@ -177,7 +179,7 @@ def _copy_weights(source, model, path: str) -> None:
             value.copy_(parameters[name])
 
 
-def load_network(path: str):
+def load_network(path: str) -> "nn.Module":
     """The trained network of a checkpoint."""
     from models import build_model
     from sw.train.checkpoint import load_checkpoint

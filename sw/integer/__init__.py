@@ -1,1 +1,1 @@
-"""Training in integers alone: the step of a network as a Program, and the inference Program of it."""
+"""Training in integers alone: a network's step as a Program, and the inference Program of it."""

@@ -5,7 +5,8 @@ The running statistics become each convolution's bias, multiplier and shift: wit
 
     y = clamp(lanes(sign acc + bias 2^(s - 10), M, shift + e_y + s - 10), low, high)
 
-so no int8 tensor lies between product and norm. Scales are powers of two, zero points 0. Evaluation
+so no int8 tensor lies between product and norm; weights that have room are multiplied by a power of
+two, and with them s. Scales are powers of two, zero points 0. Evaluation
 during training runs this Program, so what is deployed is what was measured.
 """
 
@@ -95,7 +96,11 @@ class _Folding(ProgramBuilder):
         op = NormParameters(count=self.counts[name], running=True)
         sign, bias, multiplier, shift = (value[0].astype(np.int64) for value in op(*values))
         e_q = self.codes[f"{name}.q.exponent"][0].astype(np.int64)
-        finer = e_q - self.scalar(f"{name}.weight.exponent") - e_x - FRACTION
+        # Weights times a power of two: the bias is rounded to a finer step.
+        largest = abs(weights).reshape(len(weights), -1).max(axis=1).clip(1)
+        room = arith.bit_length(arith.INT8_MAX // largest) - 1
+        weights = weights << room.reshape(-1, *[1] * (weights.ndim - 1))
+        finer = e_q - self.scalar(f"{name}.weight.exponent") + room - e_x - FRACTION
         moved = np.where(finer >= 0, bias << finer.clip(0, 30), arith.round_shift(
             bias, (-finer).clip(0, 62)))
         # A channel whose bias leaves no room is its constant, as one without slope.

@@ -39,8 +39,9 @@ def integer_step(model: nn.Module, n_images: int, *, input_exponent: int, settle
     with torch.no_grad():
         _, steps, output = trace(model.eval(), keep_dropout=True)
     model.train(mode)
-    if not steps or steps[-1].name != output:
-        raise LockstepError(f"Model {type(model).__name__} must end in the layer that it returns")
+    if not steps or steps[-1].name != output or isinstance(steps[-1].module, QInput):
+        raise LockstepError(f"Model {type(model).__name__} must end in a linear layer that it "
+                            f"returns")
     readers = {}
     for step in steps:
         for source in step.inputs:

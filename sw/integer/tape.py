@@ -146,7 +146,8 @@ class Tape(ProgramBuilder):
 
     def backward(self) -> None:
         """Writes all that was recorded; a tensor that nothing reads has no gradient."""
-        for y, self.layer, write in reversed(self._backward):
+        for y, layer, write in reversed(self._backward):
+            self.layer = layer
             parts = self._gradients.pop(y.name, [])
             if parts:
                 write(self._total(y, parts))

@@ -24,13 +24,19 @@ from sw.data import Dataset
 from sw.integer.inference import inference_program
 from sw.integer.layers import BIAS_FRACTION
 from sw.integer.runner import Runner
-from sw.integer.step import INPUT_EXPONENT, SETTLE_STEPS, host_inputs, integer_step
-from sw.layers.weighted import QInput, WeightedLayer
+from sw.integer.step import SETTLE_STEPS, host_inputs, integer_step
+from sw.layers.weighted import WeightedLayer
 from sw.train.config import EpochResult, StepResult, TrainConfig, TrainState
 from sw.train.distributed import ALONE, World
-from sw.train.evaluate import TEST_BATCH, prepared, reconstructs
-from sw.train.schedule import data_at, make_optimizer, make_plan, make_scheduler, regime_at, \
-    set_options
+from sw.train.evaluate import TEST_BATCH, reconstructs
+from sw.train.schedule import (
+    data_at,
+    make_optimizer,
+    make_plan,
+    make_scheduler,
+    regime_at,
+    set_options,
+)
 
 __all__ = ["IntegerState", "check_integer", "input_exponent", "momentum_code", "observe_state",
            "state_hash", "train",
@@ -122,7 +128,8 @@ class _Programs:
     """The steps of a network by batch size and momentum, made once each."""
 
     def __init__(self, model, data, world):
-        self._model, self._exponent, self._world, self._made = model, input_exponent(data), world, {}
+        self._model, self._exponent, self._world = model, input_exponent(data), world
+        self._made = {}
 
     def __call__(self, batch_size, momentum, settle=False) -> Program:
         key = batch_size, momentum, settle

@@ -69,8 +69,9 @@ def trace(model: nn.Module, keep_dropout: bool = False
           ) -> tuple[fx.GraphModule, list[LayerCall], str]:
     """Trace a model: (graph module, steps in execution order, name of the output tensor).
 
-    The placeholder is named ``""``. keep_dropout: dropouts are steps, as in training. Raises LockstepError naming the module path of anything that
-    is not a layer of sw/layers/weighted.py, a pooling, a flatten or a pass-through.
+    The placeholder is named ``""``. keep_dropout: dropouts are steps, as in training. Raises
+    LockstepError naming the module path of anything that is not a layer of sw/layers/weighted.py, a
+    pooling, a flatten or a pass-through.
     """
     try:
         graph = _Tracer().trace(model)

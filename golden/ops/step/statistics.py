@@ -28,7 +28,7 @@ def check_count(op, p, x) -> None:
 
 
 def chunks_of(op, p, codes) -> list[tuple]:
-    """(number, index of its first code, codes (C, l)) of each chunk that this part of a batch meets.
+    """Of each chunk that this part of a batch meets: number, index of its first code, codes (C, l).
 
     codes: (C, n / parts); numbers and indices are those of the whole batch
     """
@@ -74,7 +74,7 @@ class NormStatistics(StepOperator):
         return (q,), (q[:1],) * 3 + (chunks,) * 2
 
     def results(self, p, q) -> tuple:
-        """Chunk by chunk: of a code and how far it is from the end, the largest is what it asks for."""
+        """Of each chunk the largest code and, of equal ones, that furthest from the end."""
         check_count(self, p, q)
         codes, (length, n_chunks) = flat(p, q), range_norm.chunking(self.count)
         absent = p.integers(codes[:, :1]) * 0 - (1 << LEFT_WIDTH + 8)

@@ -13,7 +13,8 @@ Vectors (gamma, beta, bias) have 32-bit masters of f fraction bits, no decay, an
 
     v = sat32(lanes(v, momentum, 31) + lanes(gradient, rate_M, rate_s - e - f));  m = sat32(m - v)
 
-The rate (and rate times decay) is rate_M 2^-rate_s; it is inside v. Momentum is a multiplier of 2^-31.
+The rate (and rate times decay) is rate_M 2^-rate_s; it is inside v. Momentum is a multiplier of
+2^-31.
 """
 
 from dataclasses import dataclass

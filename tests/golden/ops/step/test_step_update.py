@@ -67,7 +67,8 @@ def test_weights_are_float64_sgd():
     for step, gradient in enumerate(np.floor(drawn).astype(np.int64)):
         scalars = [one(x) for x in (e_ga, *rate_code(0.02), *rate_code(0.02 * 1e-2))]
         m, v, e, grow = WeightUpdate(tensor_id=13)(
-            m, v, ((gradient + 128) >> 8).astype(np.int32), one(e_w, "int8"), one(0, "int8"), *scalars, SEED, one(step))
+            m, v, ((gradient + 128) >> 8).astype(np.int32), one(e_w, "int8"), one(0, "int8"),
+            *scalars, SEED, one(step))
         slope = gradient[0] * 2.0 ** (e_ga - e_w) + 1e-2 * real
         velocity = 0.9 * velocity + 0.02 * slope
         real = real - velocity

@@ -1,0 +1,223 @@
+"""The integer training step that is built from a model: one Program, the same bits everywhere."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from golden.errors import LockstepError
+from golden.ops.step import STEP_OPERATORS
+from golden.program import Program
+from golden.program.interpreter import run as golden_run
+from golden.program.sources import renewed_state
+from golden.program.verify import verify
+from models import build_model
+from sw import executor
+from sw.integer.runner import Runner
+from sw.integer.step import integer_step
+from sw.layers.weighted import QAdd, QConv2d, QGlobalAvgPool2d, QInput, QLinear
+from sw.quantize.recipes import make_recipe
+from tests.sw.integer.networks import NETWORKS, batch, network, step_program
+
+LEARNT = "weight", "gamma", "beta", "bias"
+
+
+def follow(step, settle, n_settle, n_steps):
+    """Asserts that numpy, torch and the runner agree on every tensor; the last trace."""
+    state, runners = None, [Runner(settle), Runner(step)]
+    for number in range(n_settle + n_steps):
+        program = settle if number < n_settle else step
+        runner = runners[program is step]
+        if number == n_settle:
+            runner.state = runners[0].state
+        inputs = batch(program, number)
+        trace = golden_run(program, inputs, state)
+        other = executor.run(program, inputs, state=state)
+        assert {*trace} == {*other}
+        for name, value in trace.items():
+            np.testing.assert_array_equal(other[name], value, err_msg=name)
+        outputs = runner(inputs)
+        state = renewed_state(program, trace)
+        for found, wanted in ((outputs, trace), (runner.state, state)):
+            for name, value in found.items():
+                np.testing.assert_array_equal(value.numpy(), wanted[name], err_msg=name)
+    return trace
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_tensor_is_equal_on_numpy_and_torch(name):
+    _, settle = step_program(name, settle=True)
+    _, step = step_program(name)
+    follow(step, settle, 1, 2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("name", ["digits", "resnet8", "ds_cnn", "mobilenet"])
+def test_twenty_steps_are_equal(name):
+    function, options, n_images, _ = {
+        "digits": ("resnet_digits", {}, 32, None), "resnet8": ("resnet", {"depth": 8}, 16, None),
+        "ds_cnn": ("ds_cnn", {}, 16, None), "mobilenet": ("mobilenet_v1", {}, 4, None)}[name]
+    torch.manual_seed(0)
+    model = build_model(function, options)
+    settle, step = (integer_step(model, n_images, input_exponent=-6, settle=settle)
+                    for settle in (True, False))
+    follow(step, settle, 4, 20)
+
+
+def test_a_step_is_a_program_that_can_be_stored(tmp_path):
+    _, program = step_program("digits")
+    program.save(tmp_path)
+    loaded = Program.load(tmp_path)
+    assert loaded.sha256 == program.sha256 and loaded.batch == 8
+    assert loaded.outputs == ("classifier", "loss")
+    assert {"input", "label", "seed", "step", "rate.multiplier"} <= {*loaded.inputs}
+    report = verify(loaded)
+    assert report.macs > 0
+    first, second = (golden_run(each, batch(each)) for each in (program, loaded))
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value)
+
+
+def test_all_step_operators_but_few_are_used():
+    used = {type(node.op) for name in NETWORKS for node in step_program(name)[1].nodes}
+    assert {op.__name__ for op in {*STEP_OPERATORS} - used} <= {
+        "GradientDigits", "AverageCodes", "AverageGradient", "MaskedGradient"}
+
+
+def test_the_largest_weight_fits_and_zeros_are_zeros():
+    model, n_images = network("digits")
+    with torch.no_grad():
+        model.stem.weight.mul_(3.7)
+        model.block1.conv1.weight.zero_()
+    program = integer_step(model, n_images, input_exponent=-6)
+    masters = program.state["stem.weight"].initial
+    exponent = int(program.state["stem.weight.exponent"].initial[0])
+    real = masters * 2.0 ** (exponent - 8)
+    assert 64 * 256 <= abs(masters).max() <= 32639
+    assert abs(real - model.stem.weight.detach().numpy()).max() <= 2.0 ** (exponent - 9)
+    assert not program.state["block1.conv1.weight"].initial.any()
+    assert (program.state["stem.gamma"].initial == 1 << 28).all()
+
+
+def test_while_it_settles_nothing_is_learnt_and_exponents_find_their_place():
+    _, program = step_program("resnet8", settle=True)
+    inputs, state, before = batch(program), None, None
+    for _ in range(24):
+        before = state
+        state = renewed_state(program, golden_run(program, inputs, state))
+    for name, entry in program.state.items():
+        if name.split(".")[-1] in LEARNT or name.endswith(("momentum", "grow")):
+            np.testing.assert_array_equal(state[name][0], entry.initial, name)
+    moved = [name for name in state if name.endswith(".exponent") and "q." not in name
+             and not np.array_equal(state[name], before[name])]
+    assert not moved
+    assert int(state["stem.exponent"][0, 0]) != 0
+
+
+class Shared(nn.Module):
+    """A pool that is read twice, masks upon masks, and an average pool between convolutions."""
+
+    input_shape = 3, 8, 8
+
+    def __init__(self):
+        super().__init__()
+        config = make_recipe("banner")
+        self.input = QInput(config)
+        self.a = QConv2d(3, 4, 3, padding=1, activation="relu6", config=config)
+        self.b = QConv2d(4, 4, 1, activation="relu", config=config)
+        self.add = QAdd(activation="relu", config=config)
+        self.pool = QGlobalAvgPool2d(config)
+        self.c = QConv2d(4, 4, 1, config=config)
+        self.add2 = QAdd(config=config)
+        self.flatten = nn.Flatten()
+        self.last = QLinear(4, 3, config=config)
+
+    def forward(self, x):
+        x = self.a(self.input(x))
+        x = self.pool(self.add(self.b(x), x))
+        return self.last(self.flatten(self.add2(self.c(x), x)))
+
+
+def test_what_is_read_twice_and_masked_twice():
+    torch.manual_seed(0)
+    model = Shared()
+    settle, step = (integer_step(model, 20, input_exponent=-6, settle=settle)
+                    for settle in (True, False))
+    kinds = {type(node.op).__name__ for node in step.nodes}
+    assert {"MaskedGradient", "AverageCodes", "AverageGradient"} <= kinds
+    follow(step, settle, 2, 2)
+
+
+def test_gradients_are_those_of_the_float_network():
+    """The sign and size of every weight's movement after one step: a cosine by layer."""
+    model, n_images = network("resnet8")[0], 32
+    for norm in (model.stacks[index][0].conv2.norm for index in range(3)):
+        nn.init.ones_(norm.weight)
+    settle, step = (integer_step(model, n_images, input_exponent=-6, settle=settle)
+                    for settle in (True, False))
+    inputs, runner = batch(step), Runner(settle)
+    for _ in range(24):
+        runner(inputs)
+    state = runner.state
+    runner = Runner(step, state=state)
+    runner(inputs)
+    plain = build_model("resnet", {"depth": 8, "width": 4, "quantize": False}).train()
+    plain.load_state_dict({name: value for name, value in model.state_dict().items()
+                           if name in plain.state_dict()}, strict=False)
+    images = torch.from_numpy(inputs["input"].astype(np.float32)) / 64
+    loss = nn.functional.cross_entropy(plain(images), torch.from_numpy(
+        inputs["label"][:, 0].astype(np.int64)))
+    loss.backward()
+    cosines = []
+    for name, module in plain.named_modules():
+        if not hasattr(module, "product"):
+            continue
+        exponent = int(state[f"{name}.weight.exponent"]) - 24
+        moved = runner.state[f"{name}.weight.momentum"][0].double() * 2.0**exponent
+        decay = 0.1 * 1e-4 * module.weight.detach().double()
+        found, wanted = (moved - decay).flatten(), module.weight.grad.double().flatten() * 0.1
+        cosine = found @ wanted / (found.norm() * wanted.norm())
+        cosines.append(cosine)
+        assert 0.8 < found.norm() / wanted.norm() < 1.25, name
+    # Each layer's codes move the extremes of the norms before it, and random images have no signal.
+    assert min(cosines) > 0.85 and sum(cosines) / len(cosines) > 0.93
+
+
+def build(forward, **layers):
+    """A network of layers whose forward is a function of (self, x)."""
+    model = type("Odd", (nn.Module,), {"forward": forward, "input_shape": (3, 8, 8)})()
+    for name, module in layers.items():
+        setattr(model, name, module)
+    return model
+
+
+CONFIG = make_recipe("banner")
+
+
+@pytest.mark.parametrize(("layers", "message"), [
+    ({"a": QConv2d(3, 4, 3, norm=False, config=CONFIG)},
+     r"Layer a \(QConv2d\) must have a norm: only the last layer of the integer training step"),
+    ({"a": QConv2d(3, 4, 3, dilation=2, config=CONFIG)}, r"Layer a \(QConv2d\) must have dilation"),
+    ({"a": QConv2d(3, 4, 3, config=make_recipe("float"))}, "must have norm.kind range"),
+    ({"a": nn.Dropout2d(0.5)}, r"Layer a \(Dropout2d\) is no layer of the integer training step"),
+    ({"a": nn.MaxPool2d(2, ceil_mode=True)}, "without dilation and ceil_mode"),
+    ({"last": QLinear(192, 3, norm=True, config=CONFIG)}, "must be a linear layer with a bias"),
+    ({"last": QLinear(192, 40, config=CONFIG)}, r"Layer last: CrossEntropy must get 2..31 classes"),
+])
+def test_a_layer_without_integer_form_is_refused_by_name(layers, message):
+    layers = {"input": QInput(CONFIG), "a": nn.Identity(), "flatten": nn.Flatten(),
+              "last": QLinear(192, 3, config=CONFIG)} | layers
+    model = build(lambda self, x: self.last(self.flatten(self.a(self.input(x)))), **layers)
+    with pytest.raises(LockstepError, match=message):
+        integer_step(model, 20, input_exponent=-6)
+
+
+def test_a_network_without_a_place_for_the_images_is_refused():
+    model = build(lambda self, x: self.last(self.flatten(x)), flatten=nn.Flatten(),
+                  last=QLinear(192, 3, config=CONFIG))
+    with pytest.raises(LockstepError, match="Layer flatten reads the float input; put a QInput"):
+        integer_step(model, 20, input_exponent=-6)
+    model = build(lambda self, x: self.input(x), input=QInput(CONFIG))
+    with pytest.raises(LockstepError, match="must end in a linear layer"):
+        integer_step(model, 20, input_exponent=-6)
