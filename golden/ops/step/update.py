@@ -17,6 +17,7 @@ The rate (and rate times decay) is rate_M 2^-rate_s; it is inside v. Momentum is
 2^-31.
 """
 
+import math
 from dataclasses import dataclass
 
 from golden import arith, validate
@@ -49,14 +50,16 @@ DECAY_PORTS = Port("decay multiplier", "int32"), Port("decay shift", "int32")
 def rate_code(rate) -> tuple[int, int]:
     """(multiplier, shift) of a learning rate: what the host writes once per step.
 
-    The rate, at least 2^-32 or 0, is rounded to 16 significant bits. Of losses that are summed, it
-    is the rate over the number of images.
+    The rate, at least 0 and below 2^31, is rounded to 16 significant bits. Of losses that are
+    summed, it is the rate over the number of images. One too small for the lanes moves nothing.
     """
-    multiplier, shift = arith.multiplier_and_shift(rate)
-    rounded = arith.round_shift(multiplier, RATE_FRACTION) << RATE_FRACTION
-    if rounded > arith.MULTIPLIER_MAX:
-        return rounded >> 1, shift - 1
-    return rounded, shift
+    if not 0 <= rate < 1 << 31:
+        raise ValueError(f"Rate must be at least 0 and below 2**31, not {rate}")
+    mantissa, exponent = math.frexp(rate)
+    multiplier = math.floor(mantissa * 65536 + 0.5) << RATE_FRACTION
+    if multiplier > arith.MULTIPLIER_MAX:
+        multiplier, exponent = multiplier >> 1, exponent + 1
+    return (multiplier, arith.MULTIPLIER_WIDTH - exponent) if multiplier else (0, 31)
 
 
 def _momentum(value):
