@@ -125,6 +125,11 @@ def prepare(arguments, world) -> Run:
     settings = TrainConfig(**resumed.train_config) if resumed else TrainConfig()
     settings = replace(settings, **train_options(arguments) | {"device": device})
 
+    if resumed:
+        before = TrainConfig(**resumed.train_config).arithmetic
+        if settings.arithmetic != before:
+            raise LockstepError(f"The checkpoint was trained with arithmetic {before}, not "
+                                f"{settings.arithmetic}; --initial begins from its weights")
     torch.manual_seed(settings.seed)
     model = build_model(name, model_config)
     if settings.compile:

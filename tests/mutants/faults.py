@@ -81,10 +81,10 @@ GOLDEN = (
                "signum(gamma) * arith.clamp(spread + 1, 0, 1)"),
     _step_back("the spike's sign at an extreme", "p.integers(index == low) - p.integers(index == "
                "high)", "p.integers(index == high) - p.integers(index == low)"),
-    _step_back("the remainder of the mean is dropped", "sum_g * (total - whole * self.count)",
-               "sum_g * 0"),
-    _statistics("the last of equal maxima", "[[length - index for index in range(length)]]",
-                "[[index + 1 for index in range(length)]]"),
+    _step_back("the remainder of the mean is dropped", "sum_gq - sum_g * whole - mean_g * rest",
+               "sum_gq - sum_g * whole"),
+    _statistics("the last of equal maxima", "left = p.constant([[length - 1 - index for",
+                "left = p.constant([[index for"),
     _addition("a unit too fine for 16 bits", "CODE_LIMIT, GRADIENT_LIMIT = 20, 15",
               "CODE_LIMIT, GRADIENT_LIMIT = 20, 20"),
     _maximum("every maximum of a window", "left = (1 - first) * left", "left = 1"),
@@ -92,8 +92,8 @@ GOLDEN = (
           "gradient = wrong - right * (1 << GRADIENT_FRACTION)"),
     _update("a gradient of the grown codes", "e_ga + 8 - exponent - grown + 8",
             "e_ga + 8 - grown - grown + 8"),
-    _dx("the 8-bit gradient of the wrong group", "parts.transpose(0, 2, 1, 3, 4)",
-        "parts[::-1].transpose(0, 2, 1, 3, 4)"),
+    _dx("the 8-bit gradient of the wrong group", "(groups, -1, channels, *kernel)), (0, 1, 3, 2, 4, 5))",
+        "(groups, -1, channels, *kernel))[:, ::-1], (0, 1, 3, 2, 4, 5))"),
     _compare("only larger values differ", "different = actual != expected",
              "different = actual > expected"),
     _verify("one bit less for negative sums", "(value if value >= 0 else ~value).bit_length() + 1",
@@ -283,4 +283,49 @@ FLOWS = (
     _sim("two tensors share a trace's file", 're.sub("[%/', 're.sub("[/'),
 )
 
-FAULTS = GOLDEN + SW + RTL + COMPILER + SIM + FORMATS + FLOWS
+_dropout = _in("golden/ops/step/dropout.py", "golden/ops/step/test_step_dropout.py")
+_parts, _part_statistics = (_in(f"golden/ops/step/{name}.py", "golden/ops/step/test_step_parts.py")
+                            for name in ("base", "statistics"))
+_hash = _in("golden/random.py", "golden/ops/step/test_step_lanes.py")
+_tape, _layers = (_in(f"sw/integer/{name}.py", "sw/integer/test_step.py")
+                  for name in ("tape", "layers"))
+_state = _in("sw/integer/state.py", "sw/integer/test_step.py")
+_inference = _in("sw/integer/inference.py", "sw/integer/test_inference.py")
+_integer, _host = (_in(f"sw/integer/{name}.py", "sw/integer/test_train_integer.py")
+                   for name in ("train", "step"))
+_initial = _in("sw/integer/initial.py", "sw/integer/test_train_integer.py")
+_processes = _in("sw/integer/runner.py", "flows/test_train_integer.py")
+
+INTEGER = (
+    _dropout("one code of 256 more is dropped", "arith.clamp(self.drop - bits, 0, 1)",
+             "arith.clamp(self.drop - bits + 1, 0, 1)"),
+    _parts("every part draws the bits of the first", "first = p.part()[0] * math.prod(shape)",
+           "first = 0"),
+    _part_statistics("a part's chunks begin at its first code",
+                     "start, result = p.part()[0] * own, []", "start, result = 0, []"),
+    _hash("a shift of the hash with its sign",
+          "return state >> shift & (1 << STATE_WIDTH - shift) - 1", "return state >> shift"),
+    _tape("the mask of a reader is lost", "return replace(self.masked(gradient), mask=y.mask)",
+          "return replace(gradient, mask=y.mask)"),
+    _tape("a third gradient is not added", "for number, part in enumerate(parts[1:]):",
+          "for number, part in enumerate(parts[1:1]):"),
+    _layers("the gradient of a pixel is that of all", "pixels=x.pixels, tensor_id", "tensor_id"),
+    _layers("g8 has no exponent of its own", "(e, *terms), -8)", "(e, *terms), -7)"),
+    _state("masters are rounded down", "np.floor(values * 2.0 ** (8 - exponent) + 0.5)",
+           "np.floor(values * 2.0 ** (8 - exponent))"),
+    _inference("the running spread of another unit", "finer = e_q - self.scalar",
+               "finer = e_q + 1 - self.scalar"),
+    _inference("a constant channel keeps its weights", "np.where(slope, sign, 0), np.where(slope",
+               "sign, np.where(slope"),
+    _integer("exponents do not settle", "for _ in range(SETTLE_STEPS):", "for _ in range(1):"),
+    _integer("steps are counted by epoch", "step, lr = plan.starts[epoch] + index",
+             "step, lr = index"),
+    _host("decay is over the images", "*rate_code(rate * decay)",
+          "*rate_code(rate * decay / n_images)"),
+    _initial("two layers draw the same", "_uniform(seed, number, shape, draw)",
+             "_uniform(seed, 1, shape, draw)"),
+    _processes("a watch is that of one process", "self._reduced(value, dist.ReduceOp.MAX)",
+               "value"),
+)
+
+FAULTS = INTEGER + GOLDEN + SW + RTL + COMPILER + SIM + FORMATS + FLOWS

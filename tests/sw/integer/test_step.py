@@ -15,7 +15,14 @@ from models import build_model
 from sw import executor
 from sw.integer.runner import Runner
 from sw.integer.step import integer_step
-from sw.layers.weighted import QAdd, QConv2d, QGlobalAvgPool2d, QInput, QLinear
+from sw.layers.weighted import (
+    QAdd,
+    QConv2d,
+    QGlobalAvgPool2d,
+    QInput,
+    QLinear,
+    WeightedLayer,
+)
 from sw.quantize.recipes import make_recipe
 from tests.sw.integer.networks import NETWORKS, batch, network, step_program
 
@@ -120,9 +127,9 @@ class Shared(nn.Module):
 
     input_shape = 3, 8, 8
 
-    def __init__(self):
+    def __init__(self, quantize=True):
         super().__init__()
-        config = make_recipe("banner")
+        config = make_recipe("banner", quantize=quantize)
         self.input = QInput(config)
         self.a = QConv2d(3, 4, 3, padding=1, activation="relu6", config=config)
         self.b = QConv2d(4, 4, 1, activation="relu", config=config)
@@ -149,12 +156,29 @@ def test_what_is_read_twice_and_masked_twice():
     follow(step, settle, 2, 2)
 
 
-def test_gradients_are_those_of_the_float_network():
-    """The sign and size of every weight's movement after one step: a cosine by layer."""
-    model, n_images = network("resnet8")[0], 32
-    for norm in (model.stacks[index][0].conv2.norm for index in range(3)):
-        nn.init.ones_(norm.weight)
-    settle, step = (integer_step(model, n_images, input_exponent=-6, settle=settle)
+def float_gradients(plain, inputs):
+    """The gradients of the mean loss of a float network, by layer."""
+    images = torch.from_numpy(inputs["input"].astype(np.float32)) / 64
+    labels = torch.from_numpy(inputs["label"][:, 0].astype(np.int64))
+    nn.functional.cross_entropy(plain.train()(images), labels).backward()
+    return {name: module.weight for name, module in plain.named_modules()
+            if isinstance(module, WeightedLayer)}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "shared"])
+def test_gradients_are_those_of_the_float_network(name):
+    """The direction and size of every weight's movement after one step."""
+    torch.manual_seed(0)
+    make = {"resnet8": lambda **options: build_model("resnet", {"depth": 8, "width": 4} | options),
+            "shared": Shared}[name]
+    model, plain = make(), make(quantize=False)
+    model.input_shape = 3, 12, 12
+    for module in model.modules():
+        if isinstance(module, WeightedLayer) and module.norm is not None:
+            nn.init.ones_(module.norm.weight)       # those of residual branches too
+    plain.load_state_dict({name: value for name, value in model.state_dict().items()
+                           if name in plain.state_dict()}, strict=False)
+    settle, step = (integer_step(model, 32, input_exponent=-6, settle=settle)
                     for settle in (True, False))
     inputs, runner = batch(step), Runner(settle)
     for _ in range(24):
@@ -162,23 +186,13 @@ def test_gradients_are_those_of_the_float_network():
     state = runner.state
     runner = Runner(step, state=state)
     runner(inputs)
-    plain = build_model("resnet", {"depth": 8, "width": 4, "quantize": False}).train()
-    plain.load_state_dict({name: value for name, value in model.state_dict().items()
-                           if name in plain.state_dict()}, strict=False)
-    images = torch.from_numpy(inputs["input"].astype(np.float32)) / 64
-    loss = nn.functional.cross_entropy(plain(images), torch.from_numpy(
-        inputs["label"][:, 0].astype(np.int64)))
-    loss.backward()
     cosines = []
-    for name, module in plain.named_modules():
-        if not hasattr(module, "product"):
-            continue
+    for name, weight in float_gradients(plain, inputs).items():
         exponent = int(state[f"{name}.weight.exponent"]) - 24
         moved = runner.state[f"{name}.weight.momentum"][0].double() * 2.0**exponent
-        decay = 0.1 * 1e-4 * module.weight.detach().double()
-        found, wanted = (moved - decay).flatten(), module.weight.grad.double().flatten() * 0.1
-        cosine = found @ wanted / (found.norm() * wanted.norm())
-        cosines.append(cosine)
+        found = (moved - 0.1 * 1e-4 * weight.detach().double()).flatten()
+        wanted = 0.1 * weight.grad.double().flatten()
+        cosines.append(found @ wanted / (found.norm() * wanted.norm()))
         assert 0.8 < found.norm() / wanted.norm() < 1.25, name
     # Each layer's codes move the extremes of the norms before it, and random images have no signal.
     assert min(cosines) > 0.85 and sum(cosines) / len(cosines) > 0.93

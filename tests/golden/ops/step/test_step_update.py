@@ -147,7 +147,8 @@ def test_widths_and_what_is_refused():
 
 def test_rates_have_16_significant_bits():
     rng = np.random.default_rng(0)
-    for value in [0.1, 0.1 / 64, 1e-5, 1.0, 1e-12, 1e-300, 2.0 ** 31 - 1e6, 2.0 ** -20, 1 - 2.0 ** -30, *rng.uniform(0, 1e-3, 50)]:
+    for value in [0.1, 0.1 / 64, 1e-5, 1.0, 1e-12, 1e-300, 2.0 ** 31 - 1e6, 2.0 ** -20,
+                  1 - 2.0 ** -30, *rng.uniform(0, 1e-3, 50)]:
         multiplier, shift = rate_code(value)
         assert multiplier % (1 << 15) == 0 and 1 << 30 <= multiplier <= arith.MULTIPLIER_MAX
         assert abs(math.ldexp(multiplier, -shift) / value - 1) <= 2.0 ** -16
