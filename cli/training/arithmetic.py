@@ -1,5 +1,6 @@
 """How a run trains and what it lowers: float32 that simulates few bits, or integers alone."""
 
+import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -93,8 +94,9 @@ class _Integer(Arithmetic):
         from sw.integer.train import train
 
         train(run.model, run.data, run.settings, world=world, start_epoch=start_epoch,
-              codes=_codes(run.resumed) if run.resumed else None, on_batch=on_batch,
-              on_epoch=on_epoch)
+              codes=_codes(run.resumed) if run.resumed else None,
+              passes=_passes() if world.size == 1 and run.settings.device == "cpu" else None,
+              on_batch=on_batch, on_epoch=on_epoch)
 
     def observe(self, run, state, epoch) -> list[dict]:
         from sw.integer.train import observe_state
@@ -117,6 +119,18 @@ class _Integer(Arithmetic):
 
         return trained_program(model, data, TrainConfig(**checkpoint.train_config),
                                _codes(checkpoint), checkpoint.world_size)
+
+
+def _passes():
+    """The fused passes, compiled once for this processor; None, with a line that says why."""
+    from sim.cache import CACHE, cached, content_key
+    from sw.integer.passes import Passes, build, build_facts
+
+    try:
+        return Passes(cached(CACHE / "passes", content_key(*build_facts()), build))
+    except LockstepError as error:
+        print(f"training without fused passes, several times slower: {error}", file=sys.stderr)
+        return None
 
 
 def _codes(checkpoint) -> dict:

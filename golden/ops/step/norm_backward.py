@@ -50,7 +50,8 @@ from golden.ops.step.norm_forward import (
 )
 from golden.ops.step.statistics import SPREAD_MAX, check_count, chunks_of
 
-__all__ = ["GAMMA_SHIFT", "NormGradientParameters", "NormGradientSums", "NormInputGradient"]
+__all__ = ["GAMMA_SHIFT", "NormGradientParameters", "NormGradientSums", "NormInputGradient",
+           "parts_of"]
 
 GAMMA_SHIFT = 4                 # bits of P that dgamma leaves out, for n up to 2^17
 PLAIN_COUNT_WIDTH = 17
@@ -64,7 +65,7 @@ def _count(value):
     return validate.integer("Count", value, range_norm.COUNT_MIN, range_norm.COUNT_MAX)
 
 
-def _parts(total):
+def parts_of(total) -> tuple:
     """(low, high) of sums: total = 2^16 high + low, low in -2^15..2^15 - 1."""
     high = (total + ROOT) >> LOW_WIDTH
     return total - (high << LOW_WIDTH), high
@@ -102,7 +103,7 @@ class NormGradientSums(StepOperator):
     @property
     def ranges(self) -> tuple:
         """Of g times 1 or a code, `count` times."""
-        highs = [_parts(GRADIENT_MAX * code * self.count)[1] for code in (1, 128)]
+        highs = [parts_of(GRADIENT_MAX * code * self.count)[1] for code in (1, 128)]
         return tuple(bounds for high in highs for bounds in ((-ROOT, ROOT - 1), (-high, high)))
 
     def shapes(self, g, *rest) -> tuple[tuple, tuple]:
@@ -114,7 +115,7 @@ class NormGradientSums(StepOperator):
         check_count(self, p, g)
         g, axes = masked(p, saturated(g, GRADIENT_MAX), mask), (0, *range(2, g.ndim))
         totals = (p.all_sum(p.reshape(p.sum(x, axes), g.shape[1:2])) for x in (g, g * q))
-        return tuple(part for total in totals for part in _parts(total))
+        return tuple(part for total in totals for part in parts_of(total))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

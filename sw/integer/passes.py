@@ -1,0 +1,278 @@
+"""The heavy operators of the integer training step on a CPU: fused loops in C++, exact products.
+
+A product is columns, a matrix product and a loop over its sums. Where the processor multiplies int8
+into int32 (VNNI) that is `torch._int_mm`, elsewhere float32 with at most 1,024 products a sum,
+which it holds exactly. What is not here, or would not be exact, runs by `golden.ops` itself.
+`tests/sw/integer/test_passes.py` compares every one with golden in every bit.
+"""
+
+import ctypes
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from golden import arith
+from golden.digits import MAX_TERMS
+from golden.errors import LockstepError
+from golden.ops import range_norm, windows
+from golden.ops import step as ops
+from golden.ops.step.activation import six
+from golden.ops.step.addition import CODE_LIMIT, GRADIENT_LIMIT
+from golden.ops.step.convolution import pixel_factor
+from golden.ops.step.norm_backward import parts_of
+from golden.random import counter_seed
+
+__all__ = ["Passes", "SOURCE", "build", "build_facts"]
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+COMMAND = ["g++", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp"]
+LIBRARY = "passes.so"
+EXACT_TERMS = 1024              # products of int8 codes that float32 sums exactly
+BLOCK_BYTES = 1 << 23           # of float columns at a time: they stay in the cache
+BLOCK_PIXELS = 1 << 14          # of int8 columns at a time
+NO_LIMIT = (1 << 31) - 1
+_POINTER = ctypes.c_void_p
+
+
+def build_facts() -> tuple:
+    """What decides the library: its source, the command and the processor."""
+    flags = ""
+    if Path("/proc/cpuinfo").is_file():
+        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines()
+                      if line.startswith("flags")), "")
+    return SOURCE.read_text(), tuple(COMMAND), platform.machine(), flags
+
+
+def build(folder: Path) -> None:
+    """Compiles the library into a folder; LockstepError where that fails."""
+    try:
+        subprocess.run([*COMMAND, "-o", str(folder / LIBRARY), str(SOURCE)], check=True,
+                       capture_output=True, text=True)
+    except FileNotFoundError:
+        raise LockstepError("The passes of integer training need g++, which is not there") from None
+    except subprocess.CalledProcessError as error:
+        raise LockstepError(f"The passes of integer training do not compile: "
+                            f"{error.stderr.strip().splitlines()[0]}") from error
+
+
+def _pointer(x):
+    return _POINTER(x.data_ptr()) if x is not None else _POINTER()
+
+
+@cache
+def _int_mm_is_exact() -> bool:
+    """Whether products of int8 are exact here: without VNNI 16-bit sums of pairs may saturate."""
+    flags = build_facts()[-1].split()
+    if not {"avx512_vnni", "avx_vnni", "amx_int8"} & {*flags}:
+        return False
+    codes = torch.full((32, 64), -128, dtype=torch.int8)
+    return all(bool((torch._int_mm(codes, codes.t() * 0 + value) == -64 * 128 * value).all())
+               for value in (-128, 127, 1))
+
+
+class Passes:
+    """What `build` has made; called with an operator and its inputs.
+
+    folder: of the library; int8: whether products are of int8 (by default where that is exact)
+    """
+
+    def __init__(self, folder: Path, int8: bool | None = None):
+        self._int8 = _int_mm_is_exact() if int8 is None else int8
+        self._kind = "int" if self._int8 else "float"
+        self._code, self._sum = (torch.int8, torch.int32) if self._int8 else (torch.float32,) * 2
+        self._terms = MAX_TERMS if self._int8 else EXACT_TERMS
+        self._library = ctypes.CDLL(str(folder / LIBRARY))
+        self._kinds = {
+            ops.PreNormCodes: self._pre_norm, ops.NormStatistics: self._statistics,
+            ops.NormApply: self._norm_apply, ops.ResidualAddition: self._residual_addition,
+            ops.NormGradientSums: self._norm_sums, ops.NormInputGradient: self._norm_gradient,
+            ops.CodesGradient: self._codes_gradient, ops.KernelGradient: self._kernel_gradient,
+            ops.GradientAddition: self._gradient_addition}
+
+    def __call__(self, op, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
+        """The outputs, as of `op.compute`; None where the operator runs by its own definition."""
+        kind = self._kinds.get(type(op))
+        if kind is None or inputs[0].is_cuda:
+            return None
+        return kind(op, *(x.contiguous() for x in inputs))
+
+    def _call(self, name, *arguments):
+        threads = torch.get_num_threads()
+        getattr(self._library, name)(*(
+            _pointer(x) if x is None or torch.is_tensor(x) else
+            ctypes.c_int64(x) for x in arguments), ctypes.c_int(threads))
+
+    @staticmethod
+    def _sizes(x) -> tuple[int, int, int]:
+        return x.shape[0], x.shape[1], x[0, 0].numel()
+
+    # Products
+
+    @staticmethod
+    def _geometry(x, op, kernel, size) -> tuple[int, ...]:
+        """The arguments of columns and from_columns behind the tensors, for x of (C, H, W)."""
+        return (*x, *kernel, *op.stride, *op.padding[:2], *size)
+
+    def _blocks(self, n_images, n_rows, n_pixels):
+        """(images at a time, how many of them lie side by side in a matrix)."""
+        most = BLOCK_PIXELS if self._int8 else EXACT_TERMS
+        group = max(1, most // n_pixels)
+        while n_images % group:
+            group -= 1
+        step = group if self._int8 else \
+            max(1, BLOCK_BYTES // (4 * n_rows * n_pixels * group)) * group
+        return [slice(first, min(first + step, n_images))
+                for first in range(0, n_images, step)], group
+
+    def _products(self, a, b):
+        """The sums of a (B, M, K) times b (B, K, N); of int8 B is 1."""
+        return torch._int_mm(a[0], b[0])[None] if self._int8 else torch.bmm(a, b)
+
+    def _matrices(self, matrix, like):
+        """Codes (M, K) for `_products` with `like`."""
+        return matrix.to(self._code).expand(len(like), -1, -1)
+
+    def _columns(self, x, op, kernel, size, group):
+        """(N / G, C kh kw, G OH OW) of int8 x (N, C, H, W)."""
+        found = torch.empty((len(x) // group, x.shape[1] * kernel[0] * kernel[1],
+                             group * size[0] * size[1]), dtype=self._code)
+        self._call(f"columns_{self._kind}", x, found, len(x), group,
+                   *self._geometry(x.shape[1:], op, kernel, size))
+        return found
+
+    def _pre_norm(self, op, x, weights, shift):
+        if op.groups != 1 or x.ndim != 4 or weights[0, 0].numel() > self._terms:
+            return None
+        _, n_outputs, _, *kernel = weights.shape
+        size = windows.output_size(tuple(x.shape[2:]), tuple(kernel), op.stride, op.padding)
+        q = torch.empty((len(x), n_outputs, *size), dtype=torch.int8)
+        matrix, n_pixels = weights[0].reshape(n_outputs, -1), size[0] * size[1]
+        parts, group = self._blocks(len(x), matrix.shape[1], n_pixels)
+        for part in parts:
+            columns = self._columns(x[part], op, kernel, size, group)
+            sums = self._products(self._matrices(matrix, columns), columns)
+            self._call(f"pre_norm_{self._kind}", sums, shift, q[part], len(q[part]), group,
+                       n_outputs, n_pixels)
+        return (q,)
+
+    def _codes_gradient(self, op, g8, weights, shift, seed, step):
+        if op.groups != 1 or op.size is None or op.width != 16 \
+                or weights.shape[1] * weights[0, 0, 0].numel() > self._terms:
+            return None
+        _, n_outputs, channels, *kernel = weights.shape
+        size = tuple(g8.shape[2:])
+        n_rows, n_pixels = channels * kernel[0] * kernel[1], size[0] * size[1]
+        matrix = weights[0].reshape(n_outputs, n_rows).t().contiguous()
+        sums = torch.empty((len(g8), channels, *op.size), dtype=self._sum)
+        geometry = self._geometry((channels, *op.size), op, kernel, size)
+        parts, group = self._blocks(len(g8), n_rows, n_pixels)
+        for part in parts:
+            n = len(g8[part])
+            gradient = torch.empty((n // group, n_outputs, group * n_pixels), dtype=self._code)
+            self._call(f"rows_{self._kind}", g8[part], gradient, n, group, n_outputs, n_pixels)
+            columns = self._products(self._matrices(matrix, gradient), gradient)
+            self._call(f"from_columns_{self._kind}", columns, sums[part], n, group, *geometry)
+        multiplier, log2 = pixel_factor(op.pixels)
+        g = torch.empty(sums.shape, dtype=torch.int16)
+        top = torch.empty((1, 1), dtype=torch.int32)
+        self._call(f"gradient_codes_{self._kind}", sums, multiplier, int(shift) + log2,
+                   self._seed(op.tensor_id, seed, step), g, top, *self._sizes(g))
+        return g, top
+
+    def _kernel_gradient(self, op, x, g16):
+        n_pixels = g16[0, 0].numel()
+        if op.groups != 1 or x.ndim != 4 or n_pixels > self._terms or len(g16) != op.n_images:
+            return None
+        n, n_outputs, *size = g16.shape
+        n_rows = x.shape[1] * op.kernel[0] * op.kernel[1]
+        total = torch.zeros((2 * n_outputs, n_rows), dtype=torch.int64)
+        parts, group = self._blocks(n, n_rows, n_pixels)
+        for part in parts:
+            n_images = len(x[part])
+            digits = torch.empty((n_images // group, 2 * n_outputs, group * n_pixels),
+                                 dtype=self._code)
+            self._call(f"digits_{self._kind}", g16[part], digits, n_images, group, n_outputs,
+                       n_pixels)
+            columns = self._columns(x[part], op, op.kernel, size, group)
+            sums = self._products(digits, columns.transpose(1, 2))
+            total += sums.double().sum(0).long()
+        low, high = total.chunk(2)
+        dw = arith.saturate(arith.round_shift((high << 8) + low, 8), 32)
+        return (dw.int().reshape(1, n_outputs, x.shape[1], *op.kernel),)
+
+    # Norms
+
+    def _statistics(self, op, q):
+        n, c, p = self._sizes(q)
+        if n * p != op.count:
+            return None
+        length, chunks = range_norm.chunking(op.count)
+        outputs = [torch.empty((1, *shape), dtype=dtype) for shape, dtype in (
+            ((c,), torch.int32), ((c,), torch.int16), ((c,), torch.int8),
+            ((chunks, c), torch.int32), ((chunks, c), torch.int32))]
+        self._call("statistics", q, *outputs, n, c, p, length, chunks)
+        return tuple(outputs)
+
+    def _norm_apply(self, op, q, sign, bias, multiplier, shift, *exponent):
+        limit = six(int(exponent[0])) if exponent else NO_LIMIT
+        y, top = torch.empty_like(q), torch.empty((1, 1), dtype=torch.int32)
+        self._call("norm_apply", q, sign, bias, multiplier, shift, op.low, limit, y, top,
+                   *self._sizes(q))
+        return y, top
+
+    def _mask(self, op, mask):
+        """The arguments for a mask: (y or None, limit)."""
+        if not mask:
+            return None, NO_LIMIT
+        return mask[0], six(int(mask[1])) if op.activation == "relu6" else NO_LIMIT
+
+    def _norm_sums(self, op, g, q, *mask):
+        n, c, p = self._sizes(g)
+        if n * p != op.count:
+            return None
+        sums = [torch.empty((1, c), dtype=torch.int64) for _ in range(2)]
+        self._call("norm_sums", g, q, *self._mask(op, mask), *sums, n, c, p)
+        return tuple(part.int() for total in sums for part in parts_of(total))
+
+    def _norm_gradient(self, op, g, at_high, at_low, sign, mean, spike, multiplier, shift, seed,
+                       step, *mask):
+        n, c, p = self._sizes(g)
+        if n * p != op.count:
+            return None
+        g16, g8 = torch.empty_like(g), torch.empty(g.shape, dtype=torch.int8)
+        top = torch.empty((1, 1), dtype=torch.int32)
+        self._call("norm_gradient", g, at_high, at_low, sign, mean, spike, multiplier, shift,
+                   self._seed(op.tensor_id, seed, step), *self._mask(op, mask), g16, g8, top, n, c,
+                   p, range_norm.chunking(op.count)[0])
+        return g16, g8, top
+
+    # Additions
+
+    @staticmethod
+    def _seed(identity, seed, step) -> int:
+        return int(counter_seed(seed.long(), step.long(), identity)) & 0xFFFFFFFF
+
+    @staticmethod
+    def _alignment(exponents, limit) -> tuple[int, ...]:
+        """left and right shift of a, of b, and the shift of the lanes."""
+        e_a, e_b, e_y = (int(e) for e in exponents)
+        unit = max(min(e_a, e_b), max(e_a, e_b) - limit)
+        shifts = [arith.clamp(value, 0, most) for e in (e_a, e_b)
+                  for value, most in ((e - unit, limit), (unit - e, 62))]
+        return *shifts, 30 + e_y - unit
+
+    def _residual_addition(self, op, a, b, *exponents):
+        y, top = torch.empty_like(a), torch.empty((1, 1), dtype=torch.int32)
+        self._call("residual_add", a, b, *self._alignment(exponents, CODE_LIMIT),
+                   op.ranges[0][0], y, top, len(a), a[0].numel())
+        return y, top
+
+    def _gradient_addition(self, op, a, b, e_a, e_b, e_y, seed, step, *mask):
+        g, top = torch.empty_like(a), torch.empty((1, 1), dtype=torch.int32)
+        self._call("gradient_add", a, b, *self._mask(op, mask),
+                   *self._alignment((e_a, e_b, e_y), GRADIENT_LIMIT),
+                   self._seed(op.tensor_id, seed, step), g, top, *self._sizes(a))
+        return g, top

@@ -1,0 +1,201 @@
+"""The fused passes on a CPU against golden, in every bit, with int8 and with float products."""
+
+import numpy as np
+import pytest
+import torch
+
+from golden.errors import LockstepError
+from golden.ops import step as ops
+from golden.ops.range_norm import chunking
+from sw.integer import passes
+from sw.integer.passes import Passes
+from sw.integer.runner import Runner
+from tests.sw.integer.networks import batch, step_program
+
+SEED, STEP = np.array([[7]], np.int32), np.array([[-3]], np.int32)
+KINDS = pytest.mark.parametrize("int8", [True, False], ids=["int8", "float"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    result = tmp_path_factory.mktemp("passes")
+    passes.build(result)
+    return result
+
+
+@pytest.fixture
+def fused(folder, int8):
+    if int8 and not Passes(folder)._int8:
+        pytest.skip("this processor has no exact products of int8")
+    return Passes(folder, int8)
+
+
+def assert_equal(fused, op, *inputs):
+    wanted = op(*inputs)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    found = fused(op, [torch.from_numpy(np.array(x)) for x in inputs])
+    assert found is not None
+    for port, one, other in zip(op.ports_out, found, wanted, strict=True):
+        assert str(one.dtype) == f"torch.{port.dtype}"
+        np.testing.assert_array_equal(one.numpy(), other, err_msg=port.name)
+    return wanted
+
+
+def one(value, dtype="int32"):
+    return np.array([[value]], dtype)
+
+
+def channels(rng, low, high, n, dtype="int32"):
+    return rng.integers(low, high, (1, n)).astype(dtype)
+
+
+def gradients(rng, shape):
+    g = (rng.normal(0, 1, shape) * 10.0 ** rng.uniform(0, 5, (1, shape[1], 1, 1)))
+    g = g.clip(-32768, 32767).astype(np.int16)
+    g.flat[:4] = 32767, -32768, 32639, -32640
+    return g
+
+
+# (images, channels, outputs, (H, W), kernel, stride, padding)
+CONVOLUTIONS = [(6, 3, 5, (9, 7), (3, 3), (1, 1), (1, 1, 1, 1)),
+                (4, 5, 4, (8, 8), (3, 3), (2, 2), (1, 1, 1, 1)),
+                (5, 4, 6, (7, 9), (1, 1), (2, 2), (0, 0, 0, 0)),
+                (3, 2, 7, (6, 5), (1, 1), (1, 1), (0, 0, 0, 0)),
+                (2, 3, 2, (11, 6), (5, 2), (3, 1), (2, 0, 1, 3)),
+                (2, 1, 1, (4, 4), (3, 3), (3, 4), (4, 4, 4, 4)),
+                (7, 64, 32, (4, 4), (4, 4), (1, 2), (0, 1, 2, 0))]
+
+
+@KINDS
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_products(fused, case):
+    n, c, o, size, kernel, stride, padding = case
+    rng = np.random.default_rng(sum(size))
+    x = rng.integers(-128, 128, (n, c, *size)).astype(np.int8)
+    w = rng.integers(-127, 128, (1, o, c, *kernel)).astype(np.int8)
+    window = {"stride": stride, "padding": padding}
+    q, = assert_equal(fused, ops.PreNormCodes(**window), x, w, channels(rng, -40, 90, o))
+    assert_equal(fused, ops.PreNormCodes(**window), x, w, channels(rng, 6, 12, o))
+    g8 = rng.integers(-127, 128, q.shape).astype(np.int8)
+    for shift, pixels in ((-31, 1), (-3, 1), (0, 1), (2, 9), (9, 1), (33, 1), (80, 5)):
+        op = ops.CodesGradient(size=size, tensor_id=9, pixels=pixels, **window)
+        assert_equal(fused, op, g8, w, one(shift), SEED, STEP)
+    g16 = gradients(rng, q.shape)
+    assert_equal(fused, ops.KernelGradient(n_images=n, kernel=kernel, **window), x, g16)
+
+
+@KINDS
+def test_the_largest_sums(fused):
+    """All codes at their ends: no sum may saturate on the way."""
+    x = np.full((2, 16, 8, 8), -128, np.int8)
+    w = np.full((1, 3, 16, 8, 8), -127, np.int8)
+    assert_equal(fused, ops.PreNormCodes(), x, w, np.array([[18, 18, 18]], np.int32))
+    for value in (-32639, 32639, -128, 127):
+        g = np.full((2, 3, 8, 8), value, np.int16)
+        assert_equal(fused, ops.KernelGradient(n_images=2), x, g)
+    g8 = np.full((2, 16, 8, 8), -127, np.int8)
+    w = np.full((1, 16, 3, 8, 8), 127, np.int8)
+    assert_equal(fused, ops.CodesGradient(size=(15, 15), tensor_id=1), g8, w, one(9), SEED, STEP)
+
+
+@KINDS
+@pytest.mark.parametrize("shape", [(5, 4, 6, 7), (1, 3, 9, 5), (18, 5, 1, 1), (40, 2, 4, 4)])
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+def test_norms(fused, shape, activation):
+    rng = np.random.default_rng(shape[0])
+    n, c = shape[:2]
+    count = n * shape[2] * shape[3]
+    q = (rng.normal(0, 1, shape) * 2.0 ** rng.integers(0, 8, (1, c, 1, 1))).clip(-128, 127)
+    q = q.astype(np.int8)
+    q[:, 0] = 5
+    total, spread, _, *at = assert_equal(fused, ops.NormStatistics(count=count), q)
+    gamma, beta = (channels(rng, -1 << 30, 1 << 30, c) for _ in range(2))
+    sign, bias, multiplier, shift = ops.NormParameters(count=count)(gamma, beta, total, spread)
+    e = one(-4, "int8")
+    limits = (e,) if activation == "relu6" else ()
+    for move in (-60, -30, -6, 0, 20):
+        y, _ = assert_equal(fused, ops.NormApply(activation=activation), q, sign, bias, multiplier,
+                            shift.astype(np.int32) + move, *limits)
+    y = rng.integers(0, 128, shape).astype(np.int8) * rng.integers(0, 2, shape).astype(np.int8)
+    mask = {"none": (), "relu": (y,), "relu6": (y, e)}[activation]
+    g = gradients(rng, shape)
+    sums = assert_equal(fused, ops.NormGradientSums(count=count, activation=activation), g, q,
+                        *mask)
+    mean, spike, _, _ = ops.NormGradientParameters(count=count)(*sums, total, spread, sign)
+    op = ops.NormInputGradient(count=count, activation=activation, tensor_id=300)
+    for move in (-60, -20, -8, 0, 30):
+        assert_equal(fused, op, g, *at, sign, mean, spike, multiplier,
+                     shift.astype(np.int32) + move, SEED, STEP, *mask)
+    # Extremes of one chunk at one place, as large as they may be.
+    length, chunks = chunking(count)
+    at = [np.full((1, chunks, c), length // 2, np.int32) for _ in range(2)]
+    spike = np.full((1, c), 1 << 30, np.int32)
+    assert_equal(fused, op, g, *at, sign, mean, spike, multiplier, shift.astype(np.int32), SEED,
+                 STEP, *mask)
+
+
+@KINDS
+@pytest.mark.parametrize("exponents", [(-3, -3, -3), (5, -20, 2), (-64, 63, 0), (0, 15, -15),
+                                       (20, 0, -9), (-1, -2, 40)])
+def test_additions(fused, exponents):
+    rng = np.random.default_rng(1)
+    shape = 3, 4, 5, 6
+    a, b = (rng.integers(-128, 128, shape).astype(np.int8) for _ in range(2))
+    given = [one(e, "int8") for e in exponents]
+    for activation in ("none", "relu"):
+        assert_equal(fused, ops.ResidualAddition(activation=activation), a, b, *given)
+    g, h = gradients(rng, shape), gradients(rng, shape)[::-1]
+    for activation, mask in (("none", ()), ("relu", (a,)), ("relu6", (a, one(-4, "int8")))):
+        op = ops.GradientAddition(tensor_id=77, activation=activation)
+        assert_equal(fused, op, g, h, *given, SEED, STEP, *mask)
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["digits", "resnet8", "bottlenecks", "mobilenet_relu6", "vgg"])
+def test_steps_are_the_same(fused, name):
+    _, settle = step_program(name, settle=True)
+    _, step = step_program(name)
+    pair = [Runner(settle), Runner(settle, passes=fused)]
+    for number in range(4):
+        if number == 2:
+            pair = [Runner(step, state=runner.state, passes=runner._passes) for runner in pair]
+        outputs = [runner(batch(step, number)) for runner in pair]
+        for key in outputs[0]:
+            assert torch.equal(outputs[0][key], outputs[1][key])
+        for key, value in pair[0].state.items():
+            assert torch.equal(value, pair[1].state[key]), key
+
+
+def test_threads_do_not_matter(folder):
+    _, step = step_program("resnet8")
+    fused, states = Passes(folder), []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            runner = Runner(step, passes=fused)
+            runner(batch(step))
+            states.append(runner.state)
+    finally:
+        torch.set_num_threads(threads)
+    for state in states[1:]:
+        assert all(torch.equal(state[key], value) for key, value in states[0].items())
+
+
+def test_what_is_not_exact_runs_as_golden(folder):
+    fused = Passes(folder, False)
+    x, w = torch.zeros((1, 120, 3, 3), dtype=torch.int8), torch.zeros((1, 2, 120, 3, 3))
+    shift = torch.zeros((1, 2), dtype=torch.int32)
+    assert fused(ops.PreNormCodes(), [x, w.to(torch.int8), shift]) is None      # 1,080 terms
+    assert fused(ops.WeightCodes(), [torch.zeros((1, 2, 2), dtype=torch.int16)]) is None
+    depthwise = ops.PreNormCodes(groups=2)
+    assert fused(depthwise, [x[:, :2], w[:, :, :1].to(torch.int8), shift]) is None
+
+
+def test_a_compiler_that_is_not_there_or_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "COMMAND", ["no-such-compiler"])
+    with pytest.raises(LockstepError, match=r"need g\+\+, which is not there"):
+        passes.build(tmp_path)
+    monkeypatch.setattr(passes, "COMMAND", ["g++", "--no-such-option"])
+    with pytest.raises(LockstepError, match="do not compile: "):
+        passes.build(tmp_path)
