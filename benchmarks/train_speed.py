@@ -71,7 +71,30 @@ def _batch(size: int, side: int, classes: int, device: str):
     return images.to(device, memory_format=torch.channels_last), labels.to(device)
 
 
+def _integer_step(images, labels) -> Step:
+    """Of ``flows/train.py --arithmetic integer``, with the codes of the images."""
+    import numpy as np
+
+    from cli.training.arithmetic import fused_passes
+    from golden import arith
+    from models import build_model
+    from sw.integer.runner import Runner
+    from sw.integer.step import host_inputs, integer_step
+
+    program = integer_step(build_model("resnet", {"depth": 8}), len(images), input_exponent=-5)
+    runner, images = Runner(program, passes=fused_passes()), images.contiguous()
+    host = host_inputs(rate=0.1, decay=1e-4, n_images=len(images), seed=0, step=0)
+    labels = labels.numpy().astype(np.int8)[:, None]
+
+    def step() -> None:
+        codes = arith.quantize(images.numpy(), 2.0**-5, 0).astype(np.int8)
+        runner({"input": codes, "label": labels} | host)
+    return step
+
+
 def _cpu_step(kind: str, batch_size: int) -> Step:
+    if kind == "integer":
+        return _integer_step(*_batch(batch_size, 32, 10, "cpu"))
     return _step(_network(kind), *_batch(batch_size, 32, 10, "cpu"),
                  compiled=kind.endswith("_compiled"))
 
@@ -114,7 +137,7 @@ def measure_cpu(batch_size: int, repetitions: int, threads: int, command: str) -
     import torch
 
     torch.set_num_threads(threads)
-    kinds = ["float", "float_compiled", "banner", "banner_compiled"]
+    kinds = ["float", "float_compiled", "banner", "banner_compiled", "integer"]
     kinds += ["brevitas"] if _has_brevitas() else []
     steps, seconds_to_compile = {}, {}
     for kind in kinds:
@@ -148,6 +171,9 @@ def measure_cpu(batch_size: int, repetitions: int, threads: int, command: str) -
     add("ratio_to_float32_eager", ratio("banner_compiled", "float"), "x")
     add("ratio_to_float32_compiled", ratio("banner_compiled", "float_compiled"), "x")
     add("eager_ratio_to_float32_eager", ratio("banner", "float"), "x")
+    value = ratio("integer", "float")
+    add("integer_ratio_to_float32_eager", value, "x", goal="<= 2", met=value <= 2)
+    add("integer_ratio_to_float32_compiled", ratio("integer", "float_compiled"), "x")
     if "brevitas" in kinds:
         value = ratio("brevitas", "banner_compiled")
         add("ratio_to_brevitas", value, "times faster", goal=">= 2", met=value >= 2)

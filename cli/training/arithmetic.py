@@ -2,12 +2,15 @@
 
 import sys
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.training.rehearsal import rehearse, sample_size
 from golden.errors import LockstepError
 
-__all__ = ["Arithmetic", "arithmetic_of"]
+if TYPE_CHECKING:
+    from sw.integer.passes import Passes
+
+__all__ = ["Arithmetic", "arithmetic_of", "fused_passes"]
 
 
 class Arithmetic(ABC):
@@ -95,7 +98,7 @@ class _Integer(Arithmetic):
 
         train(run.model, run.data, run.settings, world=world, start_epoch=start_epoch,
               codes=_codes(run.resumed) if run.resumed else None,
-              passes=_passes() if world.size == 1 and run.settings.device == "cpu" else None,
+              passes=fused_passes() if world.size == 1 and run.settings.device == "cpu" else None,
               on_batch=on_batch, on_epoch=on_epoch)
 
     def observe(self, run, state, epoch) -> list[dict]:
@@ -121,7 +124,7 @@ class _Integer(Arithmetic):
                                _codes(checkpoint), checkpoint.world_size)
 
 
-def _passes():
+def fused_passes() -> "Passes | None":
     """The fused passes, compiled once for this processor; None, with a line that says why."""
     from sim.cache import CACHE, cached, content_key
     from sw.integer.passes import Passes, build, build_facts
