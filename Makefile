@@ -52,10 +52,10 @@ deploy: $(STAMP) $(NEEDED)  ## write the deployment folder
 synth: $(STAMP)  ## place and route on ECP5
 	$(PY) flows/synth.py --target ecp5-85k -o $(OUT)/synth
 
-test: $(STAMP)  ## the tests: ten to twelve minutes with empty caches
+test: $(STAMP)  ## the tests: about eight minutes with empty caches
 	$(PYTEST) -m "not long" --durations=15
 
-test-quick: $(STAMP)  ## the tests of a developer's loop: about two minutes
+test-quick: $(STAMP)  ## the tests of a developer's loop: under two minutes
 	$(PYTEST) -m "not slow and not long" --durations=5
 
 test-all: $(STAMP)  ## with the long ones: large networks, every shape, fuzzing
