@@ -1,5 +1,6 @@
 """flows/train.py under torchrun: two processes of this machine, over gloo."""
 
+import json
 import os
 import re
 import signal
@@ -98,6 +99,22 @@ def test_killing_a_worker_ends_in_an_error(tmp_path):
     assert status != 0
     assert re.search("Signal 9|exitcode: -9|SIGKILL", output.replace("  ", " ")), output
     assert not (tmp_path / "r" / "checkpoint.pt").exists()
+
+
+@pytest.mark.long
+def test_integers_end_alike_after_a_killed_worker_and_with_fewer_processes(tmp_path):
+    integer = ["--arithmetic", "integer", "--epochs", "4"]
+    process = torchrun("--nproc_per_node=2", *train_command(tmp_path, "r", 60, *integer))
+    wait_for(lambda: (tmp_path / "r" / ".partial.pt").is_file())
+    os.kill(workers(process)[-1], signal.SIGKILL)
+    status, output = finish(process, ERROR_SECONDS)
+    assert status != 0 and not (tmp_path / "r" / "checkpoint.pt").exists(), output
+    alone(["flows/train.py", "--resume", "--save", "r", "--runs-dir", str(tmp_path), "-b", "120",
+           "--quiet"])
+    alone(train_command(tmp_path, "whole", 120, *integer))
+    killed, whole = (json.loads((tmp_path / name / "config.json").read_text())["state_sha256"]
+                     for name in ("r", "whole"))
+    assert killed == whole
 
 
 @pytest.mark.long
