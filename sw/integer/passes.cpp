@@ -87,6 +87,21 @@ struct Span {
   }
 };
 
+// visit(tap, output row, input row, span, offset) for every tap and row that meet: the input column
+// of output column i is i sx + offset.
+template <typename Visit>
+void for_taps(i64 h, i64 w, i64 kh, i64 kw, i64 sy, i64 sx, i64 top, i64 left, i64 oh, i64 ow,
+              Visit visit) {
+  for (i64 i = 0; i < kh; i++)
+    for (i64 j = 0; j < kw; j++) {
+      Span span(j, w, sx, left, ow);
+      for (i64 row = 0; row < oh; row++) {
+        i64 y = row * sy + i - top;
+        if (y >= 0 && y < h) visit(i * kw + j, row, y, span, j - left);
+      }
+    }
+}
+
 // Where the pixels of an image begin in a row of a group of images: (N / G, rows, G, P).
 inline i64 place(i64 image, i64 row, i64 rows, i64 group, i64 p) {
   return ((image / group) * rows + row) * group * p + (image % group) * p;
@@ -439,6 +454,73 @@ void gradient_add(const i16* a, const i16* b, const i8* mask, i64 limit, i64 lef
       tops[image * c + channel] = most;
     }
   *top = i32(largest(tops));
+}
+
+// A kernel for each channel of x (N, C, H, W): pre-norm codes q (N, C, OH, OW).
+void depthwise_pre_norm(const i8* x, const i8* weights, const i32* shift, i8* q, i64 n, i64 c,
+                        i64 h, i64 w, i64 kh, i64 kw, i64 sy, i64 sx, i64 top, i64 left, i64 oh,
+                        i64 ow, int threads) {
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (i64 image = 0; image < n; image++)
+    for (i64 channel = 0; channel < c; channel++) {
+      const i8* source = x + (image * c + channel) * h * w;
+      i8* target = q + (image * c + channel) * oh * ow;
+      std::vector<i32> sums(oh * ow);
+      for_taps(h, w, kh, kw, sy, sx, top, left, oh, ow, [&](i64 tap, i64 row, i64 y, Span span,
+                                                            i64 offset) {
+        i32 weight = weights[channel * kh * kw + tap];
+        const i8* line = source + y * w + offset;
+        i32* out = sums.data() + row * ow;
+        for (i64 i = span.first; i < span.end; i++) out[i] += weight * line[i * sx];
+      });
+      const i32* from = sums.data();
+      Lanes(i64(1) << 30, i64(shift[channel]) + 30)
+          .each_nearest(oh * ow, [=](i64 i) { return from[i]; },
+                        [=](i64 i, i32 y) { target[i] = i8(std::min(std::max(y, -128), 127)); });
+    }
+}
+
+// The gradient of x of a kernel for each channel, as sums (N, C, H, W).
+void depthwise_from(const i8* g8, const i8* weights, i32* out, i64 n, i64 c, i64 h, i64 w, i64 kh,
+                    i64 kw, i64 sy, i64 sx, i64 top, i64 left, i64 oh, i64 ow, int threads) {
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (i64 image = 0; image < n; image++)
+    for (i64 channel = 0; channel < c; channel++) {
+      const i8* source = g8 + (image * c + channel) * oh * ow;
+      i32* target = out + (image * c + channel) * h * w;
+      std::memset(target, 0, h * w * sizeof(i32));
+      for_taps(h, w, kh, kw, sy, sx, top, left, oh, ow, [&](i64 tap, i64 row, i64 y, Span span,
+                                                            i64 offset) {
+        i32 weight = weights[channel * kh * kw + tap];
+        const i8* line = source + row * ow;
+        i32* sums = target + y * w + offset;
+        for (i64 i = span.first; i < span.end; i++) sums[i * sx] += weight * line[i];
+      });
+    }
+}
+
+// The gradient of the weights of a kernel for each channel, int64 (C, kh kw). A row has at most
+// 512 columns: their products fit 32 bits.
+void depthwise_kernel(const i8* x, const i16* g, i64* out, i64 n, i64 c, i64 h, i64 w, i64 kh,
+                      i64 kw, i64 sy, i64 sx, i64 top, i64 left, i64 oh, i64 ow, int threads) {
+#pragma omp parallel for num_threads(threads)
+  for (i64 channel = 0; channel < c; channel++) {
+    i64* sums = out + channel * kh * kw;
+    std::fill(sums, sums + kh * kw, 0);
+    for (i64 image = 0; image < n; image++) {
+      const i8* source = x + (image * c + channel) * h * w;
+      const i16* gradient = g + (image * c + channel) * oh * ow;
+      for_taps(h, w, kh, kw, sy, sx, top, left, oh, ow, [&](i64 tap, i64 row, i64 y, Span span,
+                                                            i64 offset) {
+        const i8* line = source + y * w + offset;
+        const i16* values = gradient + row * ow;
+        i32 sum = 0;
+        for (i64 i = span.first; i < span.end; i++)
+          sum += limited(values[i], GRADIENT_MAX) * line[i * sx];
+        sums[tap] += sum;
+      });
+    }
+  }
 }
 
 // Products of int8 into int32, and of floats that hold the integers exactly.

@@ -33,6 +33,7 @@ LIBRARY = "passes.so"
 EXACT_TERMS = 1024              # products of int8 codes that float32 sums exactly
 BLOCK_BYTES = 1 << 23           # of float columns at a time: they stay in the cache
 BLOCK_PIXELS = 1 << 14          # of int8 columns at a time
+ROW_MAX = 512                   # columns of 16-bit gradients times codes that int32 sums
 NO_LIMIT = (1 << 31) - 1
 _POINTER = ctypes.c_void_p
 
@@ -143,7 +144,20 @@ class Passes:
                    *self._geometry(x.shape[1:], op, kernel, size))
         return found
 
+    @staticmethod
+    def _is_depthwise(op, x, weights) -> bool:
+        """One kernel for each channel, with sums and rows that int32 holds."""
+        return x.ndim == 4 and op.groups == x.shape[1] == len(weights) and weights.shape[1] == 1 \
+            and weights[0].numel() <= EXACT_TERMS
+
     def _pre_norm(self, op, x, weights, shift):
+        if self._is_depthwise(op, x, weights[0]):
+            kernel = tuple(weights.shape[3:])
+            size = windows.output_size(tuple(x.shape[2:]), kernel, op.stride, op.padding)
+            q = torch.empty((*x.shape[:2], *size), dtype=torch.int8)
+            self._call("depthwise_pre_norm", x, weights, shift, q, len(x),
+                       *self._geometry(x.shape[1:], op, kernel, size))
+            return (q,)
         if op.groups != 1 or x.ndim != 4 or weights[0, 0].numel() > self._terms:
             return None
         _, n_outputs, _, *kernel = weights.shape
@@ -159,7 +173,14 @@ class Passes:
         return (q,)
 
     def _codes_gradient(self, op, g8, weights, shift, seed, step):
-        if op.groups != 1 or op.size is None or op.width != 16 \
+        if op.size is None or op.width != 16:
+            return None
+        if self._is_depthwise(op, g8, weights[0]):
+            sums = torch.empty((*g8.shape[:2], *op.size), dtype=torch.int32)
+            self._call("depthwise_from", g8, weights, sums, len(g8), *self._geometry(
+                (g8.shape[1], *op.size), op, weights.shape[3:], g8.shape[2:]))
+            return self._drawn("int", op, sums, shift, seed, step)
+        if op.groups != 1 \
                 or weights.shape[1] * weights[0, 0, 0].numel() > self._terms:
             return None
         _, n_outputs, channels, *kernel = weights.shape
@@ -175,15 +196,25 @@ class Passes:
             self._call(f"rows_{self._kind}", g8[part], gradient, n, group, n_outputs, n_pixels)
             columns = self._products(self._matrices(matrix, gradient), gradient)
             self._call(f"from_columns_{self._kind}", columns, sums[part], n, group, *geometry)
+        return self._drawn(self._kind, op, sums, shift, seed, step)
+
+    def _drawn(self, kind, op, sums, shift, seed, step):
+        """The codes of a gradient, and their watch."""
         multiplier, log2 = pixel_factor(op.pixels)
         g = torch.empty(sums.shape, dtype=torch.int16)
         top = torch.empty((1, 1), dtype=torch.int32)
-        self._call(f"gradient_codes_{self._kind}", sums, multiplier, int(shift) + log2,
+        self._call(f"gradient_codes_{kind}", sums, multiplier, int(shift) + log2,
                    self._seed(op.tensor_id, seed, step), g, top, *self._sizes(g))
         return g, top
 
     def _kernel_gradient(self, op, x, g16):
         n_pixels = g16[0, 0].numel()
+        if x.ndim == 4 and op.groups == x.shape[1] == g16.shape[1] and len(g16) == op.n_images \
+                and g16.shape[3] <= ROW_MAX:
+            sums = torch.empty((x.shape[1], 1, *op.kernel), dtype=torch.int64)
+            self._call("depthwise_kernel", x, g16, sums, len(x), *self._geometry(
+                x.shape[1:], op, op.kernel, g16.shape[2:]))
+            return (arith.saturate(arith.round_shift(sums, 8), 32).int()[None],)
         if op.groups != 1 or x.ndim != 4 or n_pixels > self._terms or len(g16) != op.n_images:
             return None
         n, n_outputs, *size = g16.shape

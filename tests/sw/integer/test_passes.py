@@ -85,6 +85,27 @@ def test_products(fused, case):
 
 
 @KINDS
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_a_kernel_for_each_channel(fused, case):
+    n, c, _, size, kernel, stride, padding = case
+    rng = np.random.default_rng(n)
+    x = rng.integers(-128, 128, (n, c, *size)).astype(np.int8)
+    w = rng.integers(-127, 128, (1, c, 1, *kernel)).astype(np.int8)
+    window = {"stride": stride, "padding": padding, "groups": c}
+    for low, high in ((-40, 90), (2, 9)):
+        q, = assert_equal(fused, ops.PreNormCodes(**window), x, w, channels(rng, low, high, c))
+    g8 = rng.integers(-127, 128, q.shape).astype(np.int8)
+    for shift in (-31, -3, 0, 5, 33):
+        assert_equal(fused, ops.CodesGradient(size=size, tensor_id=9, **window), g8, w, one(shift),
+                     SEED, STEP)
+    op = ops.KernelGradient(n_images=n, kernel=kernel, **window)
+    assert_equal(fused, op, x, gradients(rng, q.shape))
+    row = np.full((1, 1, 1, 512), -128, np.int8)
+    wide = ops.KernelGradient(n_images=1, groups=1)
+    assert_equal(fused, wide, row, np.full(row.shape, -32639, np.int16))
+
+
+@KINDS
 def test_the_largest_sums(fused):
     """All codes at their ends: no sum may saturate on the way."""
     x = np.full((2, 16, 8, 8), -128, np.int8)
@@ -151,7 +172,8 @@ def test_additions(fused, exponents):
 
 
 @KINDS
-@pytest.mark.parametrize("name", ["digits", "resnet8", "bottlenecks", "mobilenet_relu6", "vgg"])
+@pytest.mark.parametrize("name", ["digits", "resnet8", "bottlenecks", "ds_cnn", "mobilenet_relu6",
+                                  "vgg"])
 def test_steps_are_the_same(fused, name):
     _, settle = step_program(name, settle=True)
     _, step = step_program(name)
@@ -188,8 +210,8 @@ def test_what_is_not_exact_runs_as_golden(folder):
     shift = torch.zeros((1, 2), dtype=torch.int32)
     assert fused(ops.PreNormCodes(), [x, w.to(torch.int8), shift]) is None      # 1,080 terms
     assert fused(ops.WeightCodes(), [torch.zeros((1, 2, 2), dtype=torch.int16)]) is None
-    depthwise = ops.PreNormCodes(groups=2)
-    assert fused(depthwise, [x[:, :2], w[:, :, :1].to(torch.int8), shift]) is None
+    groups = ops.PreNormCodes(groups=2)
+    assert fused(groups, [x[:, :4], w[:, :, :2].to(torch.int8), shift]) is None
 
 
 def test_a_compiler_that_is_not_there_or_fails_is_named(tmp_path, monkeypatch):
