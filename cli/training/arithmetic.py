@@ -36,6 +36,10 @@ class Arithmetic(ABC):
         """What config.json says beside the settings."""
         return {}
 
+    def step(self, model, checkpoint, data) -> Any:
+        """The training step as a Program that goes on from the checkpoint; None without one."""
+        return None
+
     @abstractmethod
     def evaluate(self, model, checkpoint, data, settings) -> tuple[float, float]:
         """(mean loss, accuracy) of a trained network over the test images."""
@@ -106,6 +110,12 @@ class _Integer(Arithmetic):
 
         return observe_state(state.optimizer.codes, epoch)
 
+    def step(self, model, checkpoint, data) -> Any:
+        from sw.integer.train import last_step
+
+        return last_step(model, data, _config(checkpoint), _codes(checkpoint),
+                         checkpoint.world_size)
+
     def facts(self, checkpoint) -> dict:
         from sw.integer.train import state_hash
 
@@ -117,11 +127,16 @@ class _Integer(Arithmetic):
         return evaluate(self.program(model, checkpoint, data, "fold"), data, settings)
 
     def program(self, model, checkpoint, data, norm_lowering) -> Any:
-        from sw.integer.train import trained_program
-        from sw.train.config import TrainConfig
+        from sw.integer.inference import inference_program
 
-        return trained_program(model, data, TrainConfig(**checkpoint.train_config),
-                               _codes(checkpoint), checkpoint.world_size)
+        codes = _codes(checkpoint)
+        return inference_program(model, self.step(model, checkpoint, data), codes)
+
+
+def _config(checkpoint):
+    from sw.train.config import TrainConfig
+
+    return TrainConfig(**checkpoint.train_config)
 
 
 def fused_passes() -> "Passes | None":

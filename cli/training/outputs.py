@@ -101,9 +101,12 @@ def measured(program, model, data, simulated: float) -> Program:
     return replace(program, metadata=program.metadata | {"accuracy": accuracy})
 
 
-def write_outputs(directory: Path, checkpoint, program, config: dict, model, data,
+def write_outputs(directory: Path, checkpoint, programs: dict, config: dict, model, data,
                   telemetry: list[dict]) -> None:
-    """All files of a finished run, in one go."""
+    """All files of a finished run, in one go.
+
+    programs: Program by the name of its folder, None for one that there is not
+    """
     import numpy
 
     from sw.train.evaluate import prepared
@@ -120,8 +123,10 @@ def write_outputs(directory: Path, checkpoint, program, config: dict, model, dat
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         numpy.save(temporary / "test_inputs.npy", prepared(model, images).numpy())
         numpy.save(temporary / "test_labels.npy", labels.numpy())
-        if program is not None:
-            program.save(temporary / "program")
-    if program is None:  # that of an earlier run under this name
-        shutil.rmtree(directory / "program", ignore_errors=True)
+        for name, program in programs.items():
+            if program is not None:
+                program.save(temporary / name)
+    for name, program in programs.items():
+        if program is None:  # that of an earlier run under this name
+            shutil.rmtree(directory / name, ignore_errors=True)
     _discard_partial(directory)

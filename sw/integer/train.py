@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,9 +40,8 @@ from sw.train.schedule import (
     set_options,
 )
 
-__all__ = ["IntegerState", "check_integer", "input_exponent", "momentum_code", "observe_state",
-           "state_hash", "train",
-           "trained_program"]
+__all__ = ["IntegerState", "check_integer", "input_exponent", "last_step", "momentum_code",
+           "observe_state", "state_hash", "train"]
 
 FLOAT_OPTIONS = {"label_smoothing": 0.0, "clip_gradient": None, "average_weights": None,
                  "teacher": None, "amp": False, "compile": False, "channels_last": False}
@@ -207,12 +207,14 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
     return results
 
 
-def trained_program(model: nn.Module, data: Dataset, config: TrainConfig, codes: dict,
-                    n_processes: int = 1) -> Program:
-    """The inference Program of a finished training of so many processes."""
+def last_step(model: nn.Module, data: Dataset, config: TrainConfig, codes: dict,
+              n_processes: int = 1) -> Program:
+    """The step of a training's last epoch for the batch of all processes; it begins from codes."""
     world = World(size=n_processes)
     program = _Programs(model, data, world)(*_batch_and_momentum(model, config, config.epochs - 1))
-    return inference_program(model, program, codes)
+    state = {name: replace(entry, initial=codes[name][0].cpu().numpy())
+             for name, entry in program.state.items()}
+    return replace(program, state=state)
 
 
 def _inputs(program, images, labels, scale) -> dict:

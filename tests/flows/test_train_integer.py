@@ -55,13 +55,17 @@ def test_the_files_of_a_run(runs):
     labels = np.load(run / "test_labels.npy")
     logits = golden_run(program, inputs)[program.outputs[0]]
     assert (logits.argmax(1) == labels).mean() == config["test_accuracy"]
+    step = Program.load(run / "step")
+    assert step.batch == 120 and step.outputs == ("classifier", "loss")
+    codes = torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"]["codes"]
+    for name, entry in step.state.items():
+        np.testing.assert_array_equal(entry.initial, codes[name][0].numpy())
     results = pandas.read_csv(run / "results.csv")
     assert results["train_loss"].is_monotonic_decreasing and len(results) == 2
     telemetry = pandas.read_csv(run / "telemetry.csv")
     assert {"weight", "range"} == {*telemetry["kind"]} and {*telemetry["epoch"]} == {0, 1}
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     assert checkpoint["optimizer"]["arithmetic"] == "integer"
-    codes = checkpoint["optimizer"]["codes"]
     unit = 2.0 ** (int(codes["stem.weight.exponent"]) - 8)
     assert torch.equal(checkpoint["state"]["stem.weight"], codes["stem.weight"][0] * unit)
 
