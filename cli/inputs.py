@@ -14,9 +14,13 @@ DEFAULT_INPUTS = "test_inputs.npy"  # beside the program, where the training run
 
 
 def find_inputs(program_directory: str | Path, path: str | None = None) -> str | Path | None:
-    """The inputs to use: `path`, else the training run's beside the program, else None."""
-    beside = Path(program_directory).resolve().parent / DEFAULT_INPUTS
-    return path or (beside if beside.is_file() else None)
+    """The inputs to use: `path`, else the training run's beside the program, else None.
+
+    Beside the folder NAME of a program with several inputs that is NAME_inputs.npz.
+    """
+    folder = Path(program_directory).resolve()
+    own, beside = folder.with_name(f"{folder.name}_inputs.npz"), folder.parent / DEFAULT_INPUTS
+    return path or next((file for file in (own, beside) if file.is_file()), None)
 
 
 def load_inputs(program, path: str | Path | None, n_images: int | None = None
@@ -28,7 +32,7 @@ def load_inputs(program, path: str | Path | None, n_images: int | None = None
     file that holds no such arrays or does not fit the program.
     """
     if path is None:
-        inputs = _random_inputs(program, n_images or DEFAULT_IMAGES)
+        inputs = _random_inputs(program, program.batch or n_images or DEFAULT_IMAGES)
         return inputs if len(inputs) > 1 else inputs[program.inputs[0]]
     several = len(program.inputs) > 1
     x = cli.read_arrays(path) if several else cli.read_array(path)

@@ -40,6 +40,10 @@ class Arithmetic(ABC):
         """The training step as a Program that goes on from the checkpoint; None without one."""
         return None
 
+    def step_inputs(self, program, model, checkpoint, data) -> dict:
+        """Arrays by name for a run of `step`."""
+        return {}
+
     @abstractmethod
     def evaluate(self, model, checkpoint, data, settings) -> tuple[float, float]:
         """(mean loss, accuracy) of a trained network over the test images."""
@@ -115,6 +119,11 @@ class _Integer(Arithmetic):
 
         return last_step(model, data, _config(checkpoint), _codes(checkpoint),
                          checkpoint.world_size)
+
+    def step_inputs(self, program, model, checkpoint, data) -> dict:
+        from sw.integer.train import step_inputs
+
+        return step_inputs(program, model, data, _config(checkpoint))
 
     def facts(self, checkpoint) -> dict:
         from sw.integer.train import state_hash

@@ -102,10 +102,11 @@ def measured(program, model, data, simulated: float) -> Program:
 
 
 def write_outputs(directory: Path, checkpoint, programs: dict, config: dict, model, data,
-                  telemetry: list[dict]) -> None:
+                  telemetry: list[dict], step_inputs: dict) -> None:
     """All files of a finished run, in one go.
 
-    programs: Program by the name of its folder, None for one that there is not
+    programs: Program by the name of its folder, None for one that there is not; step_inputs: arrays
+    by name for the one in step/
     """
     import numpy
 
@@ -123,10 +124,14 @@ def write_outputs(directory: Path, checkpoint, programs: dict, config: dict, mod
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         numpy.save(temporary / "test_inputs.npy", prepared(model, images).numpy())
         numpy.save(temporary / "test_labels.npy", labels.numpy())
+        if step_inputs:
+            numpy.savez(temporary / "step_inputs.npz", **step_inputs)
         for name, program in programs.items():
             if program is not None:
                 program.save(temporary / name)
     for name, program in programs.items():
         if program is None:  # that of an earlier run under this name
             shutil.rmtree(directory / name, ignore_errors=True)
+    if not step_inputs:
+        (directory / "step_inputs.npz").unlink(missing_ok=True)
     _discard_partial(directory)

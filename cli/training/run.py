@@ -75,8 +75,10 @@ def run_training(run: Run, world, arguments) -> None:
             if "accuracy" in program.metadata:
                 config["integer_accuracy"] = program.metadata["accuracy"]["integer"]
             config["program_sha256"] = program.sha256
-    programs = {"program": program, "step": run.arithmetic.step(model, checkpoint, run.data)}
-    write_outputs(run.directory, checkpoint, programs, config, model, run.data, telemetry)
+    step = run.arithmetic.step(model, checkpoint, run.data)
+    write_outputs(run.directory, checkpoint, {"program": program, "step": step}, config, model,
+                  run.data, telemetry,
+                  run.arithmetic.step_inputs(step, model, checkpoint, run.data))
     _print_outcome(run.directory, config, run.quantized)
     if run.data.damaged:
         print(f"left out damaged image files: {len(run.data.damaged)}, the first is "

@@ -41,7 +41,7 @@ from sw.train.schedule import (
 )
 
 __all__ = ["IntegerState", "check_integer", "input_exponent", "last_step", "momentum_code",
-           "observe_state", "state_hash", "train"]
+           "observe_state", "state_hash", "step_inputs", "train"]
 
 FLOAT_OPTIONS = {"label_smoothing": 0.0, "clip_gradient": None, "average_weights": None,
                  "teacher": None, "amp": False, "compile": False, "channels_last": False}
@@ -215,6 +215,15 @@ def last_step(model: nn.Module, data: Dataset, config: TrainConfig, codes: dict,
     state = {name: replace(entry, initial=codes[name][0].cpu().numpy())
              for name, entry in program.state.items()}
     return replace(program, state=state)
+
+
+def step_inputs(program: Program, model: nn.Module, data: Dataset, config: TrainConfig) -> dict:
+    """Arrays by name for one run of `last_step`: the first images of the data, the last rates."""
+    settings = _settings(model, config, config.epochs - 1)
+    images, labels = data.train_sample(program.batch)
+    return _inputs(program, images, labels, 2.0 ** input_exponent(data)) | host_inputs(
+        rate=settings["lr"], decay=settings.get("weight_decay", 0.0), n_images=program.batch,
+        seed=config.seed, step=0)
 
 
 def _inputs(program, images, labels, scale) -> dict:

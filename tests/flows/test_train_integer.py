@@ -87,6 +87,7 @@ def test_evaluation_and_the_flows_behind_it(runs, capsys, tmp_path):
     out = capsys.readouterr().out
     assert f"test accuracy {100 * accuracy:.2f} %" in out
     assert f"integer program accuracy {100 * accuracy:.2f} % (360 images)" in out
+    assert sim.main(["--program", str(runs / "r/step"), "--backend", "torch"]) == 0
     program = str(runs / "r/program")
     assert sim.main(["--program", program, "--backend", "torch"]) == 0
     deploy.main(["--program", program, "--target", "sim-4x4", "-o", str(tmp_path / "deploy")])
