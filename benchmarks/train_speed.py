@@ -78,6 +78,7 @@ def _integer_step(images, labels) -> Step:
     from cli.training.arithmetic import fused_passes
     from golden import arith
     from models import build_model
+    from sw.integer.layers import LABEL
     from sw.integer.runner import Runner
     from sw.integer.step import host_inputs, integer_step
 
@@ -88,7 +89,7 @@ def _integer_step(images, labels) -> Step:
 
     def step() -> None:
         codes = arith.quantize(images.numpy(), 2.0**-5, 0).astype(np.int8)
-        runner({"input": codes, "label": labels} | host)
+        runner({"input": codes, LABEL: labels} | host)
     return step
 
 

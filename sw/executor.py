@@ -1,9 +1,9 @@
 """The torch executor: a `Program` on CPU or CUDA with exact integer arithmetic.
 
 On CUDA products go through `torch._int_mm` (int8 x int8 -> int32) where it is exact, else, and on
-a CPU, whose `_int_mm` is several times slower, through float matrix products: float32 up to 1024
-addends, where no sum passes 2^24, float64 beyond. Convolutions are never handed to a convolution
-kernel, which may use Winograd or FFT forms; their patches are matrix-multiplied.
+a CPU, whose `_int_mm` is exact on some processors only, through float matrix products: float32 up
+to 1024 addends, where no sum passes 2^24, float64 beyond. Convolutions are never handed to a
+convolution kernel, which may use Winograd or FFT forms; their patches are matrix-multiplied.
 What each operator does with the products is its own `compute`, and rounding, clamping and zero
 points are `golden.arith`'s functions, both applied to tensors.
 """
@@ -159,6 +159,14 @@ class Torch(Primitives):
         return sums + _on(_folded(weights, bias, zero_point), x)
 
     def kernel_sums(self, x, gradients, kernel, *, stride, padding, groups) -> list[torch.Tensor]:
+        per_image = max(gradients[0][0, 0].numel() * x.shape[1] * math.prod(kernel), 1)
+        step = max(PATCH_LIMIT // per_image, 1)
+        parts = [self._kernel_sums(part, given, kernel, stride, padding, groups) for part, *given in
+                 zip(x.split(step), *(gradient.split(step) for gradient in gradients))]
+        return [sum(sums) for sums in zip(*parts)]
+
+    @staticmethod
+    def _kernel_sums(x, gradients, kernel, stride, padding, groups) -> list[torch.Tensor]:
         columns = patches(x, kernel, stride, padding, (1, 1), 0)
         n, _, *size = columns.shape[:4]
         columns = columns.unflatten(1, (groups, -1)).permute(1, 0, 3, 4, 2, 5, 6)

@@ -8,7 +8,7 @@ from cli.training.rehearsal import rehearse, sample_size
 from golden.errors import LockstepError
 
 if TYPE_CHECKING:
-    from sw.integer.passes import Passes
+    from sw.integer.passes import FusedPasses
 
 __all__ = ["Arithmetic", "arithmetic_of", "fused_passes"]
 
@@ -17,8 +17,8 @@ class Arithmetic(ABC):
     """What differs between the two; a `Run` has the network, the data and the settings."""
 
     @abstractmethod
-    def begin(self, model, arguments, settings) -> None:
-        """Initial weights of a new run, beside those that its network drew."""
+    def begin(self, model, settings) -> None:
+        """Initial weights of a new run, in place of those that its network drew."""
 
     @abstractmethod
     def obstacle(self, model, data, settings, norm_lowering, teacher, world) -> str | None:
@@ -54,8 +54,8 @@ class Arithmetic(ABC):
 
 
 class _Simulated(Arithmetic):
-    def begin(self, model, arguments, settings) -> None:
-        """None."""
+    def begin(self, model, settings) -> None:
+        """The network's own."""
 
     def obstacle(self, model, data, settings, norm_lowering, teacher, world) -> str | None:
         return rehearse(model, data, settings, norm_lowering, teacher, world)
@@ -87,7 +87,7 @@ class _Simulated(Arithmetic):
 
 
 class _Integer(Arithmetic):
-    def begin(self, model, arguments, settings) -> None:
+    def begin(self, model, settings) -> None:
         """Weights that every machine draws alike."""
         from sw.integer.initial import draw_weights
 
@@ -112,13 +112,13 @@ class _Integer(Arithmetic):
     def observe(self, run, state, epoch) -> list[dict]:
         from sw.integer.train import observe_state
 
-        return observe_state(state.optimizer.codes, epoch)
+        return observe_state(state.optimizer, epoch)
 
     def step(self, model, checkpoint, data) -> Any:
         from sw.integer.train import last_step
 
         return last_step(model, data, _config(checkpoint), _codes(checkpoint),
-                         checkpoint.world_size)
+                         checkpoint.epochs_done - 1, checkpoint.world_size)
 
     def step_inputs(self, program, model, checkpoint, data) -> dict:
         from sw.integer.train import step_inputs
@@ -148,14 +148,14 @@ def _config(checkpoint):
     return TrainConfig(**checkpoint.train_config)
 
 
-def fused_passes() -> "Passes | None":
+def fused_passes() -> "FusedPasses | None":
     """The fused passes, compiled once for this processor; None, with a line that says why."""
     from sim.cache import CACHE, cached, content_key
-    from sw.integer.passes import Passes, build, build_facts
+    from sw.integer.passes import FusedPasses, build, build_facts
 
     try:
-        return Passes(cached(CACHE / "passes", content_key(*build_facts()), build))
-    except LockstepError as error:
+        return FusedPasses(cached(CACHE / "passes", content_key(*build_facts()), build))
+    except (LockstepError, OSError) as error:
         print(f"training without fused passes, several times slower: {error}", file=sys.stderr)
         return None
 

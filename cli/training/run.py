@@ -125,6 +125,9 @@ def evaluate(arguments) -> None:
     settings = replace(TrainConfig(**checkpoint.train_config),
                        device=choose_device(arguments.device))
     check_evaluable(model.to(settings.device), data)
+    for name in ("arithmetic", "initial"):
+        if getattr(arguments, name) is not None:
+            raise LockstepError(f"--{name} has no effect on --evaluate")
     arithmetic = arithmetic_of(settings.arithmetic)
     loss, accuracy = arithmetic.evaluate(model, checkpoint, data, settings)
     print(f"test loss {loss:.4f} ({data.n_test} images of {data.name}, after "

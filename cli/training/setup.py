@@ -124,6 +124,9 @@ def prepare(arguments, world) -> Run:
         device = f"cuda:{world.local_rank}"
     settings = TrainConfig(**resumed.train_config) if resumed else TrainConfig()
     settings = replace(settings, **train_options(arguments) | {"device": device})
+    if resumed and settings.epochs < resumed.epochs_done:
+        raise LockstepError(f"Epochs must be at least {resumed.epochs_done}, which the run has "
+                            f"done, not {settings.epochs}")
 
     if resumed:
         before = TrainConfig(**resumed.train_config).arithmetic
@@ -147,7 +150,7 @@ def prepare(arguments, world) -> Run:
     if settings.arithmetic == "integer":
         _check_recipe(model_config)
     if not resumed:
-        arithmetic.begin(model, arguments, settings)
+        arithmetic.begin(model, settings)
     if arguments.initial is not None:
         if resumed:
             raise LockstepError("--initial has no effect on a run that is resumed")
@@ -181,7 +184,10 @@ def _copy_weights(source, model, path: str) -> None:
             if name not in parameters or parameters[name].shape != value.shape:
                 raise LockstepError(f"Checkpoint {path} has no {name} of shape "
                                     f"{tuple(value.shape)}")
-            value.copy_(parameters[name])
+            value.copy_(parameters.pop(name))
+    if parameters:
+        raise LockstepError(f"Checkpoint {path} is of another network: it has "
+                            f"{next(iter(parameters))}, which this one has not")
 
 
 def load_network(path: str) -> "nn.Module":

@@ -21,10 +21,11 @@ from golden.errors import LockstepError
 from golden.ops.step import NormParameters, NormStatistics
 from golden.ops.step.activation import six
 from golden.ops.step.base import HALF
+from golden.ops.step.head import BIAS_FRACTION
 from golden.ops.step.norm_forward import FRACTION
 from golden.program import Program, Quantization
 from golden.program.builder import ProgramBuilder
-from sw.integer.layers import BIAS_FRACTION, LOGITS
+from sw.integer.layers import LOGITS
 from sw.integer.step import INPUT_EXPONENT
 from sw.layers.graph import LayerCall, trace
 from sw.layers.graph_layers import PaddedMaxPool2d
@@ -199,6 +200,8 @@ def inference_program(model: nn.Module, step_program: Program, state: dict,
         else:
             try:
                 folding.layer(step.module, step)
+            except LockstepError:
+                raise
             except ValueError as error:
                 raise LockstepError(f"Layer {step.name}: {error}") from error
     return folding.build(name or type(model).__name__.lower(), output,

@@ -15,19 +15,23 @@ import numpy as np
 from golden.errors import LockstepError
 from golden.ops import step as ops
 from golden.ops.step.base import HALF
+from golden.ops.step.head import BIAS_FRACTION, GRADIENT_FRACTION, SOFTMAX_SHIFT
 from golden.ops.step.norm_forward import MASTER_FRACTION
 from golden.ops.step.update import MOMENTUM
 from sw.integer import state
-from sw.integer.tape import CODE_BITS, GRADIENT_BITS, RANDOM, Codes, Gradient, Tape
+from sw.integer.tape import CODE_BITS, GRADIENT_BITS, RANDOM, ActivationCodes, Gradient, Tape
 from sw.layers.graph import LayerCall
 from sw.layers.weighted import QAdd, QConv2d, QLinear, WeightedLayer, four_sides
+from sw.quantize.recipes import make_recipe
 
-__all__ = ["BIAS_FRACTION", "LOGITS", "Writer", "classifier", "layer", "refuse"]
+__all__ = ["LABEL", "LOGITS", "LOSS", "Writer", "check_formats", "classifier", "layer",
+           "refuse"]
 
-BIAS_FRACTION = 24
-LOGITS = "logits.exponent"          # of the int8 logits of inference
+LABEL, LOSS = "host/label", "head/loss"
+LOGITS = "head/logits.exponent"          # of the int8 logits of inference
 G8, DX = 1, 2                       # roles of a layer's random bits
 RULE = "of the integer training step"
+BANNER = make_recipe("banner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ def refuse(step: LayerCall, reason: str) -> None:
 
 
 @singledispatch
-def layer(module, writer: Writer, step: LayerCall, *inputs: Codes) -> Codes:
+def layer(module, writer: Writer, step: LayerCall, *inputs: ActivationCodes) -> ActivationCodes:
     """Adds a layer to the tape, and what follows from its output's gradient; the output.
 
     Raises LockstepError for a layer that has no integer form.
@@ -59,7 +63,7 @@ def layer(module, writer: Writer, step: LayerCall, *inputs: Codes) -> Codes:
 
 
 @layer.register
-def _(module: QConv2d, writer: Writer, step: LayerCall, x: Codes) -> Codes:
+def _(module: QConv2d, writer: Writer, step: LayerCall, x: ActivationCodes) -> ActivationCodes:
     if module.dilation != (1, 1):
         refuse(step, f"must have dilation 1 as a layer {RULE}, not {module.dilation}")
     window = {"stride": module.stride, "padding": four_sides(module.padding),
@@ -68,7 +72,7 @@ def _(module: QConv2d, writer: Writer, step: LayerCall, x: Codes) -> Codes:
 
 
 @layer.register
-def _(module: QLinear, writer: Writer, step: LayerCall, x: Codes) -> Codes:
+def _(module: QLinear, writer: Writer, step: LayerCall, x: ActivationCodes) -> ActivationCodes:
     return _with_norm(module, writer, step, x, {})
 
 
@@ -80,9 +84,20 @@ def _check(module, step):
         refuse(step, f"must have norm.kind range as a layer {RULE}, not {options.kind}")
     for what, value, wanted in (("norm.chunks", options.chunks, 16),
                                 ("norm.constant", options.constant, "code"),
-                                ("initialise", module.attenuation, 1)):
+                                ("attenuation of its weights", module.attenuation, 1)):
         if value != wanted:
             refuse(step, f"must have {what} {wanted} as a layer {RULE}, not {value}")
+
+
+def check_formats(step: LayerCall) -> None:
+    """LockstepError for a layer with number formats of its own, which integers would not follow."""
+    config = getattr(step.module, "config", None)
+    if config is None or not config.quantize:
+        return
+    for name in ("weight", "activation", "error", "gradient"):
+        if getattr(config, name) != getattr(BANNER, name):
+            refuse(step, f"has a {name} format of its own, which {RULE.removeprefix('of ')} does "
+                         f"not follow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +157,7 @@ def _follow(tape, name, count, e_q, total, spread, largest):
         tape.renew(old, new)
 
 
-def _apply(tape, name, activation, q, sign, bias, multiplier, shift) -> Codes:
+def _apply(tape, name, activation, q, sign, bias, multiplier, shift) -> ActivationCodes:
     e = tape.exponent(f"{name}.exponent")
     limits = (e,) if activation == "relu6" else ()
     op = ops.NormApply(activation=activation)
@@ -151,7 +166,7 @@ def _apply(tape, name, activation, q, sign, bias, multiplier, shift) -> Codes:
                            outputs=(name, f"{name}.top"))
     tape.rule(e, top, CODE_BITS)
     mask = None if activation == "none" else (activation, (y, *limits))
-    return Codes(name=y, exponent=e, shape=tape.tensors[y].shape, low=op.low, mask=mask)
+    return ActivationCodes(name=y, exponent=e, shape=tape.tensors[y].shape, low=op.low, mask=mask)
 
 
 def _norm_gradient(writer, name, count, norm, g) -> tuple[str, str, str]:
@@ -191,7 +206,7 @@ def _input_gradient(writer, name, x, g8, w, window, terms):
 
 
 @layer.register
-def _(module: QAdd, writer: Writer, step: LayerCall, *inputs: Codes) -> Codes:
+def _(module: QAdd, writer: Writer, step: LayerCall, *inputs: ActivationCodes) -> ActivationCodes:
     if module.activation == "relu6":
         refuse(step, f"must have activation relu or none as a layer {RULE}, not relu6")
     tape, name, a, b = writer.tape, step.name, inputs[0], inputs[-1]
@@ -201,7 +216,7 @@ def _(module: QAdd, writer: Writer, step: LayerCall, *inputs: Codes) -> Codes:
                            outputs=(name, f"{name}.top"))
     tape.rule(e, top, CODE_BITS)
     mask = (op.activation, (y,)) if module.activation else None
-    out = Codes(name=y, exponent=e, shape=a.shape, low=op.ranges[0][0], mask=mask,
+    out = ActivationCodes(name=y, exponent=e, shape=a.shape, low=op.ranges[0][0], mask=mask,
                 learns=a.learns or b.learns)
 
     def backward(g: Gradient) -> None:
@@ -216,17 +231,17 @@ def _(module: QAdd, writer: Writer, step: LayerCall, *inputs: Codes) -> Codes:
 def _logit_codes(tape, acc, e_w, x):
     """Int8 logits, which only inference uses, so that their exponent is known."""
     e = tape.exponent(LOGITS)
-    half = tape.integers("logits.multiplier", [HALF], "int32")
+    half = tape.integers("head/logits.multiplier", [HALF], "int32")
     tape.renew(half, half)
-    shift = tape.shift("logits.shift", (e, f"-{e_w}", f"-{x.exponent}"), 30)
-    _, top = tape.operator("logits", ops.LaneCodes(low=-128, high=127), acc, half, shift)
+    shift = tape.shift("head/logits.shift", (e, f"-{e_w}", f"-{x.exponent}"), 30)
+    _, top = tape.operator("head/logits", ops.LaneCodes(low=-128, high=127), acc, half, shift)
     tape.rule(e, top, CODE_BITS)
 
 
-def classifier(writer: Writer, step: LayerCall, x: Codes) -> str:
+def classifier(writer: Writer, step: LayerCall, x: ActivationCodes) -> str:
     """The last layer, the loss and its gradient; the name of the logits' sums.
 
-    Adds the input "label" and the tensor "loss".
+    Adds the input `LABEL` and the tensor `LOSS`.
     """
     module, tape, name = step.module, writer.tape, step.name
     if not isinstance(module, QLinear) or module.norm is not None or module.bias is None \
@@ -235,18 +250,18 @@ def classifier(writer: Writer, step: LayerCall, x: Codes) -> str:
     w = state.weights(tape, f"{name}.weight", module.weight)
     bias = state.vector(tape, f"{name}.bias", module.bias, BIAS_FRACTION)
     e_w, n_images = f"{name}.weight.exponent", writer.n_images
-    tape.input("label", (1,), tape.quantization(w))
+    tape.input(LABEL, (1,), tape.quantization(w))
     acc = tape.operator(name, ops.LogitSums(), x.name, w, bias, tape.shift(
         f"{name}.bias.shift", (e_w, x.exponent), BIAS_FRACTION))
     _logit_codes(tape, acc, e_w, x)
     gradient, _ = tape.operator(
-        "loss", ops.CrossEntropy(), acc, "label",
-        tape.shift("loss.shift", (f"-{e_w}", f"-{x.exponent}"), 22),
-        outputs=("loss.gradient", "loss"))
+        LOSS, ops.CrossEntropy(), acc, LABEL,
+        tape.shift(f"{LOSS}.shift", (f"-{e_w}", f"-{x.exponent}"), SOFTMAX_SHIFT),
+        outputs=(f"{LOSS}.gradient", LOSS))
     e = tape.exponent(f"{name}.gradient.exponent")
     g16, g8, top = tape.operator(
         f"{name}.gradient", ops.GradientCodes(tensor_id=tape.tensor_id(G8)), gradient,
-        tape.shift(f"{name}.gradient.shift", (e,), 24), *RANDOM)
+        tape.shift(f"{name}.gradient.shift", (e,), GRADIENT_FRACTION), *RANDOM)
     tape.rule(e, top, GRADIENT_BITS)
     _input_gradient(writer, name, x, g8, w, {}, (f"-{e}", f"-{e_w}"))
     dw = tape.operator(f"{name}.weight.gradient", ops.KernelGradient(n_images=n_images), x.name,

@@ -25,7 +25,7 @@ from golden.ops.step.convolution import pixel_factor
 from golden.ops.step.norm_backward import parts_of
 from golden.random import counter_seed
 
-__all__ = ["Passes", "SOURCE", "build", "build_facts"]
+__all__ = ["FusedPasses", "SOURCE", "build", "build_facts"]
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 COMMAND = ["g++", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp"]
@@ -43,7 +43,7 @@ def build_facts() -> tuple:
     flags = ""
     if Path("/proc/cpuinfo").is_file():
         flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines()
-                      if line.startswith("flags")), "")
+                      if line.startswith(("flags", "Features"))), "")
     return SOURCE.read_text(), tuple(COMMAND), platform.machine(), flags
 
 
@@ -55,8 +55,10 @@ def build(folder: Path) -> None:
     except FileNotFoundError:
         raise LockstepError("The passes of integer training need g++, which is not there") from None
     except subprocess.CalledProcessError as error:
-        raise LockstepError(f"The passes of integer training do not compile: "
-                            f"{error.stderr.strip().splitlines()[0]}") from error
+        reason = (error.stderr.strip() or f"g++ ended with {error.returncode}").splitlines()[0]
+        raise LockstepError(f"The passes of integer training do not compile: {reason}") from error
+    if not (folder / LIBRARY).is_file():
+        raise LockstepError("The passes of integer training do not compile: g++ wrote nothing")
 
 
 def _pointer(x):
@@ -69,12 +71,35 @@ def _int_mm_is_exact() -> bool:
     flags = build_facts()[-1].split()
     if not {"avx512_vnni", "avx_vnni", "amx_int8"} & {*flags}:
         return False
-    codes = torch.full((32, 64), -128, dtype=torch.int8)
-    return all(bool((torch._int_mm(codes, codes.t() * 0 + value) == -64 * 128 * value).all())
-               for value in (-128, 127, 1))
+    # Codes are made unsigned by adding 128: 255 times 127 twice leaves 16 bits.
+    ends = torch.tensor([127, -128, 126, 1], dtype=torch.int8)
+    generator = torch.Generator().manual_seed(0)
+    for rows, depth, columns in ((32, 64, 32), (5, 7, 3), (16, 144, 300)):
+        a, b = (ends[torch.randint(0, 4, shape, generator=generator)]
+                for shape in ((rows, depth), (depth, columns)))
+        for left, right in ((a, b), (torch.full_like(a, 127), torch.full_like(b, 127)),
+                            (torch.full_like(a, 127), torch.full_like(b, -128))):
+            if not torch.equal(_int8_product(left, right), (left.double() @ right.double()).int()):
+                return False
+    return True
 
 
-class Passes:
+def _int8_product(a, b):
+    """int32 (M, N) of int8 a (M, K) times b (K, N).
+
+    Axes of length 1 are padded: with their strides, which mean nothing, oneDNN takes a matrix for
+    another one.
+    """
+    (rows, depth), columns = a.shape, b.shape[1]
+    if min(rows, depth, columns) > 1:
+        return torch._int_mm(a, b)
+    pad = [max(2 - length, 0) for length in (rows, depth, columns)]
+    a, b = (torch.nn.functional.pad(x, (0, right, 0, below)).contiguous()
+            for x, right, below in ((a, pad[1], pad[0]), (b, pad[2], pad[1])))
+    return torch._int_mm(a, b)[:rows, :columns].contiguous()
+
+
+class FusedPasses:
     """What `build` has made; called with an operator and its inputs.
 
     folder: of the library; int8: whether products are of int8 (by default where that is exact)
@@ -85,7 +110,11 @@ class Passes:
         self._kind = "int" if self._int8 else "float"
         self._code, self._sum = (torch.int8, torch.int32) if self._int8 else (torch.float32,) * 2
         self._terms = MAX_TERMS if self._int8 else EXACT_TERMS
-        self._library = ctypes.CDLL(str(folder / LIBRARY))
+        try:
+            self._library = ctypes.CDLL(str(folder / LIBRARY))
+        except OSError as error:
+            raise LockstepError(f"The passes of integer training cannot be loaded: {error}"
+                                ) from error
         self._kinds = {
             ops.PreNormCodes: self._pre_norm, ops.NormStatistics: self._statistics,
             ops.NormApply: self._norm_apply, ops.ResidualAddition: self._residual_addition,
@@ -118,19 +147,21 @@ class Passes:
         return (*x, *kernel, *op.stride, *op.padding[:2], *size)
 
     def _blocks(self, n_images, n_rows, n_pixels):
-        """(images at a time, how many of them lie side by side in a matrix)."""
-        most = BLOCK_PIXELS if self._int8 else EXACT_TERMS
-        group = max(1, most // n_pixels)
-        while n_images % group:
-            group -= 1
+        """(images at a time, how many of them lie side by side in a matrix) for each part."""
+        group = max(1, (BLOCK_PIXELS if self._int8 else EXACT_TERMS) // n_pixels)
         step = group if self._int8 else \
             max(1, BLOCK_BYTES // (4 * n_rows * n_pixels * group)) * group
-        return [slice(first, min(first + step, n_images))
-                for first in range(0, n_images, step)], group
+        first = 0
+        while first < n_images:
+            size = min(step, n_images - first)
+            if size > group:
+                size -= size % group
+            yield slice(first, first + size), min(group, size)
+            first += size
 
     def _products(self, a, b):
         """The sums of a (B, M, K) times b (B, K, N); of int8 B is 1."""
-        return torch._int_mm(a[0], b[0])[None] if self._int8 else torch.bmm(a, b)
+        return _int8_product(a[0], b[0])[None] if self._int8 else torch.bmm(a, b)
 
     def _matrices(self, matrix, like):
         """Codes (M, K) for `_products` with `like`."""
@@ -164,8 +195,7 @@ class Passes:
         size = windows.output_size(tuple(x.shape[2:]), tuple(kernel), op.stride, op.padding)
         q = torch.empty((len(x), n_outputs, *size), dtype=torch.int8)
         matrix, n_pixels = weights[0].reshape(n_outputs, -1), size[0] * size[1]
-        parts, group = self._blocks(len(x), matrix.shape[1], n_pixels)
-        for part in parts:
+        for part, group in self._blocks(len(x), matrix.shape[1], n_pixels):
             columns = self._columns(x[part], op, kernel, size, group)
             sums = self._products(self._matrices(matrix, columns), columns)
             self._call(f"pre_norm_{self._kind}", sums, shift, q[part], len(q[part]), group,
@@ -189,8 +219,7 @@ class Passes:
         matrix = weights[0].reshape(n_outputs, n_rows).t().contiguous()
         sums = torch.empty((len(g8), channels, *op.size), dtype=self._sum)
         geometry = self._geometry((channels, *op.size), op, kernel, size)
-        parts, group = self._blocks(len(g8), n_rows, n_pixels)
-        for part in parts:
+        for part, group in self._blocks(len(g8), n_rows, n_pixels):
             n = len(g8[part])
             gradient = torch.empty((n // group, n_outputs, group * n_pixels), dtype=self._code)
             self._call(f"rows_{self._kind}", g8[part], gradient, n, group, n_outputs, n_pixels)
@@ -220,8 +249,7 @@ class Passes:
         n, n_outputs, *size = g16.shape
         n_rows = x.shape[1] * op.kernel[0] * op.kernel[1]
         total = torch.zeros((2 * n_outputs, n_rows), dtype=torch.int64)
-        parts, group = self._blocks(n, n_rows, n_pixels)
-        for part in parts:
+        for part, group in self._blocks(n, n_rows, n_pixels):
             n_images = len(x[part])
             digits = torch.empty((n_images // group, 2 * n_outputs, group * n_pixels),
                                  dtype=self._code)

@@ -7,7 +7,7 @@ from torch import nn
 from golden import ops as golden
 from golden.ops import step as ops
 from sw.integer.layers import RULE, Writer, layer, refuse
-from sw.integer.tape import CODE_BITS, GRADIENT_BITS, RANDOM, Codes, Gradient
+from sw.integer.tape import CODE_BITS, GRADIENT_BITS, RANDOM, ActivationCodes, Gradient
 from sw.layers.graph import LayerCall
 from sw.layers.graph_layers import PaddedMaxPool2d, QPaddedAvgPool2d
 from sw.layers.weighted import QAvgPool2d, QGlobalAvgPool2d, QLinear, four_sides, pair
@@ -26,11 +26,11 @@ def _low(x):
     return 0 if x.low >= 0 else -128
 
 
-def _made(writer, step, x, op, *rest) -> Codes:
+def _made(writer, step, x, op, *rest) -> ActivationCodes:
     """An activation that is rescaled from x alone."""
     y, e = writer.tape.rescaled(step.name, op, x.name, x.exponent, *rest, bits=CODE_BITS,
                                 outputs=(step.name, f"{step.name}.top"))
-    return Codes(name=y, exponent=e, shape=writer.tape.tensors[y].shape, low=_low(x),
+    return ActivationCodes(name=y, exponent=e, shape=writer.tape.tensors[y].shape, low=_low(x),
                  learns=x.learns)
 
 
@@ -53,19 +53,20 @@ def _average(writer, step, x, window):
 
 
 @layer.register
-def _(module: QAvgPool2d, writer: Writer, step: LayerCall, x: Codes) -> Codes:
+def _(module: QAvgPool2d, writer: Writer, step: LayerCall, x: ActivationCodes) -> ActivationCodes:
     if isinstance(module, QPaddedAvgPool2d) and not module.count_include_pad:
         refuse(step, f"must count its padding as a layer {RULE}")
     return _average(writer, step, x, _window(module))
 
 
 @layer.register
-def _(module: QGlobalAvgPool2d, writer: Writer, step: LayerCall, x: Codes) -> Codes:
+def _(module: QGlobalAvgPool2d, writer: Writer, step: LayerCall, x: ActivationCodes
+      ) -> ActivationCodes:
     size = tuple(x.shape[1:])
     if not _is_read_by_linear(writer, step.name):
         return _average(writer, step, x, {"kernel": size})
     y = _made(writer, step, x, ops.GlobalAverageCodes(low=_low(x)))
-    y = Codes(name=y.name, exponent=y.exponent, shape=y.shape, low=y.low, learns=y.learns,
+    y = ActivationCodes(name=y.name, exponent=y.exponent, shape=y.shape, low=y.low, learns=y.learns,
               pixels=math.prod(size))
 
     def backward(g: Gradient) -> None:
@@ -89,19 +90,20 @@ def _is_read_by_linear(writer, name):
 
 @layer.register(nn.MaxPool2d)
 @layer.register(PaddedMaxPool2d)
-def _(module, writer: Writer, step: LayerCall, x: Codes) -> Codes:
+def _(module, writer: Writer, step: LayerCall, x: ActivationCodes) -> ActivationCodes:
     if isinstance(module, nn.MaxPool2d) and (module.dilation not in (1, (1, 1))
                                              or module.ceil_mode):
         refuse(step, "is supported without dilation and ceil_mode only")
     tape, window = writer.tape, _window(module)
     y = tape.operator(step.name, ops.MaximumCodes(**window), x.name)
-    y = Codes(name=y, exponent=x.exponent, shape=tape.tensors[y].shape, low=x.low, learns=x.learns)
+    y = ActivationCodes(name=y, exponent=x.exponent, shape=tape.tensors[y].shape, low=x.low,
+                        learns=x.learns)
     op = ops.MaximumGradient(size=x.shape[1:], **window, tensor_id=tape.tensor_id(POOL))
     return _rescaled_gradient(writer, step, x, y, op, x.name)
 
 
 @layer.register
-def _(module: nn.Dropout, writer: Writer, step: LayerCall, x: Codes) -> Codes:
+def _(module: nn.Dropout, writer: Writer, step: LayerCall, x: ActivationCodes) -> ActivationCodes:
     drop = round(256 * module.p)
     if drop == 0:
         return x
@@ -116,14 +118,14 @@ def _(module: nn.Dropout, writer: Writer, step: LayerCall, x: Codes) -> Codes:
 
 @layer.register(nn.Flatten)
 @layer.register(type(None))
-def _(module, writer: Writer, step: LayerCall, x: Codes) -> Codes:
+def _(module, writer: Writer, step: LayerCall, x: ActivationCodes) -> ActivationCodes:
     if module is not None and (module.start_dim, module.end_dim) != (1, -1):
         refuse(step, "must keep the batch alone")
     if len(x.shape) == 1:
         return x
     tape, shape = writer.tape, (math.prod(x.shape),)
     y = tape.node(step.name, golden.Reshape(shape=shape), (x.name,))
-    y = Codes(name=y, exponent=x.exponent, shape=shape, low=x.low, learns=x.learns)
+    y = ActivationCodes(name=y, exponent=x.exponent, shape=shape, low=x.low, learns=x.learns)
 
     def backward(g: Gradient) -> None:
         g = tape.one_mask(g)

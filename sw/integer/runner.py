@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from golden.program import Program
 from sw.executor import TORCH, Torch
-from sw.integer.passes import Passes
+from sw.integer.passes import FusedPasses
 from sw.train.distributed import ALONE, World
 
 __all__ = ["Runner"]
@@ -43,12 +43,12 @@ class Runner:
 
     program: its initial state is the first; state: codes by name in place of that
     device: of torch; world: the processes that share each batch in equal parts
-    passes: a `sw.integer.passes.Passes`, the same bits faster, for one process on a CPU
+    passes: a `sw.integer.passes.FusedPasses`, the same bits faster, for one process on a CPU
     Members: state, dict of name to tensor on the device, (1, ...) or (N, ...)
     """
 
     def __init__(self, program: Program, device: str = "cpu", state: dict | None = None,
-                 world: World = ALONE, passes: Passes | None = None):
+                 world: World = ALONE, passes: FusedPasses | None = None):
         self.program, self.device = program, torch.device(device)
         self._passes = passes if world.size == 1 else None
         self._primitives = TORCH if world.size == 1 else _Part(world)

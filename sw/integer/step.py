@@ -1,8 +1,9 @@
 """The training step of a network as a Program of integers, built from the layers of its model.
 
-Inputs: images (int8 codes of a fixed exponent), label (int8), and of every step the rates, seed and
-number, int32 (1,) each (`rates`). Outputs: the logits' sums, the losses (16 fraction bits). State:
-masters and momenta, gamma, beta, bias, exponents with their counters, running statistics.
+Inputs: images (int8 codes of a fixed exponent), labels (int8), and of every step the rates, seed
+and number, int32 (1,) each (`host_inputs`). Outputs: the logits' sums, the losses (16 fraction
+bits). State: masters and momenta, gamma, beta, bias, exponents with their counters, running
+statistics.
 """
 
 import torch
@@ -12,14 +13,14 @@ from golden.errors import LockstepError
 from golden.ops.step.update import MOMENTUM, rate_code
 from golden.program import Program, Quantization
 from sw.integer import pools  # noqa: F401  registers its layers
-from sw.integer.layers import Writer, classifier, layer
-from sw.integer.tape import RANDOM, RATES, Codes, Tape
+from sw.integer.layers import LOSS, Writer, check_formats, classifier, layer
+from sw.integer.tape import RANDOM, RATES, ActivationCodes, Tape
 from sw.layers.graph import trace
-from sw.layers.weighted import QInput
+from sw.layers.weighted import QInput, WeightedLayer
 
 __all__ = ["INPUT_EXPONENT", "SETTLE_STEPS", "host_inputs", "integer_step"]
 
-INPUT_EXPONENT = "input.exponent"
+INPUT_EXPONENT = "host/input.exponent"
 SETTLE_STEPS = 24               # the first batch is run so often without updates
 
 
@@ -42,8 +43,13 @@ def integer_step(model: nn.Module, n_images: int, *, input_exponent: int, settle
     if not steps or steps[-1].name != output or isinstance(steps[-1].module, QInput):
         raise LockstepError(f"Model {type(model).__name__} must end in a linear layer that it "
                             f"returns")
-    readers = {}
+    readers, weighted = {}, set()
     for step in steps:
+        if isinstance(step.module, WeightedLayer):
+            if step.module in weighted:
+                raise LockstepError(f"Layer {step.node.target} is called more than once: weights "
+                                    f"that are shared have no integer form")
+            weighted.add(step.module)
         for source in step.inputs:
             readers.setdefault(source, []).append(step)
     tape = Tape(settle)
@@ -57,22 +63,25 @@ def integer_step(model: nn.Module, n_images: int, *, input_exponent: int, settle
             continue
         if "" in step.inputs:
             raise LockstepError(f"Layer {step.name} reads the float input; put a QInput first")
+        check_formats(step)
         inputs = [values[source] for source in step.inputs]
         try:
             if step is steps[-1]:
                 logits = classifier(writer, step, *inputs)
             else:
                 values[step.name] = layer(step.module, writer, step, *inputs)
+        except LockstepError:
+            raise
         except (TypeError, ValueError) as error:
             raise LockstepError(f"Layer {step.name}: {error}") from error
     tape.backward()
-    return tape.build(name or f"{type(model).__name__.lower()} step", [logits, "loss"],
+    return tape.build(name or f"{type(model).__name__.lower()} step", [logits, LOSS],
                       batch=n_images, metadata={"settle": settle})
 
 
 def _input(tape, name, shape, exponent):
     tape.input(name, shape, Quantization(scale=2.0**exponent, zero_point=0))
-    return Codes(name=name, exponent=tape.constant_exponent(INPUT_EXPONENT, exponent),
+    return ActivationCodes(name=name, exponent=tape.constant_exponent(INPUT_EXPONENT, exponent),
                  shape=tuple(shape), learns=False)
 
 

@@ -10,20 +10,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from golden.errors import LockstepError
 from golden.ops import step as ops
 from golden.program import Quantization
 from golden.program.builder import ProgramBuilder
 
-__all__ = ["CODE_BITS", "Codes", "GRADIENT_BITS", "Gradient", "RANDOM", "RATES", "Tape", "plain"]
+__all__ = ["ActivationCodes", "CODE_BITS", "GRADIENT_BITS", "Gradient", "RANDOM", "RATES", "Tape",
+           "plain"]
 
 CODE_BITS, GRADIENT_BITS = 7, 15    # magnitude bits of what an exponent rule watches
-RANDOM = "seed", "step"
-RATES = "rate.multiplier", "rate.shift", "decay.multiplier", "decay.shift"
+# No module path holds a slash: no layer can have these names.
+RANDOM = "host/seed", "host/step"
+RATES = tuple(f"host/{name}.{part}" for name in ("rate", "decay")
+              for part in ("multiplier", "shift"))
 ADDITION = 0x80                     # role of the first addition of gradients
 
 
 @dataclass(frozen=True, kw_only=True)
-class Codes:
+class ActivationCodes:
     """An activation: int8 codes, real = code * 2^exponent.
 
     name, exponent: names of tensors; shape: without the batch; low: the smallest code
@@ -45,7 +49,7 @@ class Codes:
 class Gradient:
     """int16 codes of a tensor's gradient, dLoss/d(real value) = code * 2^exponent.
 
-    mask: as of `Codes`, of another tensor, where readers must apply it; None if nothing is masked
+    mask: as of `ActivationCodes`, of another tensor, where readers must apply it; or None
     """
 
     name: str
@@ -67,7 +71,7 @@ class Tape(ProgramBuilder):
     def __init__(self, settle: bool):
         super().__init__()
         self.settle, self.layer = settle, 0
-        self._backward: list[tuple[Codes, int, Callable[[Gradient], None]]] = []
+        self._backward: list[tuple[ActivationCodes, int, Callable[[Gradient], None]]] = []
         self._gradients: dict[str, list[Gradient]] = {}
         for name in (*RANDOM, *RATES):
             self.input(name, (1,), plain("int32"), batched=False)
@@ -135,22 +139,26 @@ class Tape(ProgramBuilder):
 
     # The way back
 
-    def on_gradient(self, y: Codes, write: Callable[[Gradient], None]) -> None:
+    def on_gradient(self, y: ActivationCodes, write: Callable[[Gradient], None]) -> None:
         """write(gradient) adds what follows from the gradient of y, in the reverse order."""
         self._backward.append((y, self.layer, write))
 
-    def contribute(self, x: Codes, gradient: Gradient) -> None:
+    def contribute(self, x: ActivationCodes, gradient: Gradient) -> None:
         """A part of the gradient of x, where anything learns from it."""
         if x.learns:
             self._gradients.setdefault(x.name, []).append(gradient)
 
     def backward(self) -> None:
-        """Writes all that was recorded; a tensor that nothing reads has no gradient."""
+        """Writes all that was recorded; LockstepError for a layer that nothing reads."""
         for y, layer, write in reversed(self._backward):
             self.layer = layer
+            if not y.learns:
+                continue
             parts = self._gradients.pop(y.name, [])
-            if parts:
-                write(self._total(y, parts))
+            if not parts:
+                raise LockstepError(f"Layer {y.name} must be read by a layer that leads to the "
+                                    f"last one")
+            write(self._total(y, parts))
 
     def _total(self, y, parts):
         total = parts[0]
@@ -170,7 +178,7 @@ class Tape(ProgramBuilder):
         self.rule(e, top, GRADIENT_BITS)
         return Gradient(name=g, exponent=e)
 
-    def one_mask(self, gradient: Gradient, y: Codes | None = None) -> Gradient:
+    def one_mask(self, gradient: Gradient, y: ActivationCodes | None = None) -> Gradient:
         """The gradient of y under the mask of y, with no other; without y under none."""
         if y is None or y.mask is None:
             return gradient if y is not None else self.masked(gradient)

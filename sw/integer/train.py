@@ -18,13 +18,14 @@ from torch import nn
 
 from golden import arith
 from golden.errors import LockstepError
-from golden.ops.step.head import LOSS_FRACTION
+from golden.ops.step import ExponentRule, WeightCodes
+from golden.ops.step.head import BIAS_FRACTION, LOSS_FRACTION
 from golden.ops.step.norm_forward import MASTER_FRACTION
 from golden.program import Program
 from sw.data import Dataset
 from sw.integer.inference import inference_program
-from sw.integer.layers import BIAS_FRACTION
-from sw.integer.passes import Passes
+from sw.integer.layers import LABEL
+from sw.integer.passes import FusedPasses
 from sw.integer.runner import Runner
 from sw.integer.step import SETTLE_STEPS, host_inputs, integer_step
 from sw.layers.weighted import WeightedLayer
@@ -45,14 +46,18 @@ __all__ = ["IntegerState", "check_integer", "input_exponent", "last_step", "mome
 
 FLOAT_OPTIONS = {"label_smoothing": 0.0, "clip_gradient": None, "average_weights": None,
                  "teacher": None, "amp": False, "compile": False, "channels_last": False}
+LARGEST_RATE = 1 << 15
 SGD_OPTIONS = {"optimizer", "lr", "momentum", "weight_decay", "warmup_epochs"}
 
 
 class IntegerState:
-    """What a checkpoint keeps of the training beside the float copy of the weights."""
+    """What a checkpoint keeps of the training beside the float copy of the weights.
 
-    def __init__(self, codes: Mapping[str, torch.Tensor]):
-        self.codes = dict(codes)
+    codes: by the names of the step's state; program: the step
+    """
+
+    def __init__(self, codes: Mapping[str, torch.Tensor], program: Program):
+        self.codes, self.program = dict(codes), program
 
     def state_dict(self) -> dict:
         """As ``torch.optim.Optimizer``'s, for `sw.train.checkpoint.make_checkpoint`."""
@@ -94,6 +99,10 @@ def check_integer(model: nn.Module, data: Dataset, config: TrainConfig, world: W
     if getattr(model, "input_transform", None) is not None:
         raise LockstepError(f"Model {type(model).__name__} has an input_transform, which has no "
                             f"form in the arithmetic of integers")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            raise LockstepError(f"Parameter {name} does not learn: the arithmetic of integers "
+                                f"trains all of them")
     make_plan(model, data, config, world.size)
     for epoch in range(config.epochs):
         _settings(model, config, epoch)
@@ -117,6 +126,10 @@ def _settings(model, config, epoch) -> dict:
     for name, value in settings.items():
         if name not in SGD_OPTIONS and value:
             raise LockstepError(f"SGD's option {name} has no form in the arithmetic of integers")
+    for name, limit in (("lr", LARGEST_RATE), ("momentum", 1), ("weight_decay", LARGEST_RATE)):
+        if not settings.get(name, 0) < limit:
+            raise LockstepError(f"SGD's {name} must be below {limit} in the arithmetic of "
+                                f"integers, not {settings[name]}")
     return settings
 
 
@@ -142,7 +155,7 @@ class _Programs:
 
 
 def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World = ALONE,
-          start_epoch: int = 0, codes: dict | None = None, passes: Passes | None = None,
+          start_epoch: int = 0, codes: dict | None = None, passes: FusedPasses | None = None,
           on_batch: Callable[[StepResult], None] | None = None,
           on_epoch: Callable[[EpochResult, TrainState], None] | None = None
           ) -> list[EpochResult]:
@@ -202,16 +215,17 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
             train_accuracy=right / done, test_loss=test_loss, test_accuracy=test_accuracy,
             seconds=seconds, images_per_second=done / seconds))
         if on_epoch:
-            on_epoch(results[-1], TrainState(model=model, averaged=None,
-                                             optimizer=IntegerState(codes), epochs_done=epoch + 1))
+            on_epoch(results[-1], TrainState(
+                model=model, averaged=None, optimizer=IntegerState(codes, program),
+                epochs_done=epoch + 1))
     return results
 
 
-def last_step(model: nn.Module, data: Dataset, config: TrainConfig, codes: dict,
+def last_step(model: nn.Module, data: Dataset, config: TrainConfig, codes: dict, epoch: int,
               n_processes: int = 1) -> Program:
-    """The step of a training's last epoch for the batch of all processes; it begins from codes."""
+    """The step of an epoch for the batch of all processes; it begins from codes."""
     world = World(size=n_processes)
-    program = _Programs(model, data, world)(*_batch_and_momentum(model, config, config.epochs - 1))
+    program = _Programs(model, data, world)(*_batch_and_momentum(model, config, epoch))
     state = {name: replace(entry, initial=codes[name][0].cpu().numpy())
              for name, entry in program.state.items()}
     return replace(program, state=state)
@@ -228,9 +242,9 @@ def step_inputs(program: Program, model: nn.Module, data: Dataset, config: Train
 
 def _inputs(program, images, labels, scale) -> dict:
     image, *_ = (name for name in program.inputs if program.tensors[name].batched
-                 and name != "label")
+                 and name != LABEL)
     return {image: arith.quantize(images.numpy(), scale, 0).astype(np.int8),
-            "label": labels.numpy().astype(np.int8)[:, None]}
+            LABEL: labels.numpy().astype(np.int8)[:, None]}
 
 
 def _settled(program, inputs, device, world, passes) -> dict:
@@ -276,19 +290,21 @@ def evaluate(program: Program, data: Dataset, config: TrainConfig, world: World 
     return loss / n, right / n
 
 
-def observe_state(codes: Mapping[str, torch.Tensor], epoch: int) -> list[dict]:
+def observe_state(state: IntegerState, epoch: int) -> list[dict]:
     """Rows for telemetry.csv, as of `sw.train.telemetry.observe_model`: the range that every
     tensor's exponent gives it, and that of the stored weights."""
     rows = []
-    for name in sorted(codes):
-        if not name.endswith(".exponent") or codes[name].numel() > 1:
-            continue
-        exponent, tensor = int(codes[name]), name.removesuffix(".exponent")
-        if f"{tensor}" in codes:
-            values = codes[tensor].double() * 2.0 ** (exponent - 8)
-            row = {"kind": "weight", "low": values.min().item(), "high": values.max().item()}
-        else:
-            row = {"kind": "range", "low": -128 * 2.0**exponent, "high": 127 * 2.0**exponent}
-        rows.append({"epoch": epoch, "layer": tensor, "relative_error": math.nan,
-                     "cosine": math.nan} | row)
+
+    def add(layer, kind, low, high):
+        rows.append({"epoch": epoch, "layer": layer, "kind": kind, "relative_error": math.nan,
+                     "cosine": math.nan, "low": float(low), "high": float(high)})
+
+    for node in state.program.nodes:
+        name = node.inputs[0]
+        if isinstance(node.op, ExponentRule):
+            unit, most = 2.0 ** int(state.codes[name]), (1 << node.op.bits) - 1
+            add(name.removesuffix(".exponent"), "range", -most * unit, most * unit)
+        elif isinstance(node.op, WeightCodes):
+            values = state.codes[name].double() * 2.0 ** (int(state.codes[f"{name}.exponent"]) - 8)
+            add(name, "weight", values.min(), values.max())
     return rows

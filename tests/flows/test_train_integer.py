@@ -56,7 +56,7 @@ def test_the_files_of_a_run(runs):
     logits = golden_run(program, inputs)[program.outputs[0]]
     assert (logits.argmax(1) == labels).mean() == config["test_accuracy"]
     step = Program.load(run / "step")
-    assert step.batch == 120 and step.outputs == ("classifier", "loss")
+    assert step.batch == 120 and step.outputs == ("classifier", "head/loss")
     codes = torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"]["codes"]
     for name, entry in step.state.items():
         np.testing.assert_array_equal(entry.initial, codes[name][0].numpy())
@@ -134,6 +134,11 @@ def test_the_arithmetic_of_a_run_stays(runs):
         train.main([*resume, "--arithmetic", "float"])
     with pytest.raises(LockstepError, match="--initial has no effect on a run that is resumed"):
         train.main([*resume, "--initial", str(runs / "r/checkpoint.pt")])
+    with pytest.raises(LockstepError, match="Epochs must be at least 2, which the run has done"):
+        train.main(["--resume", "--save", "r", "--runs-dir", str(runs), "--epochs", "1"])
+    with pytest.raises(LockstepError, match="--arithmetic has no effect on --evaluate"):
+        train.main(["--evaluate", "--save", "r", "--runs-dir", str(runs), "--arithmetic",
+                    "integer"])
     with pytest.raises(LockstepError, match=r"has no stem.weight of shape \(8, 1, 3, 3\)"):
         train.main([*arguments(runs, "other"), "--initial", str(runs / "r/checkpoint.pt"),
                     "--model-config", "{'width': 8}"])

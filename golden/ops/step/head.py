@@ -21,11 +21,12 @@ from golden.digits import MAX_TERMS
 from golden.ops.step.base import HALF, Port, StepOperator, Width
 
 __all__ = ["BIAS_FRACTION", "CLASSES_MAX", "CrossEntropy", "GRADIENT_FRACTION", "LOSS_FRACTION",
-           "LogitSums"]
+           "LogitSums", "SOFTMAX_SHIFT"]
 
 BIAS_FRACTION = 24              # of the master of the classifier's bias
 GRADIENT_FRACTION = 24          # of probabilities and of the loss's gradient
 LOSS_FRACTION = 16
+SOFTMAX_SHIFT = 22              # 31 - 8 - 1: of t, beside the exponent of the logits
 CLASSES_MAX = 31                # the sum of the exponentials is a divisor of 29 bits
 LOG2E = 1549082005              # log2(e) * 2^30
 LN2 = 1488522236                # ln(2) * 2^31

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from models import build_model
+from sw.integer.layers import LABEL
 from sw.integer.step import host_inputs, integer_step
 
 #: name: (model, options, images of a batch, (C, H, W) in place of the data set's)
@@ -41,9 +42,9 @@ def step_program(name, **options):
 def batch(program, number=0):
     """Random images and labels, and what the host gives."""
     rng = np.random.default_rng(number)
-    image, = (name for name in program.inputs if program.tensors[name].batched and name != "label")
+    image, = (name for name in program.inputs if program.tensors[name].batched and name != LABEL)
     n_classes = program.tensors[program.outputs[0]].shape[0]
     shape = program.batch, *program.tensors[image].shape
     return {image: rng.integers(-128, 128, shape).astype(np.int8),
-            "label": rng.integers(0, n_classes, (program.batch, 1)).astype(np.int8),
+            LABEL: rng.integers(0, n_classes, (program.batch, 1)).astype(np.int8),
             **host_inputs(rate=0.1, decay=1e-4, n_images=program.batch, seed=5, step=number)}

@@ -35,7 +35,7 @@ def trained(name, n_steps):
         runner(batch(settle))
     runner = Runner(step, state=runner.state)
     for number in range(n_steps):
-        runner(batch(step, 0) | {"step": np.array([number], np.int32)})
+        runner(batch(step, 0) | {"host/step": np.array([number], np.int32)})
     return model, step, runner.state
 
 

@@ -8,7 +8,7 @@ from golden.errors import LockstepError
 from golden.ops import step as ops
 from golden.ops.range_norm import chunking
 from sw.integer import passes
-from sw.integer.passes import Passes
+from sw.integer.passes import FusedPasses
 from sw.integer.runner import Runner
 from tests.sw.integer.networks import batch, step_program
 
@@ -25,9 +25,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def fused(folder, int8):
-    if int8 and not Passes(folder)._int8:
+    if int8 and not FusedPasses(folder)._int8:
         pytest.skip("this processor has no exact products of int8")
-    return Passes(folder, int8)
+    return FusedPasses(folder, int8)
 
 
 def assert_equal(fused, op, *inputs):
@@ -63,7 +63,14 @@ CONVOLUTIONS = [(6, 3, 5, (9, 7), (3, 3), (1, 1), (1, 1, 1, 1)),
                 (3, 2, 7, (6, 5), (1, 1), (1, 1), (0, 0, 0, 0)),
                 (2, 3, 2, (11, 6), (5, 2), (3, 1), (2, 0, 1, 3)),
                 (2, 1, 1, (4, 4), (3, 3), (3, 4), (4, 4, 4, 4)),
-                (7, 64, 32, (4, 4), (4, 4), (1, 2), (0, 1, 2, 0))]
+                (7, 64, 32, (4, 4), (4, 4), (1, 2), (0, 1, 2, 0)),
+                # Axes of length 1, whose strides mean nothing.
+                (6, 1, 6, (5, 4), (1, 1), (1, 1), (0, 0, 0, 0)),
+                (6, 6, 1, (5, 4), (1, 1), (1, 1), (0, 0, 0, 0)),
+                (1, 1, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)),
+                (1, 5, 4, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)),
+                # A number of images that no group divides.
+                (31, 3, 4, (32, 32), (1, 1), (1, 1), (0, 0, 0, 0))]
 
 
 @KINDS
@@ -166,7 +173,8 @@ def test_additions(fused, exponents):
     for activation in ("none", "relu"):
         assert_equal(fused, ops.ResidualAddition(activation=activation), a, b, *given)
     g, h = gradients(rng, shape), gradients(rng, shape)[::-1]
-    for activation, mask in (("none", ()), ("relu", (a,)), ("relu6", (a, one(-4, "int8")))):
+    for activation, mask in (("none", ()), ("relu", (a,)), ("relu6", (a, one(-4, "int8"))),
+                             ("relu6", (a, one(2, "int8"))), ("relu6", (a, one(5, "int8")))):
         op = ops.GradientAddition(tensor_id=77, activation=activation)
         assert_equal(fused, op, g, h, *given, SEED, STEP, *mask)
 
@@ -190,7 +198,7 @@ def test_steps_are_the_same(fused, name):
 
 def test_threads_do_not_matter(folder):
     _, step = step_program("resnet8")
-    fused, states = Passes(folder), []
+    fused, states = FusedPasses(folder), []
     threads = torch.get_num_threads()
     try:
         for number in (1, 2, 3):
@@ -204,8 +212,42 @@ def test_threads_do_not_matter(folder):
         assert all(torch.equal(state[key], value) for key, value in states[0].items())
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("columns", [1, 2, 7])
+def test_products_of_any_shape_and_stride(rows, depth, columns):
+    if not passes._int_mm_is_exact():
+        pytest.skip("this processor has no exact products of int8")
+    generator = torch.Generator().manual_seed(rows)
+    a, b, at, bt = (torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+                    for shape in ((rows, depth), (depth, columns), (depth, rows),
+                                  (columns, depth)))
+    for left in (a, at.t(), at.t().contiguous()):
+        for right in (b, bt.t(), bt.t().contiguous()):
+            exact = (left.double() @ right.double()).int()
+            assert torch.equal(passes._int8_product(left, right), exact)
+
+
+def test_the_probe_sees_a_processor_that_saturates(monkeypatch):
+    def saturating(a, b):
+        """Pairs of products in 16 bits, codes of a made unsigned, as without VNNI."""
+        a, b = a.long() + 128, b.long()
+        pad = a.shape[1] % 2
+        a, b = torch.nn.functional.pad(a, (0, pad)), torch.nn.functional.pad(b, (0, 0, 0, pad))
+        pairs = a[:, ::2, None] * b[::2] + a[:, 1::2, None] * b[1::2]
+        return (pairs.clamp(-(1 << 15), (1 << 15) - 1).sum(1) - 128 * b.sum(0)).int()
+
+    monkeypatch.setattr(passes, "build_facts", lambda: ("flags : avx512_vnni",))
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert not passes._int_mm_is_exact.__wrapped__()
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.double() @ b.double()).int())
+    assert passes._int_mm_is_exact.__wrapped__()
+    monkeypatch.setattr(passes, "build_facts", lambda: ("flags : avx2",))
+    assert not passes._int_mm_is_exact.__wrapped__()
+
+
 def test_what_is_not_exact_runs_as_golden(folder):
-    fused = Passes(folder, False)
+    fused = FusedPasses(folder, False)
     x, w = torch.zeros((1, 120, 3, 3), dtype=torch.int8), torch.zeros((1, 2, 120, 3, 3))
     shift = torch.zeros((1, 2), dtype=torch.int32)
     assert fused(ops.PreNormCodes(), [x, w.to(torch.int8), shift]) is None      # 1,080 terms
@@ -221,3 +263,12 @@ def test_a_compiler_that_is_not_there_or_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "COMMAND", ["g++", "--no-such-option"])
     with pytest.raises(LockstepError, match="do not compile: "):
         passes.build(tmp_path)
+    monkeypatch.setattr(passes, "COMMAND", ["true"])
+    with pytest.raises(LockstepError, match=r"do not compile: g\+\+ wrote nothing"):
+        passes.build(tmp_path)
+    monkeypatch.setattr(passes, "COMMAND", ["false"])
+    with pytest.raises(LockstepError, match=r"do not compile: g\+\+ ended with 1"):
+        passes.build(tmp_path)
+    (tmp_path / passes.LIBRARY).write_text("no library")
+    with pytest.raises(LockstepError, match="cannot be loaded: "):
+        FusedPasses(tmp_path)

@@ -13,8 +13,10 @@ from golden.program.sources import renewed_state
 from golden.program.verify import verify
 from models import build_model
 from sw import executor
+from sw.integer.layers import LABEL
 from sw.integer.runner import Runner
 from sw.integer.step import integer_step
+from sw.integer.tape import RANDOM, RATES
 from sw.layers.weighted import (
     QAdd,
     QConv2d,
@@ -77,8 +79,8 @@ def test_a_step_is_a_program_that_can_be_stored(tmp_path):
     program.save(tmp_path)
     loaded = Program.load(tmp_path)
     assert loaded.sha256 == program.sha256 and loaded.batch == 8
-    assert loaded.outputs == ("classifier", "loss")
-    assert {"input", "label", "seed", "step", "rate.multiplier"} <= {*loaded.inputs}
+    assert loaded.outputs == ("classifier", "head/loss")
+    assert {*loaded.inputs} == {"input", LABEL, *RANDOM, *RATES}
     report = verify(loaded)
     assert report.macs > 0
     first, second = (golden_run(each, batch(each)) for each in (program, loaded))
@@ -159,7 +161,7 @@ def test_what_is_read_twice_and_masked_twice():
 def float_gradients(plain, inputs):
     """The gradients of the mean loss of a float network, by layer."""
     images = torch.from_numpy(inputs["input"].astype(np.float32)) / 64
-    labels = torch.from_numpy(inputs["label"][:, 0].astype(np.int64))
+    labels = torch.from_numpy(inputs["host/label"][:, 0].astype(np.int64))
     nn.functional.cross_entropy(plain.train()(images), labels).backward()
     return {name: module.weight for name, module in plain.named_modules()
             if isinstance(module, WeightedLayer)}
@@ -225,6 +227,43 @@ def test_a_layer_without_integer_form_is_refused_by_name(layers, message):
     model = build(lambda self, x: self.last(self.flatten(self.a(self.input(x)))), **layers)
     with pytest.raises(LockstepError, match=message):
         integer_step(model, 20, input_exponent=-6)
+
+
+def test_a_layer_that_is_called_twice_or_read_by_nothing_is_refused():
+    conv, last = QConv2d(3, 3, 3, padding=1, config=CONFIG), QLinear(192, 3, config=CONFIG)
+    layers = {"input": QInput(CONFIG), "a": conv, "flatten": nn.Flatten(), "last": last}
+    twice = build(lambda self, x: self.last(self.flatten(self.a(self.a(self.input(x))))), **layers)
+    with pytest.raises(LockstepError, match="Layer a is called more than once: weights that are"):
+        integer_step(twice, 20, input_exponent=-6)
+
+    def forward(self, x):
+        x = self.input(x)
+        self.a(x)
+        return self.last(self.flatten(x))
+
+    with pytest.raises(LockstepError, match="Layer a must be read by a layer that leads to the"):
+        integer_step(build(forward, **layers), 20, input_exponent=-6)
+
+
+def test_formats_of_a_layer_are_refused_and_not_passed_over():
+    own = make_recipe("banner", overrides={"weight.bits": 4})
+    model = build(lambda self, x: self.last(self.flatten(self.input(x))), input=QInput(CONFIG),
+                  flatten=nn.Flatten(), last=QLinear(192, 3, config=own))
+    with pytest.raises(LockstepError, match="Layer last .* has a weight format of its own"):
+        integer_step(model, 20, input_exponent=-6)
+
+
+@pytest.mark.parametrize("name", ["loss", "logits", "label", "seed", "step", "head", "host"])
+def test_any_name_of_a_layer_will_do(name):
+    conv = QConv2d(3, 3, 3, padding=1, config=CONFIG)
+    model = build(lambda self, x: self.last(self.flatten(getattr(self, name)(self.input(x)))),
+                  input=QInput(CONFIG), flatten=nn.Flatten(), last=QLinear(192, 3, config=CONFIG),
+                  **{name: conv})
+    assert integer_step(model, 20, input_exponent=-6).outputs == ("last", "head/loss")
+    model = build(lambda self, x: getattr(self, name)(self.flatten(self.input(x))),
+                  input=QInput(CONFIG), flatten=nn.Flatten(),
+                  **{name: QLinear(192, 3, config=CONFIG)})
+    assert integer_step(model, 20, input_exponent=-6).outputs == (name, "head/loss")
 
 
 def test_a_network_without_a_place_for_the_images_is_refused():

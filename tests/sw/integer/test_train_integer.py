@@ -13,6 +13,7 @@ from models import build_model
 from sw.data import load_dataset
 from sw.integer.initial import draw_weights
 from sw.integer.train import (
+    IntegerState,
     check_integer,
     input_exponent,
     momentum_code,
@@ -24,7 +25,7 @@ from sw.layers.weighted import WeightedLayer
 from sw.train.config import TrainConfig
 
 #: Of two epochs of a small network on digits: a machine that gives another one computes otherwise.
-HASH = "3ea3d16cc043a2197055c4e592bb8d40639ff999283dd04c6ebce346772e2070"
+HASH = "d22cd82c032ca0d530d4c9770dc1d6dfc11c2ccde167ac1acdd976d02955fa71"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ def test_progress_and_telemetry(digits, trained):
     train(model(), digits, TrainConfig(**CONFIG | {"epochs": 1}), on_batch=seen.append)
     assert [step.done for step in seen] == [*range(1, 15)] and seen[-1].total == 14
     assert seen[-1].loss == trained[0][0].train_loss and seen[-1].images == 96
-    rows = observe_state(trained[1][0]["codes"], 0)
+    step = check_integer(model(), digits, TrainConfig(**CONFIG))
+    rows = observe_state(IntegerState(trained[1][0]["codes"], step), 0)
     weights = {row["layer"] for row in rows if row["kind"] == "weight"}
     assert {"stem.weight", "classifier.weight"} <= weights
     stem, = (row for row in rows if row["layer"] == "stem.weight")
@@ -137,10 +139,17 @@ def test_networks_without_integer_form_are_refused(digits):
     for network, message in (
             (regime(optimizer="Adam"), "Optimizer Adam has no form in the arithmetic of integers"),
             (regime(nesterov=True, momentum=0.9), "SGD's option nesterov"),
+            (regime(momentum=1.0), "SGD's momentum must be below 1 in the arithmetic of integers"),
             (build_model("autoencoder", {}), "Model Autoencoder reconstructs its input"),
             (build_model("resnet_digits", {"classes": 9}), "must have 10 outputs for data set")):
         with pytest.raises(LockstepError, match=message):
             check_integer(network, digits, config)
+    with pytest.raises(LockstepError, match="SGD's lr must be below 32768"):
+        check_integer(model(), digits, TrainConfig(**CONFIG | {"lr": 1e12}))
+    frozen = model()
+    frozen.stem.weight.requires_grad_(False)
+    with pytest.raises(LockstepError, match="Parameter stem.weight does not learn"):
+        check_integer(frozen, digits, config)
     transformed = model()
     transformed.input_transform = lambda images: images
     with pytest.raises(LockstepError, match="has an input_transform, which has no form"):
