@@ -15,6 +15,8 @@ from flows import deploy, sim, train
 from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.interpreter import run as golden_run
+from models import build_model
+from sw.train.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "resnet_digits", "--model-config", "{'width': 4}"]
@@ -142,6 +144,18 @@ def test_the_arithmetic_of_a_run_stays(runs):
     with pytest.raises(LockstepError, match=r"has no stem.weight of shape \(8, 1, 3, 3\)"):
         train.main([*arguments(runs, "other"), "--initial", str(runs / "r/checkpoint.pt"),
                     "--model-config", "{'width': 8}"])
+
+
+def test_a_deeper_network_is_no_initial_one(tmp_path):
+    torch.manual_seed(0)
+    deep = build_model("resnet", {"depth": 20, "dataset": "digits", "width": 2})
+    Checkpoint(model="resnet", model_config={"depth": 20, "dataset": "digits", "width": 2},
+               dataset="digits", train_config={}, epochs_done=1, history=[],
+               state=deep.state_dict()).save(tmp_path / "deep.pt")
+    given = arguments(tmp_path / "runs", "r", "--initial", str(tmp_path / "deep.pt"))
+    given[1], given[3] = "resnet", "{'depth': 8, 'dataset': 'digits', 'width': 2}"
+    with pytest.raises(LockstepError, match="is of another network: it has stacks.0.1"):
+        train.main(given)
 
 
 @pytest.mark.slow

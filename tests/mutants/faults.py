@@ -294,6 +294,8 @@ _inference = _in("sw/integer/inference.py", "sw/integer/test_inference.py")
 _integer, _host = (_in(f"sw/integer/{name}.py", "sw/integer/test_train_integer.py")
                    for name in ("train", "step"))
 _initial = _in("sw/integer/initial.py", "sw/integer/test_train_integer.py")
+_loops, _fused = (_in(f"sw/integer/{name}", "sw/integer/test_passes.py")
+                  for name in ("passes.cpp", "passes.py"))
 _processes = _in("sw/integer/runner.py", "flows/test_train_integer.py")
 
 INTEGER = (
@@ -324,6 +326,14 @@ INTEGER = (
           "*rate_code(rate * decay / n_images)"),
     _initial("two layers draw the same", "_uniform(seed, number, shape, draw)",
              "_uniform(seed, 1, shape, draw)"),
+    _loops("a power of two rounds down", "i64 half = i64(1) << right;", "i64 half = 0;"),
+    _loops("gradients that have no digits", "GRADIENT_MAX = 127 * 256 + 127",
+           "GRADIENT_MAX = 32767"),
+    _loops("a mask of no code lets all pass", "limit > 0 ? u32(limit) - 1 : 0",
+           "u32(limit) - 1"),
+    _fused("axes of length 1 as they are", "if min(rows, depth, columns) > 1:", "if True:"),
+    _fused("a probe that cannot fail", "if not torch.equal(_int8_product(left, right)",
+           "if torch.equal(_int8_product(left, right) * 0 + 1"),
     _processes("a watch is that of one process", "self._reduced(value, dist.ReduceOp.MAX)",
                "value"),
 )
