@@ -194,10 +194,10 @@ RTL = (
 )
 
 _machine = _in("hw/machine/machine.py", "hw/machine/test_machine.py")
-_transfer = _in("hw/isa/transfer.py", "hw/machine/test_machine.py",
+_transfer = _in("hw/isa/instructions/transfer.py", "hw/machine/test_machine.py",
                 "hw/compiler/test_nibbles.py::test_a_load_gives_what_was_packed")
-_matmul = _in("hw/isa/matmul.py", "hw/machine/test_machine_array.py")
-_vector = _in("hw/isa/windows.py", "hw/machine/test_machine_vector.py")
+_matmul = _in("hw/isa/instructions/matmul.py", "hw/machine/test_machine_array.py")
+_vector = _in("hw/isa/instructions/windows.py", "hw/machine/test_machine_vector.py")
 _hazards = _in("hw/machine/hazards.py", "hw/machine/test_hazards.py")
 _nibbles = _in("hw/compiler/lowering/nibbles.py",
                "hw/compiler/test_nibbles.py::test_more_than_four_bits_stay_bytes")

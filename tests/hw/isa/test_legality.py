@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hw.isa import FORMAT_WORDS, INSTRUCTIONS, Engine, ErrorCode, Opcode, encode
-from hw.isa.linear import LinearInstruction
+from hw.isa.instructions.linear import LinearInstruction
 from hw.rtl.array.engine import ArrayEngine
 from hw.rtl.dma.lines import LineWalker
 from hw.rtl.vector import VectorEngine

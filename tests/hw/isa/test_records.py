@@ -5,8 +5,19 @@ import copy
 import numpy as np
 import pytest
 
-from hw.isa import ENGINE_OF, FIELDS, INSTRUCTIONS, SYNC_FIELDS, Engine, Format, Opcode, encode
-from hw.isa.windows import WindowInstruction
+from hw.isa import (
+    ENGINE_OF,
+    FIELDS,
+    INSTRUCTIONS,
+    SYNC_FIELDS,
+    Engine,
+    Format,
+    Opcode,
+    encode,
+    registry,
+)
+from hw.isa.instructions import lookup
+from hw.isa.instructions.windows import WindowInstruction
 from hw.machine import Machine, MachineError
 from hw.targets import Target
 from sim.random_programs import ProgramMaker, random_parameters
@@ -27,6 +38,13 @@ def test_every_operation_that_an_engine_runs_has_a_record():
         names = {field.name for field in record.fields}
         assert record.uses <= names - {"opcode", *SYNC_FIELDS}
         assert {*record.nonzero, *record.even} <= record.uses
+
+
+def test_two_records_of_one_opcode_are_refused(monkeypatch):
+    twin = type("Twin", (lookup.LookupInstruction,), {})
+    monkeypatch.setattr(lookup, "Twin", twin, raising=False)
+    with pytest.raises(TypeError, match="Opcode LOOKUP must have one instruction, not Lookup"):
+        registry._records()
 
 
 def test_every_field_is_used_by_some_record():

@@ -7,18 +7,8 @@ This is the second model of the extents: recorded, not written. Addresses wrap i
 import numpy as np
 import pytest
 
-from hw.isa import (
-    INSTRUCTIONS,
-    Engine,
-    LocalMemory,
-    Opcode,
-    fields_of,
-    linear,
-    matmul,
-    vector,
-    walk,
-    windows,
-)
+from hw.isa import INSTRUCTIONS, Engine, LocalMemory, Opcode, fields_of, vector, walk
+from hw.isa.instructions import linear, matmul, windows
 from hw.targets import Target
 from sim.random_programs import ProgramMaker
 from tests.hw.isa.traces import array_traces, line_traces, vector_traces
