@@ -1,6 +1,7 @@
 """Small networks of every kind, with batches for their integer step."""
 
 import numpy as np
+import pytest
 import torch
 
 from models import build_model
@@ -22,6 +23,9 @@ NETWORKS = {
     "mlp": ("mlp", {"hidden": (12, 9)}, 18, None),
 }
 INPUT_EXPONENT = -6
+DEEP = "bottlenecks", "stem_with_pool", "mobilenet", "mobilenet_relu6"
+#: The names, for a test of each; the deep ones are slow.
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in NETWORKS]
 
 
 def network(name, seed=0):

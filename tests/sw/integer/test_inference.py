@@ -18,7 +18,7 @@ from sw.integer.step import integer_step
 from sw.integer.train import write_floats
 from sw.layers.norms import EPSILON
 from sw.layers.weighted import WeightedLayer
-from tests.sw.integer.networks import NETWORKS, batch, network
+from tests.sw.integer.networks import EACH, NETWORKS, batch, network
 
 
 def trained(name, n_steps):
@@ -64,7 +64,7 @@ def float_copy(name, step, state):
     return model.double()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_every_layer_is_that_of_the_float_network_with_running_statistics(name):
     model, step, state = trained(name, 0)
     program = inference_program(model, step, state)
@@ -125,6 +125,7 @@ def test_channels_without_slope_or_room_are_their_constant():
     assert (y[:, 2] == y[0, 2, 0, 0]).all()
 
 
+@pytest.mark.slow
 def test_relu6_is_a_clamp():
     model, step, state = trained("mobilenet_relu6", 1)
     state = {name: value.clone() for name, value in state.items()}

@@ -26,7 +26,7 @@ from sw.layers.weighted import (
     WeightedLayer,
 )
 from sw.quantize.recipes import make_recipe
-from tests.sw.integer.networks import NETWORKS, batch, network, step_program
+from tests.sw.integer.networks import EACH, NETWORKS, batch, network, step_program
 
 LEARNT = "weight", "gamma", "beta", "bias"
 
@@ -53,7 +53,7 @@ def follow(step, settle, n_settle, n_steps):
     return trace
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_every_tensor_is_equal_on_numpy_and_torch(name):
     _, settle = step_program(name, settle=True)
     _, step = step_program(name)
