@@ -113,7 +113,10 @@ void with_mask(const i8* y, i64 base, i32 limit, Loop loop) {
   if (y) {
     const i8* codes = y + base;
     u32 range = limit > 0 ? u32(limit) - 1 : 0;
-    loop([=](i64 i) { return u32(i32(codes[i])) - 1 < range; });
+    if (limit > 127)
+      loop([=](i64 i) { return codes[i] > 0; });
+    else
+      loop([=](i64 i) { return u32(i32(codes[i])) - 1 < range; });
   } else {
     loop([](i64) { return true; });
   }

@@ -32,7 +32,7 @@ COMMAND = ["g++", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp"]
 LIBRARY = "passes.so"
 EXACT_TERMS = 1024              # products of int8 codes that float32 sums exactly
 BLOCK_BYTES = 1 << 23           # of float columns at a time: they stay in the cache
-BLOCK_PIXELS = 1 << 14          # of int8 columns at a time
+BLOCK_PIXELS = 1 << 11          # of int8 columns at a time: their sums stay in the cache
 ROW_MAX = 512                   # columns of 16-bit gradients times codes that int32 sums
 NO_LIMIT = (1 << 31) - 1
 _POINTER = ctypes.c_void_p
