@@ -16,6 +16,7 @@ from sw.integer.train import (
     IntegerState,
     check_integer,
     input_exponent,
+    last_step,
     momentum_code,
     observe_state,
     state_hash,
@@ -86,6 +87,11 @@ def test_progress_and_telemetry(digits, trained):
     weights = {row["layer"] for row in rows if row["kind"] == "weight"}
     assert {"stem.weight", "classifier.weight"} <= weights
     stem, = (row for row in rows if row["layer"] == "stem.weight")
+    codes = trained[1][0]["codes"]
+    for name, most in (("stem", 127), ("classifier.gradient", 32767), ("stem.sums", 32767)):
+        row, = (row for row in rows if row["layer"] == name)
+        assert row["kind"] == "range"
+        assert row["high"] == -row["low"] == most * 2.0 ** int(codes[f"{name}.exponent"])
     assert -1.5 < stem["low"] < 0 < stem["high"] < 1.5
 
 
@@ -170,3 +176,7 @@ def test_momentum_and_batch_may_change_by_epoch(digits):
           states.append(state.optimizer.codes))
     assert np.isfinite(states[-1]["stem.weight"].numpy()).all()
     assert state_hash(states[0]) != state_hash(states[1])
+    # What an interrupted run is evaluated with is the step of its last epoch.
+    config = TrainConfig(epochs=2, seed=0)
+    batches = [last_step(network, digits, config, states[0], epoch).batch for epoch in (0, 1)]
+    assert batches == [240, 479]
