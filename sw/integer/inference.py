@@ -61,7 +61,7 @@ class _Folding(ProgramBuilder):
 
     def __init__(self, state, counts):
         super().__init__()
-        self.codes, self.counts, self.exponents, self.lows = state, counts, {}, {}
+        self.codes, self.counts, self.exponents = state, counts, {}
 
     def scalar(self, name) -> int:
         """The only value of a state."""

@@ -1,6 +1,7 @@
 """Layers without weights in the integer training step: pools, dropout, flatten."""
 
 import math
+from dataclasses import replace
 
 from torch import nn
 
@@ -31,7 +32,7 @@ def _made(writer, step, x, op, *rest) -> ActivationCodes:
     y, e = writer.tape.rescaled(step.name, op, x.name, x.exponent, *rest, bits=CODE_BITS,
                                 outputs=(step.name, f"{step.name}.top"))
     return ActivationCodes(name=y, exponent=e, shape=writer.tape.tensors[y].shape, low=_low(x),
-                 learns=x.learns)
+                           learns=x.learns)
 
 
 def _rescaled_gradient(writer, step, x, y, op, *extra):
@@ -66,8 +67,7 @@ def _(module: QGlobalAvgPool2d, writer: Writer, step: LayerCall, x: ActivationCo
     if not _is_read_by_linear(writer, step.name):
         return _average(writer, step, x, {"kernel": size})
     y = _made(writer, step, x, ops.GlobalAverageCodes(low=_low(x)))
-    y = ActivationCodes(name=y.name, exponent=y.exponent, shape=y.shape, low=y.low, learns=y.learns,
-              pixels=math.prod(size))
+    y = replace(y, pixels=math.prod(size))
 
     def backward(g: Gradient) -> None:
         g = writer.tape.one_mask(g)
