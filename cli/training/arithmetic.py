@@ -106,7 +106,7 @@ class _Integer(Arithmetic):
 
         train(run.model, run.data, run.settings, world=world, start_epoch=start_epoch,
               codes=_codes(run.resumed) if run.resumed else None,
-              passes=fused_passes() if world.size == 1 and run.settings.device == "cpu" else None,
+              passes=_passes(run.settings),
               on_batch=on_batch, on_epoch=on_epoch)
 
     def observe(self, run, state, epoch) -> list[dict]:
@@ -133,13 +133,18 @@ class _Integer(Arithmetic):
     def evaluate(self, model, checkpoint, data, settings) -> tuple[float, float]:
         from sw.integer.train import evaluate
 
-        return evaluate(self.program(model, checkpoint, data, "fold"), data, settings)
+        return evaluate(self.program(model, checkpoint, data, "fold"), data, settings,
+                        passes=_passes(settings))
 
     def program(self, model, checkpoint, data, norm_lowering) -> Any:
         from sw.integer.inference import inference_program
 
         codes = _codes(checkpoint)
         return inference_program(model, self.step(model, checkpoint, data), codes)
+
+
+def _passes(settings):
+    return fused_passes() if settings.device == "cpu" else None
 
 
 def _config(checkpoint):

@@ -205,6 +205,22 @@ void pre_norm_of(const T* sums, const i32* shift, i8* q, i64 n, i64 group, i64 c
     }
 }
 
+// Sums (N / G, C, G, P) to codes (N, C, P): golden.ops.Rescale of sums + bias, half up.
+template <typename T>
+void rescale_of(const T* sums, const i32* bias, const i64* multiplier, const i64* shift, i64 zero,
+                i64 low, i64 high, i8* y, i64 n, i64 group, i64 c, i64 p, int threads) {
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (i64 image = 0; image < n; image++)
+    for (i64 channel = 0; channel < c; channel++) {
+      const T* source = sums + place(image, channel, c, group, p);
+      i8* target = y + (image * c + channel) * p;
+      i64 b = bias[channel];
+      Lanes(multiplier[channel], shift[channel])
+          .each_nearest(p, [=](i64 i) { return i32(sat32(i64(source[i]) + b)); },
+                        [=](i64 i, i32 y) { target[i] = i8(clamp(i64(y) + zero, low, high)); });
+    }
+}
+
 // Sums (N, C, P) to gradient codes of 16 bits, drawn, and the watch.
 template <typename T>
 void gradient_codes_of(const T* sums, i64 multiplier, i64 shift, i64 seed, i16* g, i32* top, i64 n,
@@ -359,6 +375,12 @@ void residual_add(const i8* a, const i8* b, i64 left_a, i64 right_a, i64 left_b,
   *top = i32(largest(tops));
 }
 
+// y = table[a][b], the codes counted from -128.
+void lookup_pairs(const i8* a, const i8* b, const i8* table, i8* y, i64 count, int threads) {
+#pragma omp parallel for num_threads(threads)
+  for (i64 i = 0; i < count; i++) y[i] = table[(a[i] + 128) * 256 + b[i] + 128];
+}
+
 // Sums of g and of g q by channel, int64 (C).
 void norm_sums(const i16* g, const i8* q, const i8* mask, i64 limit, i64* sum_g, i64* sum_gq, i64 n,
                i64 c, i64 p, int threads) {
@@ -459,27 +481,22 @@ void gradient_add(const i16* a, const i16* b, const i8* mask, i64 limit, i64 lef
   *top = i32(largest(tops));
 }
 
-// A kernel for each channel of x (N, C, H, W): pre-norm codes q (N, C, OH, OW).
-void depthwise_pre_norm(const i8* x, const i8* weights, const i32* shift, i8* q, i64 n, i64 c,
-                        i64 h, i64 w, i64 kh, i64 kw, i64 sy, i64 sx, i64 top, i64 left, i64 oh,
-                        i64 ow, int threads) {
+// A kernel for each channel of x (N, C, H, W): int32 sums (N, C, OH, OW).
+void depthwise_sums(const i8* x, const i8* weights, i32* out, i64 n, i64 c, i64 h, i64 w, i64 kh,
+                    i64 kw, i64 sy, i64 sx, i64 top, i64 left, i64 oh, i64 ow, int threads) {
 #pragma omp parallel for collapse(2) num_threads(threads)
   for (i64 image = 0; image < n; image++)
     for (i64 channel = 0; channel < c; channel++) {
       const i8* source = x + (image * c + channel) * h * w;
-      i8* target = q + (image * c + channel) * oh * ow;
-      std::vector<i32> sums(oh * ow);
+      i32* sums = out + (image * c + channel) * oh * ow;
+      std::memset(sums, 0, oh * ow * sizeof(i32));
       for_taps(h, w, kh, kw, sy, sx, top, left, oh, ow, [&](i64 tap, i64 row, i64 y, Span span,
                                                             i64 offset) {
         i32 weight = weights[channel * kh * kw + tap];
         const i8* line = source + y * w + offset;
-        i32* out = sums.data() + row * ow;
-        for (i64 i = span.first; i < span.end; i++) out[i] += weight * line[i * sx];
+        i32* row_sums = sums + row * ow;
+        for (i64 i = span.first; i < span.end; i++) row_sums[i] += weight * line[i * sx];
       });
-      const i32* from = sums.data();
-      Lanes(i64(1) << 30, i64(shift[channel]) + 30)
-          .each_nearest(oh * ow, [=](i64 i) { return from[i]; },
-                        [=](i64 i, i32 y) { target[i] = i8(std::min(std::max(y, -128), 127)); });
     }
 }
 
@@ -539,6 +556,10 @@ void depthwise_kernel(const i8* x, const i16* g, i64* out, i64 n, i64 c, i64 h, 
   void digits_##kind(const i16* g, code* out, ROWS) { digits_of(g, out, n, group, c, p, threads); } \
   void pre_norm_##kind(const sum* sums, const i32* shift, i8* q, ROWS) {                         \
     pre_norm_of(sums, shift, q, n, group, c, p, threads);                                        \
+  }                                                                                              \
+  void rescale_##kind(const sum* sums, const i32* bias, const i64* multiplier, const i64* shift, \
+                      i64 zero, i64 low, i64 high, i8* y, ROWS) {                                \
+    rescale_of(sums, bias, multiplier, shift, zero, low, high, y, n, group, c, p, threads);      \
   }                                                                                              \
   void gradient_codes_##kind(const sum* sums, i64 multiplier, i64 shift, i64 seed, i16* g,       \
                              i32* top, i64 n, i64 c, i64 p, int threads) {                       \

@@ -1,4 +1,4 @@
-"""The heavy operators of the integer training step on a CPU: fused loops in C++, exact products.
+"""The heavy operators of integer training and its evaluation on a CPU: fused loops in C++, exact products.
 
 A product is columns, a matrix product and a loop over its sums. Where the processor multiplies int8
 into int32 (VNNI) that is `torch._int_mm`, elsewhere float32 with at most 1,024 products a sum,
@@ -12,18 +12,20 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from golden import arith
 from golden.digits import MAX_TERMS
 from golden.errors import LockstepError
-from golden.ops import range_norm, windows
+from golden.ops import Add, Conv2d, range_norm, windows
 from golden.ops import step as ops
 from golden.ops.step.activation import six
 from golden.ops.step.addition import CODE_LIMIT, GRADIENT_LIMIT
 from golden.ops.step.convolution import pixel_factor
 from golden.ops.step.norm_backward import parts_of
 from golden.random import counter_seed
+from sw.executor import TORCH
 
 __all__ = ["FusedPasses", "SOURCE", "build", "build_facts"]
 
@@ -120,7 +122,8 @@ class FusedPasses:
             ops.NormApply: self._norm_apply, ops.ResidualAddition: self._residual_addition,
             ops.NormGradientSums: self._norm_sums, ops.NormInputGradient: self._norm_gradient,
             ops.CodesGradient: self._codes_gradient, ops.KernelGradient: self._kernel_gradient,
-            ops.GradientAddition: self._gradient_addition}
+            ops.GradientAddition: self._gradient_addition,
+            Add: self._add, Conv2d: self._conv2d}
 
     def __call__(self, op, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
         """The outputs, as of `op.compute`; None where the operator runs by its own definition."""
@@ -181,26 +184,66 @@ class FusedPasses:
         return x.ndim == 4 and op.groups == x.shape[1] == len(weights) and weights.shape[1] == 1 \
             and weights[0].numel() <= EXACT_TERMS
 
-    def _pre_norm(self, op, x, weights, shift):
-        if self._is_depthwise(op, x, weights[0]):
-            kernel = tuple(weights.shape[3:])
-            size = windows.output_size(tuple(x.shape[2:]), kernel, op.stride, op.padding)
-            q = torch.empty((*x.shape[:2], *size), dtype=torch.int8)
-            self._call("depthwise_pre_norm", x, weights, shift, q, len(x),
-                       *self._geometry(x.shape[1:], op, kernel, size))
-            return (q,)
-        if op.groups != 1 or x.ndim != 4 or weights[0, 0].numel() > self._terms:
-            return None
-        _, n_outputs, _, *kernel = weights.shape
+    def _depthwise(self, op, x, weights):
+        """int32 sums of a kernel for each channel."""
+        kernel = tuple(weights.shape[2:])
+        size = windows.output_size(tuple(x.shape[2:]), kernel, op.stride, op.padding)
+        sums = torch.empty((*x.shape[:2], *size), dtype=torch.int32)
+        self._call("depthwise_sums", x, weights, sums, len(x),
+                   *self._geometry(x.shape[1:], op, kernel, size))
+        return sums
+
+    def _convolution(self, op, x, weights, finish):
+        """int8 codes; finish(kind, sums, codes, group) makes them of the sums of some images."""
+        n_outputs, _, *kernel = weights.shape
         size = windows.output_size(tuple(x.shape[2:]), tuple(kernel), op.stride, op.padding)
-        q = torch.empty((len(x), n_outputs, *size), dtype=torch.int8)
-        matrix, n_pixels = weights[0].reshape(n_outputs, -1), size[0] * size[1]
+        y = torch.empty((len(x), n_outputs, *size), dtype=torch.int8)
+        matrix, n_pixels = weights.reshape(n_outputs, -1), size[0] * size[1]
         for part, group in self._blocks(len(x), matrix.shape[1], n_pixels):
             columns = self._columns(x[part], op, kernel, size, group)
             sums = self._products(self._matrices(matrix, columns), columns)
-            self._call(f"pre_norm_{self._kind}", sums, shift, q[part], len(q[part]), group,
-                       n_outputs, n_pixels)
-        return (q,)
+            finish(self._kind, sums, y[part], group)
+        return y
+
+    def _has_columns(self, op, x, weights) -> bool:
+        return op.groups == 1 and x.ndim == 4 and weights[0].numel() <= self._terms
+
+    def _pre_norm(self, op, x, weights, shift):
+        def finish(kind, sums, q, group):
+            self._call(f"pre_norm_{kind}", sums, shift, q, len(q), group, *self._sizes(q)[1:])
+
+        weights = weights[0]
+        if self._is_depthwise(op, x, weights):
+            sums = self._depthwise(op, x, weights)
+            q = torch.empty(sums.shape, dtype=torch.int8)
+            finish("int", sums, q, 1)
+            return (q,)
+        if not self._has_columns(op, x, weights):
+            return None
+        return (self._convolution(op, x, weights, finish),)
+
+    def _conv2d(self, op, x):
+        """Of an inference Program."""
+        rescale = op.rescale
+        if op.dilation != (1, 1) or op.input_zero_point \
+                or rescale.rounding != arith.Rounding.HALF_UP:
+            return None
+        weights, bias = (torch.from_numpy(values.copy()) for values in (op.weights, op.bias))
+        multiplier, shift = (torch.from_numpy(np.broadcast_to(values, len(bias)).copy())
+                             for values in (rescale.multiplier, rescale.shift))
+
+        def finish(kind, sums, y, group):
+            self._call(f"rescale_{kind}", sums, bias, multiplier, shift, rescale.zero_point,
+                       rescale.low, rescale.high, y, len(y), group, *self._sizes(y)[1:])
+
+        if self._is_depthwise(op, x, weights):
+            sums = self._depthwise(op, x, weights)
+            y = torch.empty(sums.shape, dtype=torch.int8)
+            finish("int", sums, y, 1)
+            return (y,)
+        if not self._has_columns(op, x, weights):
+            return None
+        return (self._convolution(op, x, weights, finish),)
 
     def _codes_gradient(self, op, g8, weights, shift, seed, step):
         if op.size is None or op.width != 16:
@@ -328,6 +371,15 @@ class FusedPasses:
         self._call("residual_add", a, b, *self._alignment(exponents, CODE_LIMIT),
                    op.ranges[0][0], y, top, len(a), a[0].numel())
         return y, top
+
+    def _add(self, op, a, b):
+        """Of an inference Program: a table of all pairs of codes."""
+        codes = torch.arange(-128, 128, dtype=torch.int8)
+        table = op.compute(TORCH, *(x.contiguous() for x in torch.meshgrid(
+            codes, codes, indexing="ij")))
+        y = torch.empty_like(a)
+        self._call("lookup_pairs", a, b, table, y, a.numel())
+        return (y,)
 
     def _gradient_addition(self, op, a, b, e_a, e_b, e_y, seed, step, *mask):
         g, top = torch.empty_like(a), torch.empty((1, 1), dtype=torch.int32)

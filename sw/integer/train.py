@@ -208,7 +208,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
         seconds, done = time.perf_counter() - start, plan.steps[epoch] * n_images
         write_floats(model, codes)
         test_loss, test_accuracy = evaluate(inference_program(model, program, codes), data, config,
-                                            world)
+                                            world, passes)
         total, right = sums.tolist()
         results.append(EpochResult(
             epoch=epoch, lr=lr, train_loss=total / 2**LOSS_FRACTION / done,
@@ -272,10 +272,10 @@ def write_floats(model: nn.Module, codes: Mapping[str, torch.Tensor]) -> None:
                 layer.norm.bias.copy_(real(f"{name}.beta", -MASTER_FRACTION))
 
 
-def evaluate(program: Program, data: Dataset, config: TrainConfig, world: World = ALONE
-             ) -> tuple[float, float]:
+def evaluate(program: Program, data: Dataset, config: TrainConfig, world: World = ALONE,
+             passes: FusedPasses | None = None) -> tuple[float, float]:
     """(mean loss, accuracy) of an inference Program over the test images."""
-    runner, (tensor,) = Runner(program, config.device), program.inputs
+    runner, (tensor,) = Runner(program, config.device, passes=passes), program.inputs
     quantization = program.tensors[tensor].quantization
     unit = program.tensors[program.outputs[0]].quantization.scale
     sums = torch.zeros(3, dtype=torch.float64)      # loss, right, images

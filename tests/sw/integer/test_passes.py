@@ -1,10 +1,13 @@
 """The fused passes on a CPU against golden, in every bit, with int8 and with float products."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from golden.errors import LockstepError
+from golden.ops import Add, Conv2d, Rescale
 from golden.ops import step as ops
 from golden.ops.range_norm import chunking
 from sw.integer import passes
@@ -35,9 +38,9 @@ def assert_equal(fused, op, *inputs):
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     found = fused(op, [torch.from_numpy(np.array(x)) for x in inputs])
     assert found is not None
-    for port, one, other in zip(op.ports_out, found, wanted, strict=True):
-        assert str(one.dtype) == f"torch.{port.dtype}"
-        np.testing.assert_array_equal(one.numpy(), other, err_msg=port.name)
+    for one, other in zip(found, wanted, strict=True):
+        assert str(one.dtype) == f"torch.{other.dtype}"
+        np.testing.assert_array_equal(one.numpy(), other)
     return wanted
 
 
@@ -110,6 +113,46 @@ def test_a_kernel_for_each_channel(fused, case):
     row = np.full((1, 1, 1, 512), -128, np.int8)
     wide = ops.KernelGradient(n_images=1, groups=1)
     assert_equal(fused, wide, row, np.full(row.shape, -32639, np.int16))
+
+
+@KINDS
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_inference(fused, case, depthwise):
+    n, c, o, size, kernel, stride, padding = case
+    o = c if depthwise else o
+    rng = np.random.default_rng(n)
+    x = rng.integers(-128, 128, (n, c, *size)).astype(np.int8)
+    w = rng.integers(-127, 128, (o, 1 if depthwise else c, *kernel)).astype(np.int8)
+    bias = rng.integers(-2**29, 2**29, o).astype(np.int32) >> rng.integers(0, 25, o)
+    for channels_of, fields in ((o, {}), (1, {"zero_point": -7, "low": -7, "high": 100})):
+        rescale = Rescale(multiplier=rng.integers(0, 2**31, channels_of)
+                          >> rng.integers(0, 31, channels_of),
+                          shift=rng.integers(0, 63, channels_of), **{"zero_point": 0, **fields})
+        assert_equal(fused, Conv2d(weights=w, bias=bias, input_zero_point=0, stride=stride,
+                                   padding=padding, groups=c if depthwise else 1,
+                                   rescale=rescale), x)
+
+
+def test_addition_of_inference(folder):
+    codes = np.arange(-128, 128, dtype=np.int8)
+    a, b = (x.reshape(1, 1, 256, 256).copy() for x in np.meshgrid(codes, codes))
+    op = Add(input_zero_points=(3, -20), input_rescales=((1 << 30, 31), (1700000000, 34)),
+             rescale=Rescale(multiplier=1234567890, shift=50, zero_point=5, low=-9, high=120))
+    assert len(np.unique(op(a, b))) > 100
+    assert_equal(FusedPasses(folder), op, a, b)
+
+
+def test_inference_that_runs_by_its_definition(folder):
+    rescale = Rescale(multiplier=2**30, shift=34, zero_point=0)
+    fields = {"weights": np.ones((2, 2, 1, 1), np.int8), "bias": np.zeros(2, np.int32),
+              "input_zero_point": 0, "rescale": rescale}
+    x = [torch.ones((1, 2, 4, 4), dtype=torch.int8)]
+    fused = FusedPasses(folder)
+    assert fused(Conv2d(**fields), x) is not None
+    for other in ({"input_zero_point": 3}, {"dilation": (2, 2)},
+                  {"rescale": replace(rescale, rounding="gemmlowp")}):
+        assert fused(Conv2d(**fields | other), x) is None
 
 
 @KINDS
