@@ -107,7 +107,8 @@ class _Norm:
     q: str
     total: str
     spread: str
-    at: tuple
+    detail: tuple               # places of the extremes, or the sum of squares
+    deviation: bool
     sign: str
     multiplier: str
     shift: str
@@ -124,15 +125,16 @@ def _with_norm(module: WeightedLayer, writer, step, x, window):
     s = tape.shift(f"{name}.q.shift", (e_q, f"-{name}.weight.exponent", f"-{x.exponent}"))
     q = tape.operator(f"{name}.q", ops.PreNormCodes(**window), x.name, w, s)
     count = writer.n_images * math.prod(tape.tensors[q].shape[1:])
-    total, spread, largest, *at = tape.operator(
-        f"{name}.statistics", ops.NormStatistics(count=count), q)
+    deviation = module.config.norm.range_gradient == "deviation"
+    total, spread, largest, *detail = tape.operator(
+        f"{name}.statistics", ops.NormStatistics(count=count, squares=deviation), q)
     _follow(tape, name, count, e_q, total, spread, largest)
     sign, bias, multiplier, shift = tape.operator(
         f"{name}.norm", ops.NormParameters(count=count), f"{name}.gamma", f"{name}.beta", total,
         spread)
     y = _apply(tape, name, module.activation or "none", q, sign, bias, multiplier, shift)
-    norm = _Norm(q=q, total=total, spread=spread, at=tuple(at), sign=sign, multiplier=multiplier,
-                 shift=shift, to_sums=s)
+    norm = _Norm(q=q, total=total, spread=spread, detail=tuple(detail), deviation=deviation,
+                 sign=sign, multiplier=multiplier, shift=shift, to_sums=s)
 
     def backward(g: Gradient) -> None:
         g16, g8, e_ga = _norm_gradient(writer, name, count, norm, tape.one_mask(g, y))
@@ -176,13 +178,17 @@ def _norm_gradient(writer, name, count, norm, g) -> tuple[str, str, str]:
     sums = tape.operator(f"{name}.norm.sums",
                          ops.NormGradientSums(count=count, activation=activation), g.name, norm.q,
                          *mask)
-    between = ops.NormGradientParameters(count=count)
-    mean, spike, dgamma, dbeta = tape.operator(f"{name}.norm.gradient", between, *sums, norm.total,
-                                               norm.spread, norm.sign)
+    between, kind, last = \
+        (ops.DeviationGradientParameters, ops.DeviationInputGradient, norm.detail) \
+        if norm.deviation else (ops.NormGradientParameters, ops.NormInputGradient, (norm.sign,))
+    between = between(count=count)
+    *taken, dgamma, dbeta = tape.operator(f"{name}.norm.gradient", between, *sums, norm.total,
+                                          norm.spread, *last)
     e = tape.exponent(f"{name}.sums.exponent")
-    op = ops.NormInputGradient(count=count, activation=activation, tensor_id=tape.tensor_id(G8))
+    op = kind(count=count, activation=activation, tensor_id=tape.tensor_id(G8))
+    where = (norm.q,) if norm.deviation else norm.detail
     g16, g8, top = tape.operator(
-        f"{name}.sums.gradient", op, g.name, *norm.at, norm.sign, mean, spike, norm.multiplier,
+        f"{name}.sums.gradient", op, g.name, *where, norm.sign, *taken, norm.multiplier,
         tape.shift(f"{name}.sums.shift", (norm.shift, norm.to_sums, f"-{g.exponent}", e)),
         *RANDOM, *mask)
     tape.rule(e, top, GRADIENT_BITS)

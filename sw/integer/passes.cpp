@@ -261,6 +261,22 @@ void digits_of(const i16* g, T* out, i64 n, i64 group, i64 c, i64 p, int threads
     }
 }
 
+// The lanes' results of p values as 16 bits and, drawn, as 8; their watch.
+inline i32 both_widths(Lanes lanes, const i32* z, i16* g16, i8* g8, i64 p, u32 seed, u32 first,
+                       u32 step) {
+  i32 most = 0;
+  lanes.each_nearest(p, [=](i64 i) { return z[i]; },
+                     [&most, g16](i64 i, i32 y) {
+                       most = std::max(most, watch32(y));
+                       g16[i] = i16(limited(y, GRADIENT_MAX));
+                     });
+  for (i64 i = 0; i < p; i++) {
+    i32 r = i32(random8(seed, first + u32(i) * step));
+    g8[i] = i8(limited((g16[i] + r) >> 8, CODE_MAX));
+  }
+  return most;
+}
+
 // Codes of 8 bits (N, C, P) as (N / G, C, G, P).
 template <typename T>
 void rows_of(const i8* x, T* out, i64 n, i64 group, i64 c, i64 p, int threads) {
@@ -276,12 +292,12 @@ void rows_of(const i8* x, T* out, i64 n, i64 group, i64 c, i64 p, int threads) {
 
 extern "C" {
 
-// total, spread, largest (C); at_high, at_low (K, C).
-void statistics(const i8* q, i32* total, i16* spread, i8* most, i32* at_high, i32* at_low, i64 n,
-                i64 c, i64 p, i64 length, i64 chunks, int threads) {
+// total, spread, largest (C); at_high, at_low (K, C), or without them squares, int64 (C).
+void statistics(const i8* q, i32* total, i16* spread, i8* most, i32* at_high, i32* at_low,
+                i64* squares, i64 n, i64 c, i64 p, i64 length, i64 chunks, int threads) {
 #pragma omp parallel for num_threads(threads)
   for (i64 channel = 0; channel < c; channel++) {
-    i64 sum = 0, range = 0, magnitude = 0;
+    i64 sum = 0, range = 0, magnitude = 0, square = 0;
     for (i64 chunk = 0; chunk < chunks; chunk++) {
       i64 begin = chunk * length, end = std::min(begin + length, n * p);
       int high = -129, low = 128;
@@ -297,6 +313,18 @@ void statistics(const i8* q, i32* total, i16* spread, i8* most, i32* at_high, i3
           part_low = std::min(part_low, int(source[i]));
         }
         sum += part_sum;
+        if (squares) {
+          high = std::max(high, part_high);
+          low = std::min(low, part_low);
+          for (i64 first = at; first < stop; first += 1 << 16) {    // 2^16 squares fit 32 bits
+            i64 end = std::min(first + (1 << 16), stop);
+            u32 part = 0;
+            for (i64 i = first; i < end; i++) part += u32(i32(source[i]) * i32(source[i]));
+            square += part;
+          }
+          at = stop;
+          continue;
+        }
         if (part_high > high) {
           high = part_high;
           i64 i = at;
@@ -311,14 +339,17 @@ void statistics(const i8* q, i32* total, i16* spread, i8* most, i32* at_high, i3
         }
         at = stop;
       }
-      at_high[chunk * c + channel] = i32(first_high);
-      at_low[chunk * c + channel] = i32(first_low);
+      if (!squares) {
+        at_high[chunk * c + channel] = i32(first_high);
+        at_low[chunk * c + channel] = i32(first_low);
+      }
       range += high - low;
       magnitude = std::max({magnitude, i64(high), i64(~low)});
     }
     total[channel] = i32(sum);
     spread[channel] = i16(range);
     most[channel] = i8(magnitude);
+    if (squares) squares[channel] = square;
   }
 }
 
@@ -410,7 +441,7 @@ void norm_sums(const i16* g, const i8* q, const i8* mask, i64 limit, i64* sum_g,
   }
 }
 
-// g16, g8 of the sums of a normed layer, and the watch.
+// g16, g8 of the sums of a normed layer, and the watch: the gradient of the extremes of chunks.
 void norm_gradient(const i16* g, const i32* at_high, const i32* at_low, const i8* sign,
                    const i32* mean, const i32* spike, const i32* multiplier, const i32* shift,
                    i64 seed, const i8* mask, i64 limit, i16* g16, i8* g8, i32* top, i64 n, i64 c,
@@ -434,19 +465,39 @@ void norm_gradient(const i16* g, const i32* at_high, const i32* at_low, const i8
         if (high >= 0 && high < p) z[high] = i32(u32(z[high]) - u32(spike[channel]));
         if (low >= 0 && low < p) z[low] = i32(u32(z[low]) + u32(spike[channel]));
       }
-      i16* wide = g16 + base;
-      const i32* from = z.data();
-      Lanes(multiplier[channel], shift[channel])
-          .each_nearest(p, [=](i64 i) { return from[i]; },
-                        [&most, wide](i64 i, i32 y) {
-                          most = std::max(most, watch32(y));
-                          wide[i] = i16(limited(y, GRADIENT_MAX));
-                        });
-      for (i64 i = 0; i < p; i++) {
-        i32 r = i32(random8(u32(seed), u32((first + i) * c + channel)));
-        g8[base + i] = i8(limited((wide[i] + r) >> 8, CODE_MAX));
-      }
-      tops[image * c + channel] = most;
+      tops[image * c + channel] =
+          both_widths(Lanes(multiplier[channel], shift[channel]), z.data(), g16 + base, g8 + base,
+                      p, u32(seed), u32(first * c + channel), u32(c));
+    }
+  *top = i32(largest(tops));
+}
+
+// The same with the gradient of a deviation.
+void deviation_gradient(const i16* g, const i8* q, const i8* sign, const i32* centre,
+                        const i16* slope, const i8* slope_shift, const i32* multiplier,
+                        const i32* shift, i64 seed, const i8* mask, i64 limit, i16* g16, i8* g8,
+                        i32* top, i64 n, i64 c, i64 p, int threads) {
+  std::vector<i64> tops(n * c);
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (i64 image = 0; image < n; image++)
+    for (i64 channel = 0; channel < c; channel++) {
+      i64 base = (image * c + channel) * p;
+      // slope q 2^7 has 30 bits: a shift of 30 leaves nothing, as larger ones do.
+      i32 s = sign[channel], along = i32(slope[channel]) << 7, middle = centre[channel];
+      int down = int(clamp(slope_shift[channel], 0, 30));
+      i32 half = (1 << down) >> 1;
+      std::vector<i32> z(p);
+      const i16* source = g + base;
+      const i8* codes = q + base;
+      with_mask(mask, base, i32(limit), [&](auto passes) {
+        for (i64 i = 0; i < p; i++) {
+          i32 v = passes(i) ? limited(source[i], GRADIENT_MAX) : 0;
+          z[i] = s * (v * (1 << FRACTION) - ((along * codes[i] + half) >> down) - middle);
+        }
+      });
+      tops[image * c + channel] =
+          both_widths(Lanes(multiplier[channel], shift[channel]), z.data(), g16 + base, g8 + base,
+                      p, u32(seed), u32(image * p * c + channel), u32(c));
     }
   *top = i32(largest(tops));
 }

@@ -22,8 +22,8 @@ from golden.ops import Add, Conv2d, range_norm, windows
 from golden.ops import step as ops
 from golden.ops.step.activation import six
 from golden.ops.step.addition import CODE_LIMIT, GRADIENT_LIMIT
+from golden.ops.step.base import parts_of
 from golden.ops.step.convolution import pixel_factor
-from golden.ops.step.norm_backward import parts_of
 from golden.random import counter_seed
 from sw.executor import TORCH
 
@@ -121,6 +121,7 @@ class FusedPasses:
             ops.PreNormCodes: self._pre_norm, ops.NormStatistics: self._statistics,
             ops.NormApply: self._norm_apply, ops.ResidualAddition: self._residual_addition,
             ops.NormGradientSums: self._norm_sums, ops.NormInputGradient: self._norm_gradient,
+            ops.DeviationInputGradient: self._deviation_gradient,
             ops.CodesGradient: self._codes_gradient, ops.KernelGradient: self._kernel_gradient,
             ops.GradientAddition: self._gradient_addition,
             Add: self._add, Conv2d: self._conv2d}
@@ -312,11 +313,15 @@ class FusedPasses:
         if n * p != op.count:
             return None
         length, chunks = range_norm.chunking(op.count)
-        outputs = [torch.empty((1, *shape), dtype=dtype) for shape, dtype in (
-            ((c,), torch.int32), ((c,), torch.int16), ((c,), torch.int8),
-            ((chunks, c), torch.int32), ((chunks, c), torch.int32))]
-        self._call("statistics", q, *outputs, n, c, p, length, chunks)
-        return tuple(outputs)
+        outputs = [torch.empty((1, c), dtype=dtype)
+                   for dtype in (torch.int32, torch.int16, torch.int8)]
+        at, squares = [None] * 2, None
+        if op.squares:
+            squares = torch.empty((1, c), dtype=torch.int64)
+        else:
+            at = [torch.empty((1, chunks, c), dtype=torch.int32) for _ in range(2)]
+        self._call("statistics", q, *outputs, *at, squares, n, c, p, length, chunks)
+        return *outputs, *((part.int() for part in parts_of(squares)) if op.squares else at)
 
     def _norm_apply(self, op, q, sign, bias, multiplier, shift, *exponent):
         limit = six(int(exponent[0])) if exponent else NO_LIMIT
@@ -349,6 +354,18 @@ class FusedPasses:
         self._call("norm_gradient", g, at_high, at_low, sign, mean, spike, multiplier, shift,
                    self._seed(op.tensor_id, seed, step), *self._mask(op, mask), g16, g8, top, n, c,
                    p, range_norm.chunking(op.count)[0])
+        return g16, g8, top
+
+    def _deviation_gradient(self, op, g, q, sign, centre, slope, slope_shift, multiplier, shift,
+                            seed, step, *mask):
+        n, c, p = self._sizes(g)
+        if n * p != op.count:
+            return None
+        g16, g8 = torch.empty_like(g), torch.empty(g.shape, dtype=torch.int8)
+        top = torch.empty((1, 1), dtype=torch.int32)
+        self._call("deviation_gradient", g, q, sign, centre, slope, slope_shift, multiplier, shift,
+                   self._seed(op.tensor_id, seed, step), *self._mask(op, mask), g16, g8, top, n, c,
+                   p)
         return g16, g8, top
 
     # Additions

@@ -58,7 +58,8 @@ def _signature(value):
 class FusedNorm:
     """What RangeBN between its two quantizers does; the fields are those of the recipe.
 
-    chunks, constant, quantize_gradient, synchronise: as ``sw.quantize.recipe.NormRecipe``.
+    chunks, constant, range_gradient, quantize_gradient, synchronise: as
+    ``sw.quantize.recipe.NormRecipe``.
     average: activation ranges are the means of the images' extremes (batch_mean), else min_max.
     mask: the gradient of clipped activations is zero. activation: None, "relu" or "relu6".
     stochastic: rounding of the 8-bit gradients, else half up. bifurcated: the gradient to the
@@ -69,6 +70,7 @@ class FusedNorm:
     activation: str | None = None
     chunks: int = 16
     constant: str = "code"
+    range_gradient: str = "extremes"
     mask: bool = False
     average: bool = False
     quantize_gradient: bool = True
@@ -88,6 +90,7 @@ class FusedNorm:
         """That of a recipe, with the activation behind the norm."""
         norm = recipe.norm
         return cls(activation=activation, chunks=norm.chunks, constant=norm.constant,
+                   range_gradient=norm.range_gradient,
                    mask=recipe.activation.clipped == "mask",
                    average=recipe.activation.range == "batch_mean", synchronise=norm.synchronise,
                    quantize_gradient=norm.quantize_gradient, compiles=compiles, owner=owner,
@@ -201,21 +204,22 @@ def _backward(ctx, saved, gradient: Tensor, copies: str | None):
         grid=(scale, first, last), mean=mean, sigma=sigma, factor=factor, beta=beta, at_low=at_low,
         at_high=at_high, out_grid=tuple(out_grid))
     passes = kernels.Passes(activation=norm.activation, mask=norm.mask,
-                            quantize=norm.quantize_gradient)
+                            quantize=norm.quantize_gradient,
+                            deviation=norm.range_gradient == "deviation")
     gradient = _rows(gradient)
     seeds = _draw_seeds(gradient) if norm.stochastic else (None, None)
     if _is_synchronised(norm):
         codes, step, *sums = _run(norm.compiles, kernels.norm_sums, gradient, rows, state, seeds[0],
                                   passes)
-        result = _run(norm.compiles, kernels.norm_gradient, codes, step, *_average(*sums), rows,
-                      state, chunking, norm.mask)[0]
+        result = _run(norm.compiles, kernels.norm_gradient, codes, step, tuple(_average(*sums)),
+                      rows, state, chunking, passes)[0]
         g16, g8 = result, None
         if copies is not None:
             g16, g8 = _run(norm.compiles, kernels.split, result, seeds[1], copies == "16+8")[:2]
     else:
         g16, g8, *sums = _run(norm.compiles, kernels.norm_backward, gradient, rows, state,
-                              seeds, chunking, passes, copies)[:4]
-    total, moment = sums
+                              seeds, chunking, passes, copies)[:4 + passes.deviation]
+    total, moment, *_ = sums
     grad_gamma = torch.where(sigma > 0, moment / (sigma + kernels.EPSILON), 0.0)
     g16, g8 = (g if g is None else _maps(g, ctx.shape) for g in (g16, g8))
     return g16, g8, grad_gamma, total

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from golden.random import counter_bits
-from sw.layers.norms import EPSILON
+from sw.layers.norms import EPSILON, SMALLEST_VARIANCE
 from sw.quantize.gradients import GRADIENT16_HIGH
 from sw.quantize.quantizers import EIGHT_BIT, affine_parameters
 
@@ -57,11 +57,13 @@ class NormState(NamedTuple):
 
 class Passes(NamedTuple):
     """activation: behind the norm, None, "relu" or "relu6". mask: the gradient of clipped values is
-    zero. quantize: the gradient that enters the norm is rounded to 8 bits."""
+    zero. quantize: the gradient that enters the norm is rounded to 8 bits. deviation: the scale's
+    gradient is that of a standard deviation."""
 
     activation: str | None
     mask: bool
     quantize: bool
+    deviation: bool
 
 
 def grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,10 +230,11 @@ def norm_forward(x, gamma, beta, chunks, images, constant, activation, average
 
 
 def norm_sums(gradient, x, state: NormState, seed, passes: Passes
-              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradient entering RangeBN, in steps (N, S, C), its step, and its two sums (C,).
+              ) -> tuple[Tensor, ...]:
+    """The gradient entering RangeBN, in steps (N, S, C), its step, and its sums (C,).
 
-    The sums are those of g and of g * (x - mean), x quantized.
+    The sums are those of g and of g * (x - mean), x quantized; with passes.deviation also that of
+    (x - mean)^2.
     """
     scale, first, last = state.grid
     centred = clip(steps(x, scale), first, last) * scale - state.mean
@@ -244,23 +247,31 @@ def norm_sums(gradient, x, state: NormState, seed, passes: Passes
         codes, step = _codes8(codes16, gradient, seed), scale16 * 256
     else:
         codes, step = gradient, torch.ones_like(scale)
-    total = codes.sum(1).sum(0) * step
-    return codes, step, total, (codes * centred).sum(1).sum(0) * step
+    total, moment = (value.sum(1).sum(0) * step for value in (codes, codes * centred))
+    squares = [centred.square().sum(1).sum(0)] if passes.deviation else []
+    return codes, step, total, moment, *squares
 
 
-def norm_gradient(codes, step, total, moment, x, state: NormState, chunking: Chunking, mask: bool
+def norm_gradient(codes, step, sums, x, state: NormState, chunking: Chunking, passes: Passes
                   ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradient to x (N, S, C), and the coefficients it was made with.
 
-    g * factor - mean(g * factor), and the range's gradient to the first extremes of each chunk.
-    total, moment: the sums of ``norm_sums``, (C,).
+    g * factor - mean(g * factor), and the range's gradient to the first extremes of each chunk, or
+    to all values. sums: of ``norm_sums``, (C,) each.
     """
+    total, moment, *squares = sums
     scale, first, last = state.grid
     factor, extremes = state.factor, (state.at_high, state.at_low)
     inverse = torch.where(state.sigma > 0, 1 / (state.sigma + EPSILON), 0.0)
-    to_range = -moment * factor * inverse * (chunking.constant / chunking.number)
     slope, offset = step * factor, total * factor / (x.shape[0] * x.shape[1])
     result = codes * slope - offset
+    if passes.deviation:
+        floor = SMALLEST_VARIANCE * x.shape[0] * x.shape[1]
+        to_range = -moment * factor * state.sigma * inverse / squares[0].clamp_min(floor)
+        centred = clip(steps(x, scale), first, last) * scale - state.mean
+        result = result + centred * to_range
+        return _masked(result, x, state.grid, passes.mask), to_range, slope, offset
+    to_range = -moment * factor * inverse * (chunking.constant / chunking.number)
     if chunking.images:
         index = positions(x)
         for places, share in zip(extremes, (to_range, -to_range)):
@@ -270,24 +281,30 @@ def norm_gradient(codes, step, total, moment, x, state: NormState, chunking: Chu
         for places, share in zip(extremes, (to_range, -to_range)):
             where = places // x.shape[1], places % x.shape[1], channel
             result = result.index_put(where, share.view(-1, 1).expand_as(places), accumulate=True)
-    if mask:
-        unclipped = steps(x, scale)
-        result = torch.where((unclipped >= first) & (unclipped <= last), result, 0.0)
-    return result, to_range, slope, offset
+    return _masked(result, x, state.grid, passes.mask), to_range, slope, offset
+
+
+def _masked(gradient, x, grid_, mask: bool) -> Tensor:
+    """The gradient where x lies on the grid."""
+    if not mask:
+        return gradient
+    scale, first, last = grid_
+    unclipped = steps(x, scale)
+    return torch.where((unclipped >= first) & (unclipped <= last), gradient, 0.0)
 
 
 def norm_backward(gradient, x, state: NormState, seeds, chunking: Chunking, passes: Passes,
                   copies: str | None) -> tuple[Tensor | None, ...]:
     """Both phases and, with copies "16" or "16+8", the bifurcation of the result.
 
-    Returns the gradient to x or its copies (g16, g8), the two sums, and what the passes share.
+    Returns the gradient to x or its copies (g16, g8), the sums, and what the passes share.
     """
-    sums = norm_sums(gradient, x, state, seeds[0], passes)
-    result, *shared = norm_gradient(*sums, x, state, chunking, passes.mask)
+    codes, step, *sums = norm_sums(gradient, x, state, seeds[0], passes)
+    result, *shared = norm_gradient(codes, step, sums, x, state, chunking, passes)
     if copies is None:
-        return result, None, *sums[2:], sums[1], *shared
+        return result, None, *sums, step, *shared
     g16, g8, *scales = split(result, seeds[1], copies == "16+8")
-    return g16, g8, *sums[2:], sums[1], *shared, *scales
+    return g16, g8, *sums, step, *shared, *scales
 
 
 def quantize_forward(x, other, activation, average) -> tuple[Tensor, ...]:

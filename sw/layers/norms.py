@@ -20,10 +20,11 @@ from sw.quantize.ranges import extremes, spread, symmetric_scale
 from sw.quantize.recipe import Recipe, TensorRecipe
 from sw.quantize.rounding import evaluation_rounding, round_to_integer
 
-__all__ = ["BatchNorm", "EPSILON", "L1BatchNorm", "Norm", "SumOverProcessesFunction",
-           "average_over_processes", "make_norm", "processes"]
+__all__ = ["BatchNorm", "EPSILON", "L1BatchNorm", "Norm", "SMALLEST_VARIANCE",
+           "SumOverProcessesFunction", "average_over_processes", "make_norm", "processes"]
 
 EPSILON = 1e-5
+SMALLEST_VARIANCE = EPSILON**2      # whose deviation RangeBN's gradient may be that of
 
 
 class SumOverProcessesFunction(torch.autograd.Function):

@@ -12,6 +12,13 @@ Source: Banner, Hubara, Hoffer, Soudry, arXiv 1805.11046, and its published code
 (eladhoffer/convNet.pytorch, models/modules/quantize.py). Differences, on purpose: torch's momentum
 convention; a count that does not divide into the chunks is allowed (``chunk_ranges``); a constant
 channel gives beta and finite gradients.
+
+``norm.range_gradient`` deviation leaves the scale as it is, but gives it the gradient of a constant
+times the standard deviation sigma, that is, with xhat = (x - mean) / scale,
+
+    dx = factor * (g - mean(g) - xhat * mean(g * xhat) * (scale / sigma)^2)
+
+which spreads over all values what the published gradient puts on the extremes of the chunks.
 """
 
 import functools
@@ -23,7 +30,7 @@ from torch import Tensor
 
 from golden.errors import LockstepError
 from golden.ops.range_norm import range_constant
-from sw.layers.norms import EPSILON, Norm, average_over_processes
+from sw.layers.norms import EPSILON, SMALLEST_VARIANCE, Norm, average_over_processes
 from sw.quantize.gradients import quantize_error
 from sw.quantize.quantizers import EIGHT_BIT, ActivationQuantizer
 from sw.quantize.recipe import Recipe
@@ -124,8 +131,18 @@ class RangeBatchNorm(Norm):
         if self.options.synchronise:
             mean, ranges = average_over_processes(torch.stack([mean, ranges]))
         scale = ranges * range_to_sigma(length, self.options.constant)
+        if self.options.range_gradient == "deviation":
+            scale = self._as_deviation(scale.detach(), values - mean.detach()[:, None])
         self.follow(mean=mean, scale=scale)
         return mean, scale
+
+    def _as_deviation(self, scale: Tensor, centred: Tensor) -> Tensor:
+        """scale, with the gradient of a constant times the deviation of centred (C, count)."""
+        variance = centred.square().mean(dim=1)
+        if self.options.synchronise:
+            variance = average_over_processes(variance)
+        sigma = variance.clamp_min(SMALLEST_VARIANCE).sqrt()
+        return scale * (sigma / sigma.detach())
 
     def running_factor(self) -> tuple[Tensor, Tensor]:
         gamma, beta, scale = self.stored(self.running_scale)

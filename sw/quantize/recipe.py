@@ -27,6 +27,7 @@ RANDOM_ROUNDINGS = ("stochastic", "pseudo_stochastic")
 GRIDS = ("uniform", "dorefa", "ternary")
 NORMS = ("range", "batch", "l1", "frozen", "none")
 RANGE_CONSTANTS = ("code", "paper", "exact")
+RANGE_GRADIENTS = ("extremes", "deviation")
 OVERFLOWS = ("wrap", "saturate")
 
 
@@ -147,6 +148,8 @@ class NormRecipe:
     kind: ``range`` (RangeBN), ``batch`` (ordinary), ``l1`` (sigma = sqrt(pi/2) E|x - mu|),
         ``frozen`` (ordinary, running statistics in training too), ``none``.
     constant, chunks: RangeBN's C(n) and the number of chunks whose ranges are averaged.
+    range_gradient: the gradient of RangeBN's scale falls on the ``extremes`` of the chunks, as
+        published, or is that of a constant times the standard ``deviation``.
     quantize_input: the activation quantizer in front of RangeBN's statistics (training only).
     quantize_gradient: the gradient entering the norm is quantized as the error is.
     fold: quantize the weights with the norm's factor folded in, corrected for the batch's
@@ -157,6 +160,7 @@ class NormRecipe:
 
     kind: str = "range"
     constant: str = "code"
+    range_gradient: str = "extremes"
     chunks: int = 16
     momentum: float = 0.1
     quantize_input: bool = True
@@ -168,6 +172,7 @@ class NormRecipe:
     def __post_init__(self):
         _one_of("kind", self.kind, NORMS)
         _one_of("constant", self.constant, RANGE_CONSTANTS)
+        _one_of("range_gradient", self.range_gradient, RANGE_GRADIENTS)
         _integer("chunks", self.chunks, 1, 2**20)
         _fraction("momentum", self.momentum)
         for name in ("quantize_input", "quantize_gradient", "fold", "synchronise"):

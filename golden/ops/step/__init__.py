@@ -17,6 +17,7 @@ from golden.ops.step.norm_backward import (
     NormGradientSums,
     NormInputGradient,
 )
+from golden.ops.step.norm_deviation import DeviationGradientParameters, DeviationInputGradient
 from golden.ops.step.norm_forward import NormApply, NormParameters
 from golden.ops.step.pooling import AverageCodes, GlobalAverageCodes, MaximumCodes
 from golden.ops.step.pooling_backward import (
@@ -33,6 +34,7 @@ STEP_OPERATORS = (
     PreNormCodes, CodesGradient, KernelGradient, BiasGradient,
     NormStatistics, NormParameters, NormApply,
     NormGradientSums, NormGradientParameters, NormInputGradient,
+    DeviationGradientParameters, DeviationInputGradient,
     ResidualAddition, GradientAddition, MaskedGradient,
     AverageCodes, AverageGradient, MaximumCodes, MaximumGradient, GlobalAverageCodes,
     SpreadGradient, ReshapedGradient, Dropout, DropoutGradient,

@@ -16,14 +16,16 @@ from golden.ops.operator import Operator
 from golden.ops.primitives import ExecutorIntegers, ExecutorTensor
 from golden.random import counter_seed
 
-__all__ = ["CODE_MAX", "GRADIENT_MAX", "HALF", "Port", "RANDOM_PORTS", "StepOperator",
-           "TENSOR_ID_MAX", "Width", "by_channel", "digits_of", "flat", "noise", "saturated",
-           "tensor_id", "top_of"]
+__all__ = ["CODE_MAX", "GRADIENT_MAX", "HALF", "LOW_WIDTH", "Port", "RANDOM_PORTS", "ROOT",
+           "StepOperator", "TENSOR_ID_MAX", "Width", "by_channel", "digits_of", "flat", "noise",
+           "parts_of", "saturated", "tensor_id", "top_of", "whole_of"]
 
 CODE_MAX = 127                  # magnitude of weights and of 8-bit gradients
 GRADIENT_MAX = 127 * 256 + 127  # of 16-bit gradients: both balanced digits fit int8
 HALF = 1 << 30                  # the multiplier of a power of two: value * 2^-(shift - 30)
 TENSOR_ID_MAX = (1 << 31) - 1
+LOW_WIDTH = 16                  # of the low part of a sum that int32 does not hold
+ROOT = 1 << LOW_WIDTH - 1
 
 
 class Port(NamedTuple):
@@ -170,6 +172,17 @@ def digits_of(gradient) -> tuple:
     """(low, high) balanced digits of +-32639: g = 256 high + low, low in -128..127."""
     high = (gradient + 128) >> 8
     return gradient - (high << 8), high
+
+
+def parts_of(total) -> tuple:
+    """(low, high) of a sum: total = 2^16 high + low, low in -2^15..2^15 - 1."""
+    high = (total + ROOT) >> LOW_WIDTH
+    return total - (high << LOW_WIDTH), high
+
+
+def whole_of(low, high) -> ExecutorIntegers:
+    """The sum of two parts."""
+    return (high << LOW_WIDTH) + low
 
 
 def tensor_id(value) -> int:

@@ -31,14 +31,17 @@ from golden.ops.step.base import (
     CODE_MAX,
     GRADIENT_MAX,
     RANDOM_PORTS,
+    ROOT,
     Port,
     StepOperator,
     Width,
     by_channel,
     flat,
+    parts_of,
     saturated,
     tensor_id,
     top_of,
+    whole_of,
 )
 from golden.ops.step.lanes import sixteen_bits
 from golden.ops.step.norm_forward import (
@@ -50,25 +53,18 @@ from golden.ops.step.norm_forward import (
 )
 from golden.ops.step.statistics import SPREAD_MAX, check_count, chunks_of
 
-__all__ = ["GAMMA_SHIFT", "NormGradientParameters", "NormGradientSums", "NormInputGradient",
-           "parts_of"]
+__all__ = ["BetweenPasses", "GAMMA_SHIFT", "NormGradientParameters", "NormGradientSums",
+           "NormInputGradient", "checked_count"]
 
 GAMMA_SHIFT = 4                 # bits of P that dgamma leaves out, for n up to 2^17
 PLAIN_COUNT_WIDTH = 17
 SUM_NAMES = ("sum_g low", "sum_g high", "sum_gq low", "sum_gq high")
-LOW_WIDTH = 16                  # of the low part of a sum
 SPIKE_LIMIT = 1 << 34           # of P: from 2^33 on every spike is saturated
-ROOT = 1 << LOW_WIDTH - 1
 
 
-def _count(value):
+def checked_count(value) -> int:
+    """A number of codes of a channel."""
     return validate.integer("Count", value, range_norm.COUNT_MIN, range_norm.COUNT_MAX)
-
-
-def parts_of(total) -> tuple:
-    """(low, high) of sums: total = 2^16 high + low, low in -2^15..2^15 - 1."""
-    high = (total + ROOT) >> LOW_WIDTH
-    return total - (high << LOW_WIDTH), high
 
 
 def _mask_shapes(activation, g):
@@ -90,7 +86,7 @@ class NormGradientSums(StepOperator):
     activation: str = "none"
 
     def __post_init__(self):
-        self._put("count", _count(self.count))
+        self._put("count", checked_count(self.count))
         check_activation(self.activation)
 
     @property
@@ -118,24 +114,14 @@ class NormGradientSums(StepOperator):
         return tuple(part for total in totals for part in parts_of(total))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class NormGradientParameters(StepOperator):
-    """Between the passes: what pass 2 adds, and the gradients of gamma and beta.
+class BetweenPasses(StepOperator):
+    """What follows from the sums of pass 1, whatever pass 2 does. count: n, 17..2^24."""
 
-    four sums: int32 (C,), of `NormGradientSums`; total, spread: of `NormStatistics`; sign: int8
-    Returns mean_g, spike, dgamma, dbeta, int32 (C,) each. The exponent of dgamma is e_g +
-    `gamma_exponent`, that of dbeta e_g.
-    count: n = N * H * W, 17..2^24
-    """
-
-    ports_in = (*(Port(name, "int32") for name in SUM_NAMES), Port("total", "int32"),
-                Port("spread", "int16"), Port("sign"))
-    ports_out = tuple(Port(name, "int32") for name in ("mean_g", "spike", "dgamma", "dbeta"))
-
-    count: int
+    sums_in = (*(Port(name, "int32") for name in SUM_NAMES), Port("total", "int32"),
+               Port("spread", "int16"))
 
     def __post_init__(self):
-        self._put("count", _count(self.count))
+        self._put("count", checked_count(self.count))
 
     @property
     def gamma_exponent(self) -> int:
@@ -143,14 +129,18 @@ class NormGradientParameters(StepOperator):
         return self._gamma_shift - chunk_factor(self.count)[1]
 
     @property
-    def _gamma_shift(self):
-        return GAMMA_SHIFT + max(0, (self.count - 1).bit_length() - PLAIN_COUNT_WIDTH)
+    def _wider(self):
+        """Bits of the sums more than those for n <= 2^17."""
+        return max(0, (self.count - 1).bit_length() - PLAIN_COUNT_WIDTH)
 
     @property
-    def ranges(self) -> tuple:
-        """A mean of gradients, a spike of 31 bits."""
-        mean, spike = (GRADIENT_MAX << FRACTION) + 1, 1 << 30
-        return ((-mean, mean), (-spike, spike), *((arith.INT32_MIN, arith.INT32_MAX),) * 2)
+    def _gamma_shift(self):
+        return GAMMA_SHIFT + self._wider
+
+    @property
+    def _largest_product(self):
+        """Of P: abs(g) (abs(q) + abs(mean)), and the quotient's rounding."""
+        return GRADIENT_MAX * self.count * 256 + 2
 
     def widths(self, input_ranges) -> tuple[Width, ...]:
         """Sums and dividends; the inputs must be sums of `count` values."""
@@ -159,9 +149,8 @@ class NormGradientParameters(StepOperator):
             if low < least or high > most:
                 raise ValueError(f"{port.name} must be one of {self.count} codes, "
                                  f"not {low}..{high}")
-        count = self.count
-        sum_g, more = GRADIENT_MAX * count, max(0, (count - 1).bit_length() - PLAIN_COUNT_WIDTH)
-        product = sum_g * 256 + 2       # abs(g) (abs(q) + abs(mean)), and the quotient's rounding
+        count, product, more = self.count, self._largest_product, self._wider
+        sum_g = GRADIENT_MAX * count
         gamma = ((product >> self._gamma_shift) + 1) * chunk_factor(count)[0]
         return (Width("Sum of g", -sum_g, sum_g, 33 + more),
                 Width("Sum of g q", -sum_g * 128, sum_g * 128, 40 + more),
@@ -169,10 +158,48 @@ class NormGradientParameters(StepOperator):
                 Width("Dividend of the mean", -sum_g << FRACTION, (sum_g << FRACTION) + count // 2,
                       DIVIDEND),
                 Width("Dividend of the product", 0, count * count + count // 2, DIVIDEND),
-                Width("Dividend of the spike", -SPIKE_LIMIT << FRACTION, SPIKE_LIMIT << FRACTION,
-                      DIVIDEND),
                 Width("Dividend of dgamma", -gamma, gamma, DIVIDEND + 1),
                 Width("Spread", *input_ranges[5], 13))
+
+    def products(self, sum_g, sum_gq, total, spread) -> tuple:
+        """(mean_g, P, dgamma, dbeta, D') by divisions of which three are shifts for n = 2^k."""
+        count = self.count
+        whole, mean_g = (arith.floor_divide(x, count) for x in (total, sum_g))
+        rest, rest_g = total - whole * count, sum_g - mean_g * count
+        product = (sum_gq - sum_g * whole - mean_g * rest
+                   - arith.round_divide(rest_g * rest, count))
+        spread = arith.clamp(spread, SPREAD_MIN, SPREAD_MAX)
+        mean = arith.round_divide(sum_g << FRACTION, count)
+        dgamma = arith.floor_divide(
+            arith.round_shift(product, self._gamma_shift) * chunk_factor(count)[0], spread)
+        return mean, product, arith.saturate(dgamma, 32), arith.saturate(sum_g, 32), spread
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormGradientParameters(BetweenPasses):
+    """Between the passes: what pass 2 adds, and the gradients of gamma and beta.
+
+    four sums: int32 (C,), of `NormGradientSums`; total, spread: of `NormStatistics`; sign: int8
+    Returns mean_g, spike, dgamma, dbeta, int32 (C,) each. The exponent of dgamma is e_g +
+    `gamma_exponent`, that of dbeta e_g.
+    count: n = N * H * W, 17..2^24
+    """
+
+    ports_in = *BetweenPasses.sums_in, Port("sign")
+    ports_out = tuple(Port(name, "int32") for name in ("mean_g", "spike", "dgamma", "dbeta"))
+
+    count: int
+
+    @property
+    def ranges(self) -> tuple:
+        """A mean of gradients, a spike of 31 bits."""
+        mean, spike = (GRADIENT_MAX << FRACTION) + 1, 1 << 30
+        return ((-mean, mean), (-spike, spike), *((arith.INT32_MIN, arith.INT32_MAX),) * 2)
+
+    def widths(self, input_ranges) -> tuple[Width, ...]:
+        """The dividend of the spike too."""
+        limit = SPIKE_LIMIT << FRACTION
+        return *super().widths(input_ranges), Width("Dividend of the spike", -limit, limit, DIVIDEND)
 
     def shapes(self, *inputs) -> tuple[tuple, tuple]:
         """By channel."""
@@ -180,19 +207,11 @@ class NormGradientParameters(StepOperator):
 
     def results(self, p, g_low, g_high, gq_low, gq_high, total, spread, sign) -> tuple:
         """Six divisions; four are shifts where n is a power of two."""
-        count = self.count
-        sum_g, sum_gq = (g_high << LOW_WIDTH) + g_low, (gq_high << LOW_WIDTH) + gq_low
-        whole, mean_g = (arith.floor_divide(x, count) for x in (total, sum_g))
-        rest, rest_g = total - whole * count, sum_g - mean_g * count
-        product = (sum_gq - sum_g * whole - mean_g * rest
-                   - arith.round_divide(rest_g * rest, count))
-        spread = arith.clamp(spread, SPREAD_MIN, SPREAD_MAX)
-        mean = arith.round_divide(sum_g << FRACTION, count)
+        mean, product, dgamma, dbeta, spread = self.products(
+            whole_of(g_low, g_high), whole_of(gq_low, gq_high), total, spread)
         limited = saturated(product, SPIKE_LIMIT)
         spike = arith.saturate(arith.floor_divide(limited << FRACTION, spread), 31) * sign
-        dgamma = arith.floor_divide(
-            arith.round_shift(product, self._gamma_shift) * chunk_factor(count)[0], spread)
-        return mean, spike, arith.saturate(dgamma, 32), arith.saturate(sum_g, 32)
+        return mean, spike, dgamma, dbeta
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,7 +230,7 @@ class NormInputGradient(StepOperator):
     tensor_id: int
 
     def __post_init__(self):
-        self._put("count", _count(self.count))
+        self._put("count", checked_count(self.count))
         check_activation(self.activation)
         self._put("tensor_id", tensor_id(self.tensor_id))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from golden import arith, validate
 from golden.ops import range_norm
-from golden.ops.step.base import Port, StepOperator, Width, flat
+from golden.ops.step.base import ROOT, Port, StepOperator, Width, flat, parts_of
 from golden.ops.step.exponents import EXPONENT_MAX, EXPONENT_MIN
 
 __all__ = ["NormStatistics", "RunningStatistics", "SPREAD_MAX", "check_count",
@@ -47,31 +47,40 @@ class NormStatistics(StepOperator):
 
     q: int8 (N, C, H, W) or (N, C)
     Returns total int32 (C,), S;  spread int16 (C,), D;  largest int8 (C,), the maximum of q, or ~q
-    where q is negative;  at_high, at_low int32 (K, C): in each chunk the index of the first
-    maximum and of the first minimum.
-    count: n = N * H * W, 17..2^24
+    where q is negative;  and what the gradient asks for: at_high, at_low int32 (K, C), in each
+    chunk the index of the first maximum and of the first minimum, or with squares two int32 (C,),
+    low and high part of the sum of q q (`golden.ops.step.base.parts_of`).
+    count: n = N * H * W, 17..2^24; squares: the sum of squares in place of the indices
     """
 
     ports_in = (Port("q", "int8", True),)
-    ports_out = (Port("total", "int32"), Port("spread", "int16"), Port("largest"),
-                 Port("at_high", "int32"), Port("at_low", "int32"))
 
     count: int
+    squares: bool = False
 
     def __post_init__(self):
         range_norm.chunking(self.count)
+        validate.instance("Squares", self.squares, bool)
+
+    @property
+    def ports_out(self) -> tuple:
+        """Indices or squares last."""
+        last = ("squares low", "squares high") if self.squares else ("at_high", "at_low")
+        return (Port("total", "int32"), Port("spread", "int16"), Port("largest"),
+                *(Port(name, "int32") for name in last))
 
     @property
     def ranges(self) -> tuple:
         """By the number of codes."""
-        last = range_norm.chunking(self.count)[0] - 1
-        return ((-128 * self.count, 127 * self.count), (0, SPREAD_MAX), (0, 127), (0, last),
-                (0, last))
+        ranges = (-128 * self.count, 127 * self.count), (0, SPREAD_MAX), (0, 127)
+        if self.squares:
+            return *ranges, (-ROOT, ROOT - 1), (0, parts_of(128 * 128 * self.count)[1])
+        return *ranges, *((0, range_norm.chunking(self.count)[0] - 1),) * 2
 
     def shapes(self, q) -> tuple[tuple, tuple]:
         """By channel, and by chunk and channel."""
-        chunks = range_norm.chunking(self.count)[1], *q[:1]
-        return (q,), (q[:1],) * 3 + (chunks,) * 2
+        last = q[:1] if self.squares else (range_norm.chunking(self.count)[1], *q[:1])
+        return (q,), (q[:1],) * 3 + (last,) * 2
 
     def results(self, p, q) -> tuple:
         """Of each chunk the largest code and, of equal ones, that furthest from the end."""
@@ -87,13 +96,16 @@ class NormStatistics(StepOperator):
                 side[number] = p.max((values << LEFT_WIDTH) + left, 1)
         high, low = (p.all_max(p.concat(side, 1)) for side in ends)
         mask = (1 << LEFT_WIDTH) - 1
-        at_high, at_low = (p.transpose(length - 1 - (side & mask), (1, 0))[None]
-                           for side in (high, low))
+        places = (p.transpose(length - 1 - (side & mask), (1, 0))[None] for side in (high, low))
         high, low = high >> LEFT_WIDTH, low >> LEFT_WIDTH       # low: ~ of the smallest
         spread = p.sum(high + low + 1, (1,))
         largest = p.max(p.concat([high, low], 1), 1)
         total = p.all_sum(p.sum(codes, (1,)))
-        return (*(p.transpose(x, (1, 0)) for x in (total, spread, largest)), at_high, at_low)
+        found = (p.transpose(x, (1, 0)) for x in (total, spread, largest))
+        if not self.squares:
+            return *found, *places
+        squares = p.transpose(p.all_sum(p.sum(codes * codes, (1,))), (1, 0))
+        return *found, *parts_of(squares)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -197,6 +197,14 @@ def test_norms(fused, shape, activation):
     for move in (-60, -20, -8, 0, 30):
         assert_equal(fused, op, g, *at, sign, mean, spike, multiplier,
                      shift.astype(np.int32) + move, SEED, STEP, *mask)
+    *_, low, high = assert_equal(fused, ops.NormStatistics(count=count, squares=True), q)
+    centre, slope, slope_shift, *_ = ops.DeviationGradientParameters(count=count)(
+        *sums, total, spread, low, high)
+    deviation = ops.DeviationInputGradient(count=count, activation=activation, tensor_id=300)
+    for shifts in (slope_shift, slope_shift * 0, slope_shift * 0 + 62):
+        for move in (-60, -20, -8, 0, 30):
+            assert_equal(fused, deviation, g, q, sign, centre, slope, shifts, multiplier,
+                         shift.astype(np.int32) + move, SEED, STEP, *mask)
     # Extremes of one chunk at one place, as large as they may be.
     length, chunks = chunking(count)
     at = [np.full((1, chunks, c), length // 2, np.int32) for _ in range(2)]

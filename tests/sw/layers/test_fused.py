@@ -109,11 +109,12 @@ def gradients(function, *inputs, seed=5):
     return torch.autograd.grad((output * weights.to(output.dtype)).sum(), inputs)
 
 
-def reference_gradients(x, gamma, beta, activation, chunks, mask):
+def reference_gradients(x, gamma, beta, activation, chunks, mask, range_gradient="extremes"):
     def composed(x, gamma, beta):
         modules = Composed(gamma.detach(), beta.detach(), activation, **{
             "activation.range": "min_max",
             "norm.chunks": chunks, "norm.quantize_gradient": False,
+            "norm.range_gradient": range_gradient,
             "activation.clipped": "mask" if mask else "pass"})
         del modules.norm.weight, modules.norm.bias
         modules.norm.weight, modules.norm.bias = gamma, beta
@@ -134,25 +135,31 @@ GRADIENT_CASES = [((16, 4, 6, 6), 4), ((16, 8, 4, 4), 16), ((7, 3, 5, 3), 4), ((
 @pytest.mark.parametrize("activation", [None, "relu", "relu6"])
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("merged", [False, True])
-def test_gradients_against_float64(shape, chunks, activation, mask, merged, monkeypatch):
+@pytest.mark.parametrize("range_gradient", ["extremes", "deviation"])
+def test_gradients_against_float64(shape, chunks, activation, mask, merged, range_gradient,
+                                   monkeypatch):
     monkeypatch.setattr(fused, "_merges_passes", lambda norm: merged)  # as compiled
     x, gamma, beta = example(shape, 1, channels_last=True, constant_channel=True)
-    norm = FusedNorm(activation=activation, chunks=chunks, mask=mask, quantize_gradient=False)
+    norm = FusedNorm(activation=activation, chunks=chunks, mask=mask, quantize_gradient=False,
+                     range_gradient=range_gradient)
     mine = gradients(lambda *a: fused.norm_activation_quantize(*a, norm).output, x, gamma, beta)
-    assert_gradients_close(mine, reference_gradients(x, gamma, beta, activation, chunks, mask))
+    assert_gradients_close(mine, reference_gradients(x, gamma, beta, activation, chunks, mask,
+                                                     range_gradient))
 
 
-@pytest.mark.parametrize("fault", ["position", "factor", "activation"])
+@pytest.mark.parametrize("fault", ["position", "factor", "activation", "squares"])
 def test_the_gradient_check_sees_planted_faults(fault, monkeypatch):
     original = fused_kernels.norm_gradient
 
-    def faulty(codes, step, total, moment, x, state, *rest):
-        if fault == "position":
+    def faulty(codes, step, sums, x, state, *rest):
+        if fault == "squares":
+            sums = *sums[:2], sums[2] * 1.02
+        elif fault == "position":
             at_low = (state.at_low + 1) % (x.shape[0] * x.shape[1])
             state = state._replace(at_low=at_low)
         else:
             state = state._replace(factor=state.factor * 1.001)
-        return original(codes, step, total, moment, x, state, *rest)
+        return original(codes, step, sums, x, state, *rest)
 
     x, gamma, beta = example((16, 4, 6, 6), 1)
     activation = "relu"
@@ -160,10 +167,12 @@ def test_the_gradient_check_sees_planted_faults(fault, monkeypatch):
         monkeypatch.setattr(fused_kernels, "_passes", lambda x, *_: x > 0.05)
     else:
         monkeypatch.setattr(fused_kernels, "norm_gradient", faulty)
-    norm = FusedNorm(activation=activation, chunks=4, quantize_gradient=False)
+    kind = "deviation" if fault == "squares" else "extremes"
+    norm = FusedNorm(activation=activation, chunks=4, quantize_gradient=False, range_gradient=kind)
     mine = gradients(lambda *a: fused.norm_activation_quantize(*a, norm).output, x, gamma, beta)
     with pytest.raises(AssertionError):
-        assert_gradients_close(mine, reference_gradients(x, gamma, beta, activation, 4, False))
+        assert_gradients_close(mine, reference_gradients(x, gamma, beta, activation, 4, False,
+                                                         kind))
 
 
 def test_the_forward_check_sees_a_planted_fault(monkeypatch):

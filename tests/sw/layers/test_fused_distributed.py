@@ -14,7 +14,8 @@ from tests.sw.layers.test_fused import Composed, example
 CHUNKS = 4
 
 
-def _worker(rank, port, fault, results):
+def _worker(rank, port, given, results):
+    fault, range_gradient = given
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
@@ -24,14 +25,14 @@ def _worker(rank, port, fault, results):
         modules = Composed(gamma, beta, "relu", **{
             "activation.range": "min_max",
             "norm.chunks": CHUNKS, "norm.quantize_gradient": False, "norm.synchronise": True,
-            "norm.momentum": 1.0})
+            "norm.range_gradient": range_gradient, "norm.momentum": 1.0})
         x.requires_grad_()
         expected = modules(x)
         reference = torch.autograd.grad(
             (expected * weights).sum(), [x, modules.norm.weight, modules.norm.bias])
         inputs = [v.detach().clone().requires_grad_() for v in (x, gamma, beta)]
         norm = FusedNorm(activation="relu", chunks=CHUNKS, quantize_gradient=False,
-                         synchronise=fault != "statistics")
+                         range_gradient=range_gradient, synchronise=fault != "statistics")
         found = fused.norm_activation_quantize(*inputs, norm)
         if fault == "gradient":
             fused._average = lambda *vectors: vectors
@@ -45,14 +46,15 @@ def _worker(rank, port, fault, results):
         dist.destroy_process_group()
 
 
-def run(fault=None):
-    results = two_processes(_worker, fault)
+def run(fault=None, range_gradient="extremes"):
+    results = two_processes(_worker, (fault, range_gradient))
     return [results[rank] for rank in range(2)]
 
 
 @pytest.mark.slow
-def test_synchronised_statistics_and_gradients():
-    for equal, error in run():
+@pytest.mark.parametrize("range_gradient", ["extremes", "deviation"])
+def test_synchronised_statistics_and_gradients(range_gradient):
+    for equal, error in run(range_gradient=range_gradient):
         assert equal and error < 2e-5
 
 

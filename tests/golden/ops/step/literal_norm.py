@@ -60,6 +60,41 @@ def gradients(g, q, sign, total, spread):
             limit(((product + 8) >> 4) * ck // spread, *INT32), limit(sum_g, *INT32))
 
 
+def slope_of(product, variance):
+    """(slope, k): product / variance = slope 2^-(k + 3), of at most 15 bits."""
+    size, p, v = abs(product), abs(product).bit_length(), variance.bit_length()
+    dividend = size << 45 - p if p <= 45 else size >> p - 45
+    quotient = dividend // (variance << 29 - v if v <= 29 else variance >> v - 29)
+    length = quotient.bit_length()
+    if length > 15:
+        slope = min((quotient + (1 << length - 16)) >> length - 15, 32767)
+    else:
+        assert product == 0
+        slope = 0
+    k = 28 + v - p - length
+    if k < 0:
+        slope = 32767
+    return (slope if product > 0 else -slope), limit(k, 0, 62)
+
+
+def deviation_gradients(g, q, total, spread):
+    """(centre, slope, k, dgamma, dbeta)."""
+    n = len(q)
+    mean_g, _, dgamma, dbeta = gradients(g, q, 1, total, spread)
+    product = sum(a * b for a, b in zip(g, q)) - (sum(g) * total + (n >> 1)) // n
+    variance = max(sum(v * v for v in q) - (total * total + (n >> 1)) // n, n // 32, 1)
+    slope, k = slope_of(product, variance)
+    middle = ((total << 10) + (n >> 1)) // n
+    centre = mean_g - (((slope * middle << 7) + (1 << k + 9)) >> k + 10)
+    return centre, slope, k, dgamma, dbeta
+
+
+def deviation_z(g, q, sign, centre, slope, k):
+    """What pass 2 gives the lanes."""
+    return [sign * ((v << 10) - (((slope * c << 7) + ((1 << k) >> 1)) >> k) - centre)
+            for v, c in zip(g, q)]
+
+
 def z_of(g, sign, mean_g, spike, at_high, at_low, length):
     """What pass 2 gives the lanes."""
     z = [(sign * v << 10) - sign * mean_g for v in g]
@@ -69,10 +104,11 @@ def z_of(g, sign, mean_g, spike, at_high, at_low, length):
     return z
 
 
-def reference(q, gamma, beta, g=None):
+def reference(q, gamma, beta, g=None, deviation=False):
     """Float64 RangeBN of codes (C, n), its gradient by torch for g (C, n): (y, dq, dgamma).
 
     gamma, beta: (C,) real. A channel without range gives beta; the smallest spread is 16.
+    deviation: the spread has the gradient of a constant times the standard deviation
     """
     length, number, factor, *_ = constant(q.shape[1])
     q = torch.tensor(q, dtype=torch.float64, requires_grad=True)
@@ -83,6 +119,9 @@ def reference(q, gamma, beta, g=None):
         numbers = chunk.detach().numpy()
         spread = spread + (chunk.gather(1, torch.from_numpy(numbers.argmax(1))[:, None])
                            - chunk.gather(1, torch.from_numpy(numbers.argmin(1))[:, None]))
+    if deviation:
+        sigma = ((q - q.mean(1, keepdim=True)) ** 2).mean(1, keepdim=True).sqrt()
+        spread = spread.detach() * sigma / sigma.detach()
     scale = gamma[:, None] * factor / spread.clamp(min=16) * (spread.detach() > 0)
     y = (q - q.mean(1, keepdim=True)) * scale + torch.tensor(beta)[:, None]
     if g is None:

@@ -5,6 +5,8 @@ import pytest
 
 from golden.digits import MAX_TERMS
 from golden.ops.step import (
+    DeviationGradientParameters,
+    DeviationInputGradient,
     NormApply,
     NormGradientParameters,
     NormGradientSums,
@@ -160,9 +162,29 @@ def backward(shape, q, g, stats, norm, activation="none", mask=(), down=0):
                             norm[3].astype(np.int32) + down, SEED, STEP, *mask)
 
 
+def deviation_backward(shape, q, g, stats, norm, activation="none", mask=(), down=0):
+    """`backward` with the gradient of a deviation."""
+    n = q.shape[1]
+    g16, q8 = images(g, shape).astype(np.int16), images(q, shape).astype(np.int8)
+    sums = run(NormGradientSums(count=n, activation=activation), g16, q8, *mask)
+    squares = run(NormStatistics(count=n, squares=True), q8)
+    for one_, other in zip(squares[:3], stats):
+        np.testing.assert_array_equal(one_, other)
+    whole = squares[4][0].astype(int) * 65536 + squares[3][0]
+    np.testing.assert_array_equal(whole, (q * q).sum(1))
+    found = run(DeviationGradientParameters(count=n), *sums, *stats[:2], *squares[3:])
+    op = DeviationInputGradient(count=n, activation=activation, tensor_id=300)
+    return sums, found, run(op, g16, q8, norm[0], *found[:3], norm[2],
+                            norm[3].astype(np.int32) + down, SEED, STEP, *mask)
+
+
+KINDS = pytest.mark.parametrize("deviation", [False, True], ids=["extremes", "deviation"])
+
+
 @EVERY
+@KINDS
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
-def test_backward_is_the_literal_one(shape, activation):
+def test_backward_is_the_literal_one(shape, activation, deviation):
     q, g, (gamma, beta) = codes(shape), gradient(shape), masters(40)
     stats, norm = forward(shape, q, gamma, beta)
     rng = np.random.default_rng(1)
@@ -172,17 +194,22 @@ def test_backward_is_the_literal_one(shape, activation):
     mask = [images(v, shape).astype(np.int8) for v in mask]
     mask += [one(-4, "int8")] if activation == "relu6" else []
     down = -13
-    _, found, (g16, g8, top) = backward(shape, q, g, stats, norm, activation, mask, down)
+    way = deviation_backward if deviation else backward
+    _, found, (g16, g8, top) = way(shape, q, g, stats, norm, activation, mask, down)
     low, high = {"none": (-99, 999), "relu": (0, 999), "relu6": (0, 96)}[activation]
     expected = []
     for c, (codes_, values) in enumerate(zip(q.tolist(), g.tolist())):
         total, spread, _, at_high, at_low = literal_norm.statistics(codes_)
         values = [v if low < code < high else 0 for v, code in zip(values, y[c])]
         sign = int(norm[0][0, c])
-        parameters = literal_norm.gradients(values, codes_, sign, total, spread)
+        if deviation:
+            parameters = literal_norm.deviation_gradients(values, codes_, total, spread)
+            z = literal_norm.deviation_z(values, codes_, sign, *parameters[:3])
+        else:
+            parameters = literal_norm.gradients(values, codes_, sign, total, spread)
+            z = literal_norm.z_of(values, sign, *parameters[:2], at_high, at_low,
+                                  literal_norm.constant(len(codes_))[0])
         assert tuple(int(x[0, c]) for x in found) == parameters
-        z = literal_norm.z_of(values, sign, *parameters[:2], at_high, at_low,
-                              literal_norm.constant(len(codes_))[0])
         expected.append([literal_norm.literal_lanes(v, int(norm[2][0, c]),
                                                     int(norm[3][0, c]) + down) for v in z])
     assert top[0, 0] == literal_top(np.ravel(expected).tolist())
@@ -194,7 +221,8 @@ def test_backward_is_the_literal_one(shape, activation):
 
 
 @EVERY
-def test_backward_is_float64s(shape):
+@KINDS
+def test_backward_is_float64s(shape, deviation):
     q, g, (gamma, beta) = codes(shape, 2, 60), gradient(shape, 2, 60), masters(60, 2)
     # Below the smallest spread the gradient is that of a range, which the clamp hides from torch.
     some = [c for c in range(15, 60) if literal_norm.statistics(q[c].tolist())[1] >= 16]
@@ -202,30 +230,83 @@ def test_backward_is_float64s(shape):
     gamma = np.where(abs(gamma) < 1 << 26, 1 << 27, gamma)
     stats, norm = forward(shape, q, gamma, beta)
     rounded = np.floor(gamma / 65536 + 0.5) / 4096
-    _, dq, dgamma = literal_norm.reference(q, rounded, np.zeros(len(q)), g)
+    _, dq, dgamma = literal_norm.reference(q, rounded, np.zeros(len(q)), g, deviation)
     # The exponent that the rule would find.
     down = int(np.ceil(np.log2(abs(dq).max() / 32639)))
-    _, found, (g16, g8, _) = backward(shape, q, g, stats, norm, down=down)
+    way = deviation_backward if deviation else backward
+    _, found, (g16, g8, _) = way(shape, q, g, stats, norm, down=down)
     exact = images(dq * 2.0 ** -down, shape)
     assert relative_error(g16, exact) < 1e-3 and cosine(g16, exact) > 1 - 1e-6
     inside = abs(exact) < 127 * 256
     assert relative_error((g8 * 256.0)[inside], exact[inside]) < 0.1
     scale = 2.0 ** NormGradientParameters(count=q.shape[1]).gamma_exponent
-    assert relative_error(found[2] * scale, dgamma[None]) < 2e-4
-    np.testing.assert_array_equal(found[3][0], g.sum(1))
+    assert relative_error(found[-2] * scale, dgamma[None]) < 2e-4
+    np.testing.assert_array_equal(found[-1][0], g.sum(1))
 
 
 @EVERY
-def test_channels_without_slope_have_no_gradient(shape):
+@KINDS
+def test_channels_without_slope_have_no_gradient(shape, deviation):
     q, g, (gamma, beta) = codes(shape), gradient(shape), masters(40)
     q[[8, 9]] = 3           # constant, beside the extremes of `codes`
     stats, norm = forward(shape, q, gamma, beta)
-    _, found, (g16, g8, _) = backward(shape, q, g, stats, norm, down=-13)
+    way = deviation_backward if deviation else backward
+    _, found, (g16, g8, _) = way(shape, q, g, stats, norm, down=-13)
     for c in (0, 1, 2, 6, 8, 9, 10, 11, 12):    # no range, gamma 0, no gradient
         assert (g16[:, c] == 0).all() and (g8[:, c] == 0).all()
     for c in (0, 1, 2, 8, 9, 12):
-        assert found[2][0, c] == 0
-    assert (g16[:, 20:] != 0).any() and found[3][0, 0] == g[0].sum()
+        assert found[-2][0, c] == 0
+    assert (g16[:, 20:] != 0).any() and found[-1][0, 0] == g[0].sum()
+
+
+@EVERY
+def test_the_gradient_of_a_deviation_has_no_part_along_one_or_q(shape):
+    """What batch norm's has: weights keep their length, and so does the mean."""
+    q, g, (gamma, beta) = codes(shape, 3, 60), gradient(shape, 3, 60), masters(60, 3)
+    stats, norm = forward(shape, q, gamma, beta)
+    _, _, (g16, _, _) = deviation_backward(shape, q, g, stats, norm, down=-7)
+    dq = np.moveaxis(g16, 1, 0).reshape(60, -1).astype(float)
+    steady = abs(dq).max(1) < 32639
+    assert steady[15:].sum() >= 20
+    for direction in (np.ones_like(q), q - q.mean(1, keepdims=True)):
+        length = np.linalg.norm(dq, axis=1) * np.linalg.norm(direction, axis=1)
+        along = (dq * direction).sum(1)
+        # Every value is rounded to a half, and the slope to 15 bits.
+        assert (abs(along) <= 0.51 * abs(direction).sum(1) + length * 2e-4)[steady].all()
+
+
+@pytest.mark.parametrize("count", [17, 1000, 1 << 17, (1 << 17) + 1, (1 << 24) - 1, 1 << 24])
+def test_the_largest_slopes_fit_their_widths(count):
+    sums, squares = (NormGradientSums(count=count).ranges,
+                     NormStatistics(count=count, squares=True).ranges[3:])
+    bounds = [*sums, (-128 * count, 127 * count), (0, 4080), *squares]
+    op = DeviationGradientParameters(count=count)
+    assert op.accumulators(bounds) == (None, None)
+    most = worst(op, *bounds)
+    for g, q in ((32639, 127), (-32639, -128), (32639, -128), (3, 1), (1, 2), (0, 5)):
+        for total, square in ((0, q * q * count), (q * count, q * q * count), (q, q * q),
+                              (q * (count // 2), q * q * (count // 2))):
+            given = [channels([part]) for whole in (g * count, g * q * count) for part in
+                     ((whole + 32768) % 65536 - 32768, (whole + 32768) >> 16)]
+            low = (square + 32768) % 65536 - 32768
+            found = run(op, *given, channels([total]), channels([99], "int16"), channels([low]),
+                        channels([(square - low) >> 16]))
+            product = g * q * count - (g * count * total + (count >> 1)) // count
+            variance = max(square - (total * total + (count >> 1)) // count, count // 32, 1)
+            slope, k = literal_norm.slope_of(product, variance)
+            assert (found[1][0, 0], found[2][0, 0]) == (slope, k)
+            assert abs(product) <= most["Sum of g (q - mean)"].high
+            if k and slope:
+                assert slope * 2.0 ** -(k + 3) == pytest.approx(product / variance, rel=2**-14)
+    with pytest.raises(ValueError, match="squares high must be one of"):
+        op.accumulators([*bounds[:7], (0, squares[1][1] + 1)])
+    ok = [(-32639, 32639), (-128, 127), (-1, 1), op.ranges[0], op.ranges[1], op.ranges[2],
+          *((0, 1),) * 4]
+    assert DeviationInputGradient(count=64, tensor_id=0).accumulators(ok) == (None, None)
+    ok[4] = -32768, 32768
+    ok[3] = -1 << 30, 1 << 30
+    with pytest.raises(ValueError, match="z must fit 32 bits"):
+        DeviationInputGradient(count=64, tensor_id=0).accumulators(ok)
 
 
 def test_constants_of_every_count():

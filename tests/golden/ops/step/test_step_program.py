@@ -135,6 +135,8 @@ EXAMPLES = [
     ops.NormStatistics(count=50), ops.NormParameters(count=50, running=True),
     ops.NormApply(activation="relu6"), ops.NormGradientSums(count=50, activation="relu"),
     ops.NormGradientParameters(count=50), ops.NormInputGradient(count=50, tensor_id=9),
+    ops.NormStatistics(count=50, squares=True), ops.DeviationGradientParameters(count=50),
+    ops.DeviationInputGradient(count=50, tensor_id=9, activation="relu"),
     ops.ResidualAddition(activation="none"), ops.GradientAddition(tensor_id=3, activation="relu"),
     ops.AverageCodes(low=0, **POOL), ops.AverageGradient(size=(7, 8), tensor_id=1, **POOL),
     ops.MaximumCodes(**POOL), ops.MaximumGradient(size=(7, 8), stride=(1, 2), tensor_id=1, **POOL),
