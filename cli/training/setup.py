@@ -166,10 +166,13 @@ def prepare(arguments, world) -> Run:
 
 def _check_recipe(model_config: dict) -> None:
     """Integers have one number format; LockstepError for a recipe that names another."""
-    recipe, overrides = model_config.get("recipe", "banner"), model_config.get("overrides")
+    from sw.integer.layers import RECIPE_FIELDS
+
+    recipe = model_config.get("recipe", "banner")
+    overrides = [name for name in model_config.get("overrides") or {} if name not in RECIPE_FIELDS]
     if recipe != "banner" or overrides or model_config.get("quantize") is False:
         what = f"Recipe {recipe}" if recipe != "banner" else \
-            "A recipe with overrides" if overrides else "A network with quantize False"
+            f"Override {overrides[0]}" if overrides else "A network with quantize False"
         raise LockstepError(f"{what} has no form in --arithmetic integer, which has a number "
                             f"format of its own")
 

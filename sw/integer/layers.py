@@ -24,7 +24,7 @@ from sw.layers.graph import LayerCall
 from sw.layers.weighted import QAdd, QConv2d, QLinear, WeightedLayer, four_sides
 from sw.quantize.recipes import make_recipe
 
-__all__ = ["LABEL", "LOGITS", "LOSS", "Writer", "check_formats", "classifier", "layer",
+__all__ = ["LABEL", "LOGITS", "LOSS", "RECIPE_FIELDS", "Writer", "check_formats", "classifier", "layer",
            "refuse"]
 
 LABEL, LOSS = "host/label", "head/loss"
@@ -32,6 +32,7 @@ LOGITS = "head/logits.exponent"          # of the int8 logits of inference
 G8, DX = 1, 2                       # roles of a layer's random bits
 RULE = "of the integer training step"
 BANNER = make_recipe("banner")
+RECIPE_FIELDS = ("norm.range_gradient",)        # what a recipe may say of the integer step
 
 
 @dataclass(frozen=True, kw_only=True)

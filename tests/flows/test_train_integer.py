@@ -110,7 +110,7 @@ def test_it_begins_from_a_float_run(runs):
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--recipe", "jacob"], "Recipe jacob has no form in --arithmetic integer"),
-    (["--weight-bits", "4"], "A recipe with overrides has no form in --arithmetic integer"),
+    (["--weight-bits", "4"], "Override weight.bits has no form in --arithmetic integer"),
     (["--model-config", "{'quantize': False}"], "A network with quantize False has no form"),
     (["--norm-lowering", "exact"], "--norm-lowering exact has no effect on --arithmetic integer"),
     (["--clip-gradient", "1"], "Option clip-gradient has no form in the arithmetic of integers"),
