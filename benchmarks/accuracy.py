@@ -1,113 +1,182 @@
 """accuracy: what 8 bits cost on CIFAR-10, by paired trainings of ResNet-8 and ResNet-20.
 
-Every variant has the same seeds, epochs, augmentation and schedule (cosine from 0.1, one epoch of
-warm-up, weight decay 1e-4, batch 128). Each training's result is kept in DIR/accuracy-runs under a
-name of its settings and of the sources it ran on, so an interrupted suite goes on where it stopped.
+Every variant has the same seeds, epochs, augmentation and schedule (batch 64, cosine from 0.1,
+weight decay 1e-4). Each training is a run of flows/train.py in DIR/accuracy-runs, so an interrupted
+suite goes on at its last epoch, and several processes may share the folder, each with variants of
+its own. `sources.txt` beside a run says which sources it began with; a run of others is repeated.
 """
 
 import argparse
+import csv
 import hashlib
 import json
+import os
+import shutil
+import subprocess
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.rows import row
-from cli import command as cli
 from golden.errors import LockstepError
 
-__all__ = ["VARIANTS", "Variant", "chosen", "measure", "source_hash"]
+__all__ = ["NETWORKS", "VARIANTS", "Network", "Training", "Variant", "chosen", "measure",
+           "source_hash"]
 
-BATCH = 128
-NETWORKS = {"resnet8": (8, 16, 3), "resnet20": (20, 8, 1)}  # depth, epochs, seeds
+BATCH = 64
+ROOT = Path(__file__).parents[1]
 SOURCES = ("golden", "sw", "models")
+STAMP = "sources.txt"
+GOAL = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """depth: of the ResNet; epochs, seeds: unless the command line says otherwise."""
+
+    depth: int
+    epochs: int
+    seeds: int
+
+
+NETWORKS = {"resnet8": Network(depth=8, epochs=6, seeds=3),
+            "resnet20": Network(depth=20, epochs=6, seeds=1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to train; integer: the trained network is also run as an integer program."""
+    """One way to train.
 
-    recipe: str = "banner"
-    quantize: bool = True
-    overrides: dict
-    words: str
+    options: of the model; arithmetic: of the step; against: the variants that it is compared with;
+    goal: points to float batch norm that it may lie below
+    """
 
-    @property
-    def integer(self) -> bool:
-        """Is the trained network run as an integer program, too?"""
-        return self.quantize and self.recipe != "float"
+    options: dict = field(default_factory=dict)
+    arithmetic: str = "float"
+    against: tuple = ("float_bn",)
+    goal: float | None = None
+
+
+def _range(gradient, **options):
+    return {**options, "overrides": {"norm.range_gradient": gradient}}
 
 
 VARIANTS = {
-    "float_bn": Variant(recipe="float", overrides={}, words="float32, batch norm"),
-    "float_range_bn": Variant(quantize=False, overrides={}, words="float32, RangeBN"),
-    "banner": Variant(overrides={}, words="8-bit banner"),
-    "jacob": Variant(recipe="jacob", overrides={}, words="8-bit jacob"),
-    "banner_no_bifurcation": Variant(overrides={"bifurcated": False},
-                                     words="banner, the 8-bit gradient for both products"),
-    "banner_nearest": Variant(overrides={"error.rounding": "half_up"},
-                              words="banner, gradients rounded to nearest"),
+    "float_bn": Variant(options={"recipe": "float"}, against=()),
+    "float_extremes": Variant(options=_range("extremes", quantize=False)),
+    "float_deviation": Variant(options=_range("deviation", quantize=False),
+                               against=("float_bn", "float_extremes"), goal=GOAL),
+    "banner_extremes": Variant(options=_range("extremes")),
+    "banner_deviation": Variant(options=_range("deviation"), goal=GOAL,
+                                against=("float_bn", "float_deviation", "banner_extremes")),
+    "integer_extremes": Variant(options=_range("extremes"), arithmetic="integer",
+                                against=("float_bn", "float_extremes")),
+    "integer_deviation": Variant(options=_range("deviation"), arithmetic="integer", goal=GOAL,
+                                 against=("float_bn", "float_extremes", "float_deviation",
+                                          "integer_extremes")),
+    "jacob": Variant(options={"recipe": "jacob"}),
+    "banner_no_bifurcation": Variant(options={"overrides": {"bifurcated": False}}),
+    "banner_nearest": Variant(options={"overrides": {"error.rounding": "half_up"}}),
 }
-
-
-def _overrides(variant: Variant, steps: int, epochs: int) -> dict:
-    """jacob's delay and freeze scale with the run: one epoch, and two thirds of it."""
-    if variant.recipe != "jacob":
-        return variant.overrides
-    return variant.overrides | {"activation.delay": steps,
-                                "norm.freeze_after": steps * epochs * 2 // 3}
 
 
 def source_hash() -> str:
     """Hash of every source that a training's result depends on."""
-    root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for folder in SOURCES:
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _train_one(settings: dict, data, device: str) -> dict:
-    """Accuracies in percent of one training, and its seconds."""
-    import torch
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One run of flows/train.py. folder: of the runs; steps: of an epoch."""
 
-    from models import build_model
-    from sw.executor import run
-    from sw.lower.network import lower
-    from sw.train.engine import TrainConfig, logits_of, train
-    from sw.train.evaluate import accuracy
+    folder: Path
+    network: str
+    variant: str
+    seed: int
+    epochs: int
+    steps: int
+    compile: bool = False
 
-    variant = VARIANTS[settings["variant"]]
-    epochs = settings["epochs"]
-    torch.manual_seed(settings["seed"])
-    model = build_model("resnet", {
-        "depth": settings["depth"], "quantize": variant.quantize, "recipe": variant.recipe,
-        "overrides": _overrides(variant, data.steps(BATCH), epochs)})
-    config = TrainConfig(epochs=epochs, batch_size=BATCH, seed=settings["seed"], device=device,
-                         lr=0.1, schedule="cosine", warmup_epochs=1, channels_last=True,
-                         compile=settings["compile"])
-    start = time.perf_counter()
-    history = train(model, data, config)
-    result = {"seconds": time.perf_counter() - start,
-              "history": [asdict(entry) for entry in history]}
-    images, labels = data.test_sample(data.n_test)
-    model = model.cpu()
-    result["simulated"] = 100 * accuracy(logits_of(model, images), labels)
-    if variant.integer:
-        program = lower(model)
-        right = 0
-        for part, truth in zip(images.split(500), labels.split(500)):
-            codes = run(program, part.numpy())[program.outputs[0]]
-            right += int((torch.as_tensor(codes).argmax(1) == truth).sum())
-        result["integer"] = 100 * right / len(labels)
-    return result
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return f"{self.network}-{self.variant}-{self.seed}"
+
+    @property
+    def directory(self) -> Path:
+        """Of the run."""
+        return self.folder / self.name
+
+    @property
+    def settings(self) -> dict:
+        """What config.json must say."""
+        options = {"dataset": "cifar10", "depth": NETWORKS[self.network].depth,
+                   **VARIANTS[self.variant].options}
+        if self.variant == "jacob":     # delay and freeze scale with the run
+            options["overrides"] = {"activation.delay": self.steps,
+                                    "norm.freeze_after": self.steps * self.epochs * 2 // 3}
+        return {"model": "resnet", "model_config": options, "epochs": self.epochs,
+                "batch_size": BATCH, "seed": self.seed, "lr": 0.1, "schedule": "cosine",
+                "arithmetic": VARIANTS[self.variant].arithmetic, "compile": self._compiles,
+                "channels_last": self._compiles}
+
+    @property
+    def _compiles(self):
+        return self.compile and VARIANTS[self.variant].arithmetic == "float"
+
+    @property
+    def sources(self) -> str | None:
+        """The hash of the sources that it began with."""
+        path = self.directory / STAMP
+        return path.read_text().strip() if path.is_file() else None
+
+    def result(self) -> dict | None:
+        """Accuracies in percent and losses of the finished run, or None."""
+        path = self.directory / "config.json"
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        if any(config.get(name) != value for name, value in self.settings.items()):
+            return None
+        with (self.directory / "results.csv").open(newline="") as file:
+            history = list(csv.DictReader(file))
+        result = {"accuracy": 100 * config["test_accuracy"],
+                  "train_loss": float(history[-1]["train_loss"]),
+                  "test_loss": float(history[-1]["test_loss"])}
+        if config["arithmetic"] == "float" and "integer_accuracy" in config:
+            result["program"] = 100 * config["integer_accuracy"]
+        return result
+
+    def run(self, datasets_dir: str, device: str, threads: int) -> None:
+        """Train, or go on; LockstepError where that fails."""
+        settings = self.settings
+        began = self.sources == source_hash()
+        if not began:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory.mkdir(parents=True)
+            (self.directory / STAMP).write_text(source_hash() + "\n")
+        resume = (self.directory / ".partial.pt").is_file()
+        command = [
+            sys.executable, str(ROOT / "flows/train.py"), "--save", self.name, "--runs-dir",
+            str(self.folder), "--model", "resnet", "--model-config", str(settings["model_config"]),
+            "--dataset", "cifar10", "--datasets-dir", datasets_dir, "-b", str(BATCH), "--epochs",
+            str(self.epochs), "--schedule", "cosine", "--lr", "0.1", "--seed", str(self.seed),
+            "--arithmetic", settings["arithmetic"], "--device", device, "--threads", str(threads),
+            "--quiet", *(["--compile", "--channels-last"] if self._compiles else []),
+            *(["--resume"] if resume else [])]
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, text=True,
+                              capture_output=True)
+        if done.returncode or self.result() is None:
+            reason = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
+            raise LockstepError(f"Training {self.name} failed: {reason}")
 
 
 def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, command: str
              ) -> list[dict]:
-    """Rows of one network; results: per variant and seed, what ``_train_one`` gave."""
+    """Rows of one network; results: per variant and seed, what ``Training.result`` gave."""
     import numpy as np
 
     rows = []
@@ -116,37 +185,37 @@ def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, co
         rows.append(row(f"accuracy.{network}.{name}", float(value), unit, command,
                         context=context, **goal))
 
-    def spread(name, by_seed):
-        for seed, value in by_seed.items():
-            add(f"{name}.seed{seed}", value, "%")
-        values = list(by_seed.values())
-        add(name, np.mean(values), "%")
+    def mean(name, values, unit):
+        add(name, np.mean(values), unit)
         if len(values) > 1:
-            add(f"{name}.standard_deviation", np.std(values, ddof=1), "points")
-
-    def difference(name, values, goal=None):
-        limits = {} if goal is None else {"goal": f"within {goal}",
-                                          "met": bool(abs(np.mean(values)) <= goal)}
-        add(name, np.mean(values), "points", **limits)
-        if len(values) > 1:
-            add(f"{name}.standard_error", np.std(values, ddof=1) / len(values)**0.5, "points")
+            add(f"{name}.standard_error", np.std(values, ddof=1) / len(values)**0.5, unit)
 
     for variant, runs in results.items():
-        spread(variant, {seed: run["simulated"] for seed, run in runs.items()})
-        if VARIANTS[variant].integer:
-            spread(f"{variant}_integer", {seed: run["integer"] for seed, run in runs.items()})
-            difference(f"{variant}_integer_minus_simulated",
-                       [run["integer"] - run["simulated"] for run in runs.values()],
-                       0.3 if variant == "banner" else None)
-    for variant, against, goal in (
-            ("float_range_bn", "float_bn", None), ("banner", "float_bn", 0.5),
-            ("jacob", "float_bn", None), ("banner_no_bifurcation", "banner", None),
-            ("banner_nearest", "banner", None)):
-        ours, theirs = results.get(variant, {}), results.get(against, {})
-        paired = [ours[seed]["simulated"] - theirs[seed]["simulated"]
-                  for seed in ours if seed in theirs]
-        if paired:
-            difference(f"{variant}_minus_{against}", paired, goal)
+        for seed, run in runs.items():
+            add(f"{variant}.seed{seed}", run["accuracy"], "%")
+        mean(variant, [run["accuracy"] for run in runs.values()], "%")
+        for loss in ("train_loss", "test_loss"):
+            mean(f"{variant}.{loss}", [run[loss] for run in runs.values()], "nats")
+        programs = [run["program"] - run["accuracy"] for run in runs.values() if "program" in run]
+        if programs:
+            mean(f"{variant}.program_minus_simulated", programs, "points")
+    for variant, runs in results.items():
+        for other in VARIANTS[variant].against:
+            pairs = [(runs[seed], results[other][seed]) for seed in runs
+                     if seed in results.get(other, ())]
+            if not pairs:
+                continue
+            differences = [a["accuracy"] - b["accuracy"] for a, b in pairs]
+            goal = VARIANTS[variant].goal if other == "float_bn" else None
+            limits = {} if goal is None else {"goal": f">= -{goal}",
+                                              "met": bool(np.mean(differences) >= -goal)}
+            name = f"{variant}_minus_{other}"
+            add(name, np.mean(differences), "points", **limits)
+            if len(pairs) > 1:
+                add(f"{name}.standard_error",
+                    np.std(differences, ddof=1) / len(differences)**0.5, "points")
+            for loss in ("train_loss", "test_loss"):
+                mean(f"{name}.{loss}", [a[loss] - b[loss] for a, b in pairs], "nats")
     return rows
 
 
@@ -161,48 +230,43 @@ def chosen(text: str | None, known, what: str) -> list[str]:
 
 def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
     """Train what is not yet there, and give the rows. Seed by seed, so that a run that is stopped
-    early has every variant of the first seeds."""
-    import torch
-
+    early has every variant of the first seeds. With report_only nothing is trained, and trainings
+    of other sources count too: the context names their hashes."""
     from cli.training.setup import choose_device
     from sw.data import load_dataset
 
     networks = chosen(arguments.networks, NETWORKS, "network")
     variants = chosen(arguments.variants, VARIANTS, "variant")
-    torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     data = load_dataset("cifar10", arguments.datasets_dir)
     folder = Path(arguments.output) / "accuracy-runs"
     folder.mkdir(parents=True, exist_ok=True)
-    sources, rows = source_hash(), []
+    rows = []
     for network in networks:
-        depth, epochs, n_seeds = NETWORKS[network]
-        epochs, n_seeds = arguments.epochs or epochs, arguments.seeds or n_seeds
+        epochs = arguments.epochs or NETWORKS[network].epochs
         results: dict[str, dict[int, dict]] = {variant: {} for variant in variants}
-        for seed in range(n_seeds):
+        sources = set()
+        for seed in range(arguments.first_seed, arguments.first_seed
+                          + (arguments.seeds or NETWORKS[network].seeds)):
             for variant in variants:
-                settings = {"network": network, "depth": depth, "variant": variant, "seed": seed,
-                            "epochs": epochs, "compile": arguments.compile,
-                            "device": device, "sources": sources}
-                path = folder / f"{network}-{variant}-{seed}-{epochs}-{sources}.json"
-                kept = json.loads(path.read_text()) if path.is_file() else None
-                if kept is None or kept["settings"] != settings:
-                    if arguments.report_only:
-                        continue
-                    print(f"{network} {variant} seed {seed}: training", file=sys.stderr,
-                          flush=True)
-                    kept = {"settings": settings, **_train_one(settings, data, device)}
-                    with cli.replacing(folder) as temporary:
-                        (temporary / path.name).write_text(json.dumps(kept, indent=1) + "\n")
-                    print(f"{network} {variant} seed {seed}: {kept['simulated']:.2f} % simulated, "
-                          f"{kept.get('integer', float('nan')):.2f} % integer, "
-                          f"{kept['seconds']:.0f} s", file=sys.stderr, flush=True)
-                results[variant][seed] = kept
+                training = Training(folder=folder, network=network, variant=variant, seed=seed,
+                                    epochs=epochs, steps=data.steps(BATCH),
+                                    compile=arguments.compile)
+                ours = training.sources == source_hash()
+                if not arguments.report_only and not (ours and training.result()):
+                    print(f"{training.name}: training", file=sys.stderr, flush=True)
+                    training.run(arguments.datasets_dir, device, arguments.threads)
+                    print(f"{training.name}: {training.result()['accuracy']:.2f} %",
+                          file=sys.stderr, flush=True)
+                if result := training.result():
+                    results[variant][seed] = result
+                    sources.add(training.sources or "unknown")
         done = {variant: runs for variant, runs in results.items() if runs}
         context = (f"{network}, CIFAR-10 of {data.n_train} images, {epochs} epochs, cosine from "
-                   f"0.1, batch {BATCH}, {device}, "
-                   + ", ".join(f"{len(runs)} seeds of {name}" for name, runs in done.items()))
+                   f"0.1, batch {BATCH}, {device}; seeds: " + "; ".join(
+                       f"{name} {', '.join(map(str, runs))}" for name, runs in done.items())
+                   + f"; sources {', '.join(sorted(sources))}")
         rows += _rows_of(network, done, context, command)
     if not rows:
-        raise LockstepError(f"There are no finished trainings of these sources in {folder}")
+        raise LockstepError(f"There are no finished trainings in {folder}")
     return rows

@@ -27,7 +27,7 @@ def _count(option: str):
 
 _COUNTS = ("seeds", "epochs", "threads", "batch-size", "images", "test-images", "repetitions")
 #: Options that change what is measured, in the order in which a row's command names them.
-_MEASURED = ("seeds", "epochs", "networks", "variants", "threads", "batch-size", "images",
+_MEASURED = ("seeds", "first-seed", "epochs", "networks", "variants", "threads", "batch-size", "images",
              "test-images", "repetitions", "target", "checkpoint", "compile")
 _DATASETS = {"default": "data", "metavar": "DIR", "help": "where CIFAR-10 and the models are "
              "(default %(default)s, then LOCKSTEP_DATA)"}
@@ -63,12 +63,14 @@ SUITES = {
     "accuracy": Suite(
         about="what 8 bits cost ResNet-8 and ResNet-20 on CIFAR-10, paired trainings",
         module="accuracy", options={
-            "seeds": {"help": "number of seeds (default 3)"},
-            "epochs": {"help": "epochs per training (default 16 and 8)"},
+            "seeds": {"help": "number of seeds (default 3 and 1)"},
+            "first-seed": {"type": int, "default": 0, "help": "the first (default %(default)s)"},
+            "epochs": {"help": "epochs per training (default 6)"},
             "networks": {"help": "which, comma-separated"},
             "variants": {"help": "which kinds of training, comma-separated (default all)"},
             "datasets-dir": _DATASETS, "device": _DEVICE, "threads": _THREADS,
-            "compile": {"action": "store_true", "help": "torch.compile"},
+            "compile": {"action": "store_true",
+                        "help": "torch.compile, of what is trained in float"},
             "report-only": {"action": "store_true",
                             "help": "rows of the trainings that are already there"}}),
     "train-speed": Suite(

@@ -1,6 +1,9 @@
 """flows/bench.py: the rows of each suite and their goals, on short or planted measurements."""
 
+import ast
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from benchmarks import accuracy, train_speed
 from benchmarks.suites import command_of
 from flows import bench
 from golden.errors import LockstepError
+from tests.sw.data.test_archives import cifar_files, write_folder
 
 
 @pytest.mark.slow
@@ -66,47 +70,108 @@ def planted(monkeypatch):
     """Trainings that take no time: float 80 + seed %, everything else a little less."""
     seen = []
 
-    def train_one(settings, data, device):
-        variant = settings["variant"]
-        seen.append((settings["network"], variant, settings["seed"]))
-        value = 80.0 + settings["seed"] - {"float_bn": 0, "banner": 0.25}.get(variant, 1.0)
-        integer = {"integer": value - 0.5} if accuracy.VARIANTS[variant].integer else {}
-        return {"simulated": value, "seconds": 1.0, "history": [], **integer}
-    monkeypatch.setattr(accuracy, "_train_one", train_one)
+    def train(command, **_):
+        options = dict(zip(command[2::2], command[3::2]))
+        network, variant, seed = options["--save"].split("-")
+        directory = Path(options["--runs-dir"]) / options["--save"]
+        seen.append((network, variant, int(seed)))
+        value = 80.0 + int(seed) - {"float_bn": 0, "banner_deviation": 0.25}.get(variant, 1.0)
+        config = {"model": options["--model"], "epochs": int(options["--epochs"]),
+                  "model_config": {"dataset": "cifar10",
+                                   **ast.literal_eval(options["--model-config"])},
+                  "batch_size": int(options["-b"]), "seed": int(seed), "lr": 0.1,
+                  "schedule": "cosine", "arithmetic": options["--arithmetic"], "compile": False,
+                  "channels_last": False, "test_accuracy": value / 100}
+        if "banner" in variant:
+            config["integer_accuracy"] = (value - 0.5) / 100
+        (directory / "config.json").write_text(json.dumps(config))
+        (directory / "results.csv").write_text(
+            f"epoch,train_loss,test_loss\n0,2.0,1.9\n1,{1 - value / 1000},1.5\n")
+        return subprocess.CompletedProcess(command, 0, "", "")
+    monkeypatch.setattr(accuracy.subprocess, "run", train)
     monkeypatch.setattr("sw.data.load_dataset", lambda *args: _Cifar())
     return seen
 
 
 def test_accuracy_rows_pair_the_seeds_and_check_the_goals(tmp_path, planted):
-    bench.main(["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu"])
-    rows = {row["name"]: row for row in json.loads((tmp_path / "accuracy.json").read_text())}
-    assert rows["accuracy.resnet8.float_bn"]["value"] == 81
-    assert rows["accuracy.resnet8.float_bn.standard_deviation"]["value"] == pytest.approx(1)
-    assert rows["accuracy.resnet8.banner_minus_float_bn"] | {"command": ""} == {
-        "name": "accuracy.resnet8.banner_minus_float_bn", "value": -0.25, "unit": "points",
-        "goal": "within 0.5", "met": True, "command": "",
-        "context": rows["accuracy.resnet8.float_bn"]["context"]}
-    assert rows["accuracy.resnet8.banner_minus_float_bn.standard_error"]["value"] == 0
-    assert rows["accuracy.resnet8.banner_integer_minus_simulated"]["met"] is False
+    bench.main(["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu",
+                "--first-seed", "2"])
+    rows = {row["name"].removeprefix("accuracy.resnet8."): row
+            for row in json.loads((tmp_path / "accuracy.json").read_text())}
+    assert rows["float_bn"]["value"] == pytest.approx(83)
+    assert rows["float_bn.seed4"]["value"] == pytest.approx(84)
+    assert rows["float_bn.standard_error"]["value"] == pytest.approx(3**-0.5)
+    row = rows["banner_deviation_minus_float_bn"]
+    assert row["value"] == pytest.approx(-0.25) and row["goal"] == ">= -0.3" and row["met"]
+    assert "float_bn 2, 3, 4; float_extremes 2, 3, 4" in row["context"]
+    assert "first-seed 2" in row["command"]
+    assert rows["integer_deviation_minus_float_bn"]["met"] is False
+    assert rows["integer_deviation_minus_float_deviation"]["value"] == pytest.approx(0)
+    assert rows["banner_deviation_minus_float_bn.train_loss"]["value"] == pytest.approx(0.00025)
+    assert rows["banner_deviation.program_minus_simulated"]["value"] == pytest.approx(-0.5)
+    assert rows["banner_deviation_minus_float_bn.standard_error"]["value"] == pytest.approx(0)
     assert len(planted) == 3 * len(accuracy.VARIANTS)
 
 
 def test_accuracy_goes_on_where_it_stopped(tmp_path, planted):
     arguments = ["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu",
-                 "--variants", "float_bn,banner"]
+                 "--variants", "float_bn,banner_nearest"]
     bench.main([*arguments, "--seeds", "1"])
     bench.main([*arguments, "--seeds", "2"])
-    assert planted == [("resnet8", "float_bn", 0), ("resnet8", "banner", 0),
-                       ("resnet8", "float_bn", 1), ("resnet8", "banner", 1)]
+    assert planted == [("resnet8", "float_bn", 0), ("resnet8", "banner_nearest", 0),
+                       ("resnet8", "float_bn", 1), ("resnet8", "banner_nearest", 1)]
 
 
-def test_accuracy_does_not_take_a_result_of_other_sources(tmp_path, planted, monkeypatch):
+def test_accuracy_repeats_what_other_sources_trained(tmp_path, planted, monkeypatch):
     arguments = ["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu",
-                 "--variants", "banner", "--seeds", "1"]
-    bench.main(arguments)
-    monkeypatch.setattr(accuracy, "source_hash", lambda: "changed")
-    with pytest.raises(LockstepError, match="no finished trainings of these sources"):
+                 "--variants", "float_bn", "--seeds", "1"]
+    with pytest.raises(LockstepError, match="There are no finished trainings in"):
         bench.main([*arguments, "--report-only"])
+    bench.main(arguments)
+    stamp = accuracy.source_hash()
+    monkeypatch.setattr(accuracy, "source_hash", lambda: "changed")
+    bench.main([*arguments, "--report-only"])
+    assert len(planted) == 1
+    row, *_ = json.loads((tmp_path / "accuracy.json").read_text())
+    assert row["context"].endswith(f"sources {stamp}")
+    bench.main(arguments)
+    assert len(planted) == 2
+
+
+def test_accuracy_names_the_training_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr("sw.data.load_dataset", lambda *args: _Cifar())
+    monkeypatch.setattr(accuracy.subprocess, "run", lambda command, **_:
+                        subprocess.CompletedProcess(command, 2, "", "x\nerror: no such thing\n"))
+    with pytest.raises(LockstepError,
+                       match="Training resnet8-float_bn-0 failed: error: no such thing"):
+        bench.main(["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu"])
+
+
+def test_the_sources_of_a_training_are_those_that_it_reads(tmp_path, monkeypatch):
+    before = accuracy.source_hash()
+    (tmp_path / "sw").mkdir()
+    (tmp_path / "sw/a.py").write_text("x = 1")
+    monkeypatch.setattr(accuracy, "ROOT", tmp_path)
+    found = accuracy.source_hash()
+    (tmp_path / "sw/a.py").write_text("x = 2")
+    assert len({before, found, accuracy.source_hash()}) == 3
+
+
+@pytest.mark.slow
+def test_trainings_on_a_hundred_pictures(tmp_path, monkeypatch):
+    """What a run writes is what a training asks for; one that is there is not run again."""
+    monkeypatch.delenv("LOCKSTEP_DATA", raising=False)
+    write_folder(tmp_path, cifar_files(10))
+    arguments = ["accuracy", "-o", str(tmp_path / "bench"), "--networks", "resnet8", "--epochs",
+                 "1", "--seeds", "1", "--device", "cpu", "--threads", "1", "--datasets-dir",
+                 str(tmp_path), "--variants", "banner_deviation,integer_deviation"]
+    assert bench.main(arguments) == 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "bench/accuracy.json").read_text())}
+    for variant in ("banner_deviation", "integer_deviation"):
+        assert rows[f"accuracy.resnet8.{variant}.train_loss"]["value"] > 1
+    assert "accuracy.resnet8.banner_deviation.program_minus_simulated" in rows
+    monkeypatch.setattr(accuracy.subprocess, "run", None)
+    assert bench.main(arguments) == 0
 
 
 @pytest.mark.parametrize("arguments, message", [
