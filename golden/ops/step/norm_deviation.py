@@ -92,7 +92,7 @@ class DeviationGradientParameters(BetweenPasses):
                                  f"not {low}..{high}")
         squares, product = 128 * 128 * self.count, SLOPE_MAX << 7 + FRACTION + SLOPE_LEFT
         return (*super().widths(input_ranges),
-                Width("Sum of q q", 0, squares, 32 + self._wider),
+                Width("Sum of q q", 0, squares, 33 + self._wider),
                 Width("Dividend of the slope", 0, (1 << DIVIDEND_BITS) - 1, DIVIDEND),
                 Width("Divisor of the slope", 1, (1 << DIVISOR) - 1, DIVISOR + 1),
                 Width("Product of the centre", -product, product, 41))

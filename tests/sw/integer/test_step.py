@@ -129,9 +129,9 @@ class Shared(nn.Module):
 
     input_shape = 3, 8, 8
 
-    def __init__(self, quantize=True):
+    def __init__(self, quantize=True, overrides=None):
         super().__init__()
-        config = make_recipe("banner", quantize=quantize)
+        config = make_recipe("banner", quantize=quantize, overrides=overrides)
         self.input = QInput(config)
         self.a = QConv2d(3, 4, 3, padding=1, activation="relu6", config=config)
         self.b = QConv2d(4, 4, 1, activation="relu", config=config)
@@ -167,12 +167,15 @@ def float_gradients(plain, inputs):
             if isinstance(module, WeightedLayer)}
 
 
+@pytest.mark.parametrize("gradient", ["extremes", "deviation"])
 @pytest.mark.parametrize("name", ["resnet8", "shared"])
-def test_gradients_are_those_of_the_float_network(name):
+def test_gradients_are_those_of_the_float_network(name, gradient):
     """The direction and size of every weight's movement after one step."""
     torch.manual_seed(0)
-    make = {"resnet8": lambda **options: build_model("resnet", {"depth": 8, "width": 4} | options),
-            "shared": Shared}[name]
+    overrides = {"norm.range_gradient": gradient}
+    make = {"resnet8": lambda **options: build_model(
+                "resnet", {"depth": 8, "width": 4, "overrides": overrides} | options),
+            "shared": lambda **options: Shared(overrides=overrides, **options)}[name]
     model, plain = make(), make(quantize=False)
     model.input_shape = 3, 12, 12
     for module in model.modules():
@@ -196,6 +199,7 @@ def test_gradients_are_those_of_the_float_network(name):
         wanted = 0.1 * weight.grad.double().flatten()
         cosines.append(found @ wanted / (found.norm() * wanted.norm()))
         assert 0.8 < found.norm() / wanted.norm() < 1.25, name
+    print(gradient, [round(float(c), 4) for c in cosines])
     # Each layer's codes move the extremes of the norms before it, and random images have no signal.
     assert min(cosines) > 0.85 and sum(cosines) / len(cosines) > 0.93
 
