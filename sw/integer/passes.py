@@ -9,6 +9,7 @@ which it holds exactly. What is not here, or would not be exact, runs by `golden
 import ctypes
 import platform
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -249,36 +250,61 @@ class FusedPasses:
     def _codes_gradient(self, op, g8, weights, shift, seed, step):
         if op.size is None or op.width != 16:
             return None
-        if self._is_depthwise(op, g8, weights[0]):
-            sums = torch.empty((*g8.shape[:2], *op.size), dtype=torch.int32)
+        weights = weights[0]
+        g = torch.empty((len(g8), weights.shape[1] * op.groups, *op.size), dtype=torch.int16)
+        top = torch.zeros((1, 1), dtype=torch.int32)
+        multiplier, log2 = pixel_factor(op.pixels)
+        factors = multiplier, int(shift) + log2, self._seed(op.tensor_id, seed, step)
+
+        def finish(kind, sums, first, part, group):
+            self._call(f"gradient_codes_{kind}", sums, *factors, first, part, top, len(part), group,
+                       *self._sizes(part)[1:])
+
+        if self._is_depthwise(op, g8, weights):
+            sums = torch.empty(g.shape, dtype=torch.int32)
             self._call("depthwise_from", g8, weights, sums, len(g8), *self._geometry(
-                (g8.shape[1], *op.size), op, weights.shape[3:], g8.shape[2:]))
-            return self._drawn("int", op, sums, shift, seed, step)
-        if op.groups != 1 \
-                or weights.shape[1] * weights[0, 0, 0].numel() > self._terms:
+                g.shape[1:], op, weights.shape[2:], g8.shape[2:]))
+            finish("int", sums, 0, g, 1)
+        elif op.groups != 1 or weights[:, 0].numel() > self._terms:
             return None
-        _, n_outputs, channels, *kernel = weights.shape
+        else:
+            products = self._turned if self._can_turn(op, weights) else self._scattered
+            for part, group, sums in products(op, g8, weights):
+                finish(self._kind, sums, part.start, g[part], group)
+        return g, top
+
+    @staticmethod
+    def _can_turn(op, weights) -> bool:
+        """Whether the gradient is a convolution of the same kind by the turned kernel."""
+        reach = (length - 1 - before for length, before in zip(weights.shape[2:], op.padding))
+        return op.stride == (1, 1) and min(reach) >= 0
+
+    def _turned(self, op, g8, weights):
+        """Sums of the codes' gradients, as a convolution of g8: (images, group, sums) by part."""
+        kernel = tuple(weights.shape[2:])
+        window = replace(op, padding=tuple(length - 1 - before for length, before in
+                                           zip(kernel, op.padding)) * 2)
+        matrix = weights.flip(2, 3).transpose(0, 1).reshape(weights.shape[1], -1).contiguous()
+        n_pixels = op.size[0] * op.size[1]
+        for part, group in self._blocks(len(g8), matrix.shape[1], n_pixels):
+            columns = self._columns(g8[part], window, kernel, op.size, group)
+            yield part, group, self._products(self._matrices(matrix, columns), columns)
+
+    def _scattered(self, op, g8, weights):
+        """The same by columns that are added where they come from."""
+        n_outputs, channels, *kernel = weights.shape
         size = tuple(g8.shape[2:])
         n_rows, n_pixels = channels * kernel[0] * kernel[1], size[0] * size[1]
-        matrix = weights[0].reshape(n_outputs, n_rows).t().contiguous()
-        sums = torch.empty((len(g8), channels, *op.size), dtype=self._sum)
+        matrix = weights.reshape(n_outputs, n_rows).t().contiguous()
         geometry = self._geometry((channels, *op.size), op, kernel, size)
         for part, group in self._blocks(len(g8), n_rows, n_pixels):
             n = len(g8[part])
             gradient = torch.empty((n // group, n_outputs, group * n_pixels), dtype=self._code)
             self._call(f"rows_{self._kind}", g8[part], gradient, n, group, n_outputs, n_pixels)
             columns = self._products(self._matrices(matrix, gradient), gradient)
-            self._call(f"from_columns_{self._kind}", columns, sums[part], n, group, *geometry)
-        return self._drawn(self._kind, op, sums, shift, seed, step)
-
-    def _drawn(self, kind, op, sums, shift, seed, step):
-        """The codes of a gradient, and their watch."""
-        multiplier, log2 = pixel_factor(op.pixels)
-        g = torch.empty(sums.shape, dtype=torch.int16)
-        top = torch.empty((1, 1), dtype=torch.int32)
-        self._call(f"gradient_codes_{kind}", sums, multiplier, int(shift) + log2,
-                   self._seed(op.tensor_id, seed, step), g, top, *self._sizes(g))
-        return g, top
+            sums = torch.empty((n, channels, *op.size), dtype=self._sum)
+            self._call(f"from_columns_{self._kind}", columns, sums, n, group, *geometry)
+            yield part, 1, sums
 
     def _kernel_gradient(self, op, x, g16):
         n_pixels = g16[0, 0].numel()
