@@ -11,24 +11,24 @@ from types import ModuleType
 __all__ = ["SUITES", "Suite", "add_suite", "command_of"]
 
 
-def _count(option: str):
-    """A parser of whole numbers from 1 on; the error names ``option``."""
+def _count(option: str, least: int = 1):
+    """A parser of whole numbers from ``least`` on; the error names ``option``."""
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
-        if value < 1:
+        if value < least:
             raise argparse.ArgumentTypeError(
-                f"{option.replace('-', ' ').capitalize()} must be at least 1, not {value}")
+                f"{option.replace('-', ' ').capitalize()} must be at least {least}, not {value}")
         return value
     return parse
 
 
 _COUNTS = ("seeds", "epochs", "threads", "batch-size", "images", "test-images", "repetitions")
 #: Options that change what is measured, in the order in which a row's command names them.
-_MEASURED = ("seeds", "first-seed", "epochs", "networks", "variants", "threads", "batch-size", "images",
-             "test-images", "repetitions", "target", "checkpoint", "compile")
+_MEASURED = ("seeds", "first-seed", "epochs", "networks", "variants", "threads", "batch-size",
+             "images", "test-images", "repetitions", "target", "checkpoint", "compile")
 _DATASETS = {"default": "data", "metavar": "DIR", "help": "where CIFAR-10 and the models are "
              "(default %(default)s, then LOCKSTEP_DATA)"}
 _DEVICE = {"default": "auto", "choices": ("auto", "cpu", "cuda"),
@@ -64,7 +64,8 @@ SUITES = {
         about="what 8 bits cost ResNet-8 and ResNet-20 on CIFAR-10, paired trainings",
         module="accuracy", options={
             "seeds": {"help": "number of seeds (default 3 and 1)"},
-            "first-seed": {"type": int, "default": 0, "help": "the first (default %(default)s)"},
+            "first-seed": {"type": _count("first-seed", 0), "default": 0,
+                           "help": "the first of them (default %(default)s)"},
             "epochs": {"help": "epochs per training (default 6)"},
             "networks": {"help": "which, comma-separated"},
             "variants": {"help": "which kinds of training, comma-separated (default all)"},

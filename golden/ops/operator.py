@@ -151,6 +151,13 @@ class Operator(ABC):
         """
         return None, None
 
+    def product_sums(self, input_ranges, *shapes) -> tuple | None:
+        """(low, high) of every partial sum of products of which only the inputs' shapes tell the
+        number; None where `accumulators` gives them, or there are none. They may be wider than
+        int32 where the operator says how they are put together.
+        """
+        return None
+
 
 class Elementwise(Operator):
     """Every output element comes from the elements at its own place."""

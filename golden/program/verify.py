@@ -23,7 +23,8 @@ class NodeReport:
     """What is proven of one node.
 
     input_ranges, output_ranges: (low, high) codes of each input and of each output
-    accumulator: (low, high) of every partial sum with the zero point subtracted, None without MACs
+    accumulator: (low, high) of every partial sum with the zero point subtracted, None without MACs;
+        of the products of a training step, too
     raw_accumulator: the same for raw codes and the folded bias, None where the op has no such form
     macs: multiplications for one image
     """
@@ -141,6 +142,8 @@ def _verify_node(program, node, ranges):
         _check_quantization(op, inputs, output)
     input_ranges = tuple(ranges[name] for name in node.inputs)
     accumulator, raw = _check_accumulators(op, input_ranges)
+    if accumulator is None:
+        accumulator = op.product_sums(input_ranges, *(tensor.shape for tensor in inputs))
     output_ranges = _each(op.output_range(input_ranges), outputs)
     for output, (low, high) in zip(outputs, output_ranges, strict=True):
         lowest, highest = output.quantization.code_range

@@ -24,8 +24,8 @@ from sw.layers.graph import LayerCall
 from sw.layers.weighted import QAdd, QConv2d, QLinear, WeightedLayer, four_sides
 from sw.quantize.recipes import make_recipe
 
-__all__ = ["LABEL", "LOGITS", "LOSS", "RECIPE_FIELDS", "Writer", "check_formats", "classifier", "layer",
-           "refuse"]
+__all__ = ["LABEL", "LOGITS", "LOSS", "RECIPE_FIELDS", "Writer", "check_formats", "classifier",
+           "layer", "refuse"]
 
 LABEL, LOSS = "host/label", "head/loss"
 LOGITS = "head/logits.exponent"          # of the int8 logits of inference

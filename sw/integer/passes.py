@@ -1,4 +1,4 @@
-"""The heavy operators of integer training and its evaluation on a CPU: fused loops in C++, exact products.
+"""The heavy operators of integer training and its evaluation on a CPU: fused loops in C++.
 
 A product is columns, a matrix product and a loop over its sums. Where the processor multiplies int8
 into int32 (VNNI) that is `torch._int_mm`, elsewhere float32 with at most 1,024 products a sum,

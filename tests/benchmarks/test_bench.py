@@ -177,6 +177,7 @@ def test_trainings_on_a_hundred_pictures(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments, message", [
     (["accuracy", "--networks", "resnet9"], "Unknown network 'resnet9'; known: resnet8, resnet20"),
     (["accuracy", "--variants", "banana"], "Unknown variant 'banana'; known: float_bn"),
+    (["accuracy", "--first-seed", "-1"], "First seed must be at least 0, not -1"),
     (["train-speed", "--repetitions", "0"], "Repetitions must be at least 1, not 0"),
 ])
 def test_bad_options(arguments, message, tmp_path):

@@ -16,7 +16,8 @@ from golden.ops import windows
 from golden.ops.primitives import ExecutorIntegers
 from golden.ops.step.base import HALF, Port, StepOperator, by_channel
 
-__all__ = ["NO_PADDING", "PreNormCodes", "StepProduct", "as_given", "as_images", "pixel_factor"]
+__all__ = ["NO_PADDING", "PreNormCodes", "StepProduct", "as_given", "as_images", "pixel_factor",
+           "sums_of"]
 
 NO_PADDING = (0, 0, 0, 0)
 
@@ -26,6 +27,12 @@ def pixel_factor(pixels) -> tuple[int, int]:
     pixels = validate.integer("Pixels", pixels, 1, 1 << 16)
     log2 = (pixels - 1).bit_length()
     return arith.round_divide(1 << 30 + log2, pixels), 30 + log2
+
+
+def sums_of(n_terms, first, second) -> tuple[int, int]:
+    """(low, high) of every partial sum of so many products of values within two ranges."""
+    products = [a * b for a in first for b in second]
+    return n_terms * min(*products, 0), n_terms * max(*products, 0)
 
 
 class StepProduct(StepOperator):
@@ -92,6 +99,10 @@ class PreNormCodes(StepProduct):
         """Multiplications of one image."""
         size = self.output_pixels(self.image(x), self.kernel_shape(weights)[2:])
         return int(np.prod(weights)) * size[0] * size[1]
+
+    def product_sums(self, input_ranges, x, weights, shift) -> tuple:
+        """Of a kernel's weights and inputs."""
+        return sums_of(int(np.prod(self.kernel_shape(weights)[1:])), *input_ranges[:2])
 
     def sums(self, p, x, weights) -> ExecutorIntegers:
         """int64 (N, O, OH, OW) of int64 inputs."""

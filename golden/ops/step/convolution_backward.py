@@ -35,6 +35,7 @@ from golden.ops.step.convolution import (
     as_given,
     as_images,
     pixel_factor,
+    sums_of,
 )
 
 __all__ = ["BiasGradient", "CodesGradient", "KernelGradient"]
@@ -99,6 +100,11 @@ class CodesGradient(StepProduct):
     def macs(self, g8, weights, *rest) -> int:
         """Multiplications of one image, as of the layer."""
         return int(np.prod(weights)) * int(np.prod(g8[1:]))
+
+    def product_sums(self, input_ranges, g8, weights, *rest) -> tuple:
+        """Of the gradients that a pixel of x went into."""
+        n_outputs, _, *kernel = self.kernel_shape(weights)
+        return sums_of(n_outputs // self.groups * kernel[0] * kernel[1], *input_ranges[:2])
 
     def sums(self, p, g8, weights) -> ExecutorIntegers:
         """int64 (N, I, H, W): a convolution of the gradient, zeros between its pixels."""
@@ -175,6 +181,13 @@ class KernelGradient(StepProduct):
     def macs(self, x, g16) -> int:
         """Multiplications of one image, of two digits."""
         return 2 * int(np.prod(self.shapes(x, g16)[1][0])) * int(np.prod(g16[1:]))
+
+    def product_sums(self, input_ranges, x, g16) -> tuple:
+        """Of both digits put together, over the batch: at most 48 bits."""
+        size = self.output_pixels(self.image(x), self.kernel)
+        limits = -GRADIENT_MAX, GRADIENT_MAX
+        g = [arith.clamp(value, *limits) for value in input_ranges[1]]
+        return sums_of(self.n_images * size[0] * size[1], input_ranges[0], g)
 
     def results(self, p, x, g16) -> tuple:
         """By digit."""

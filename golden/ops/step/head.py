@@ -19,6 +19,7 @@ import numpy as np
 from golden import arith
 from golden.digits import MAX_TERMS
 from golden.ops.step.base import HALF, Port, StepOperator, Width
+from golden.ops.step.convolution import sums_of
 
 __all__ = ["BIAS_FRACTION", "CLASSES_MAX", "CrossEntropy", "GRADIENT_FRACTION", "LOSS_FRACTION",
            "LogitSums", "SOFTMAX_SHIFT"]
@@ -59,6 +60,10 @@ class LogitSums(StepOperator):
     def macs(self, x, weights, *rest) -> int:
         """Multiplications of one image."""
         return weights[0] * weights[1]
+
+    def product_sums(self, input_ranges, x, *rest) -> tuple:
+        """Before the bias."""
+        return sums_of(x[0], *input_ranges[:2])
 
     def results(self, p, x, weights, bias, shift) -> tuple:
         """The bias by one visit of the lanes."""

@@ -199,7 +199,8 @@ class NormGradientParameters(BetweenPasses):
     def widths(self, input_ranges) -> tuple[Width, ...]:
         """The dividend of the spike too."""
         limit = SPIKE_LIMIT << FRACTION
-        return *super().widths(input_ranges), Width("Dividend of the spike", -limit, limit, DIVIDEND)
+        return (*super().widths(input_ranges),
+                Width("Dividend of the spike", -limit, limit, DIVIDEND))
 
     def shapes(self, *inputs) -> tuple[tuple, tuple]:
         """By channel."""

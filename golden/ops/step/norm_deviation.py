@@ -119,8 +119,8 @@ class DeviationGradientParameters(BetweenPasses):
         return arith.clamp(value, max(self.count >> DEVIATION_SHIFT, 1), 1 << 40)
 
     @staticmethod
-    def _slope(product, variance):
-        """slope and k of P / V."""
+    def _slope(product, variance) -> tuple:
+        """Slope and k of P / V."""
         magnitude = abs(product)
         of_product, of_variance = arith.bit_length(magnitude), arith.bit_length(variance)
         quotient = arith.floor_divide(_moved(magnitude, of_product, DIVIDEND_BITS),

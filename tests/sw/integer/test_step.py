@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from golden.errors import LockstepError
+from golden.ops import step as ops
+from golden.ops.primitives import NUMPY
 from golden.ops.step import STEP_OPERATORS
 from golden.program import Program
 from golden.program.interpreter import run as golden_run
@@ -199,7 +201,6 @@ def test_gradients_are_those_of_the_float_network(name, gradient):
         wanted = 0.1 * weight.grad.double().flatten()
         cosines.append(found @ wanted / (found.norm() * wanted.norm()))
         assert 0.8 < found.norm() / wanted.norm() < 1.25, name
-    print(gradient, [round(float(c), 4) for c in cosines])
     # Each layer's codes move the extremes of the norms before it, and random images have no signal.
     assert min(cosines) > 0.85 and sum(cosines) / len(cosines) > 0.93
 
@@ -278,3 +279,30 @@ def test_a_network_without_a_place_for_the_images_is_refused():
     model = build(lambda self, x: self.input(x), input=QInput(CONFIG))
     with pytest.raises(LockstepError, match="must end in a linear layer"):
         integer_step(model, 20, input_exponent=-6)
+
+
+def test_the_report_names_the_width_of_every_product():
+    """By the worst inputs: all codes at an end of their ranges."""
+    _, step = step_program("ds_cnn")
+    report, products = verify(step), 0
+    assert report.accumulator_width <= 48
+    for node in step.nodes:
+        entry = report[node.name]
+        if not entry.macs:
+            continue
+        products += 1
+        low, high = entry.accumulator
+        is_kernel = isinstance(node.op, ops.KernelGradient)
+        assert entry.accumulator_width <= (48 if is_kernel else 32)
+        if is_kernel:
+            continue
+        shapes = [(1, *step.tensors[name].shape) for name in node.inputs[:2]]
+        (_, most), (least, _) = entry.input_ranges[:2]
+        x, w = (np.full(shape, value, np.int64) for shape, value in zip(shapes, (most, least)))
+        sums = node.op.sums(NUMPY, x, w) if not isinstance(node.op, ops.LogitSums) \
+            else np.array(shapes[0][1] * most * least)
+        assert low <= sums.min() and sums.min() < 0.5 * low
+    assert products == 3 * sum(isinstance(node.op, ops.WeightCodes) for node in step.nodes) - 1
+    gradient = report["classifier.weight.gradient"]
+    n_images, x = step.batch, gradient.input_ranges[0][1]
+    assert gradient.accumulator[1] == n_images * x * 32639
