@@ -1,9 +1,10 @@
 """accuracy: what 8 bits cost on CIFAR-10, by paired trainings of ResNet-8 and ResNet-20.
 
-Every variant has the same seeds, epochs, augmentation and schedule (batch 64, cosine from 0.1,
-weight decay 1e-4). Each training is a run of flows/train.py in DIR/accuracy-runs, so an interrupted
-suite goes on at its last epoch, and several processes may share the folder, each with variants of
-its own. `sources.txt` beside a run says which sources it began with; a run of others is repeated.
+Every variant has the same seeds, initial weights, epochs, augmentation and schedule (batch 64,
+cosine from 0.1, weight decay 1e-4). Each training is a run of flows/train.py in DIR/accuracy-runs,
+so an interrupted suite goes on at its last epoch, and several processes may share the folder, each
+with variants of its own. `sources.txt` beside a run says which sources it began with; a run of
+others is repeated.
 """
 
 import argparse
@@ -26,7 +27,7 @@ __all__ = ["NETWORKS", "VARIANTS", "Network", "Training", "Variant", "chosen", "
 BATCH = 64
 ROOT = Path(__file__).parents[1]
 SOURCES = ("golden", "sw", "models")
-STAMP = "sources.txt"
+STAMP, INITIAL = "sources.txt", "initial.pt"
 GOAL = 0.3
 
 
@@ -149,6 +150,21 @@ class Training:
             result["program"] = 100 * config["integer_accuracy"]
         return result
 
+    def _initial(self):
+        """A checkpoint of the weights that float trainings of the seed begin from."""
+        import torch
+
+        from models import build_model
+        from sw.train.checkpoint import Checkpoint
+
+        torch.manual_seed(self.seed)
+        options = self.settings["model_config"] | {"quantize": False}
+        model = build_model("resnet", options)
+        path = self.directory / INITIAL
+        Checkpoint(model="resnet", model_config=options, dataset="cifar10", train_config={},
+                   epochs_done=0, history=[], state=model.state_dict()).save(path)
+        return path
+
     def run(self, datasets_dir: str, device: str, threads: int) -> None:
         """Train, or go on; LockstepError where that fails."""
         settings = self.settings
@@ -165,7 +181,8 @@ class Training:
             str(self.epochs), "--schedule", "cosine", "--lr", "0.1", "--seed", str(self.seed),
             "--arithmetic", settings["arithmetic"], "--device", device, "--threads", str(threads),
             "--quiet", *(["--compile", "--channels-last"] if self._compiles else []),
-            *(["--resume"] if resume else [])]
+            *(["--resume"] if resume else
+              ["--initial", str(self._initial())] if settings["arithmetic"] == "integer" else [])]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, text=True,
                               capture_output=True)

@@ -37,6 +37,7 @@ _exponents = _in("golden/ops/step/exponents.py", "golden/ops/step/test_step_expo
 _step_norm, _step_back, _statistics = (
     _in(f"golden/ops/step/{name}.py", "golden/ops/step/test_step_norm.py")
     for name in ("norm_forward", "norm_backward", "statistics"))
+_deviation = _in("golden/ops/step/norm_deviation.py", "golden/ops/step/test_step_norm.py")
 _addition = _in("golden/ops/step/addition.py", "golden/ops/step/test_step_addition.py")
 _maximum = _in("golden/ops/step/pooling_backward.py", "golden/ops/step/test_step_pooling.py")
 _head = _in("golden/ops/step/head.py", "golden/ops/step/test_step_head.py")
@@ -83,6 +84,11 @@ GOLDEN = (
                "high)", "p.integers(index == high) - p.integers(index == low)"),
     _step_back("the remainder of the mean is dropped", "sum_gq - sum_g * whole - mean_g * rest",
                "sum_gq - sum_g * whole"),
+    _deviation("the remainder of the mean is left out of V", "squares - total * whole - whole * "
+               "rest", "squares - total * whole"),
+    _deviation("a slope of 16 bits", "arith.clamp(length - 15, 0, 2)",
+               "arith.clamp(length - 16, 0, 2)"),
+    _deviation("a slope beyond the largest", "(arith.clamp(-shift, 0, 1) << 17)", "0"),
     _statistics("the last of equal maxima", "left = p.constant([[length - 1 - index for",
                 "left = p.constant([[index for"),
     _addition("a unit too fine for 16 bits", "CODE_LIMIT, GRADIENT_LIMIT = 20, 15",

@@ -307,8 +307,7 @@ def test_the_largest_slopes_fit_their_widths(count):
     ok = [(-32639, 32639), (-128, 127), (-1, 1), op.ranges[0], op.ranges[1], op.ranges[2],
           *((0, 1),) * 4]
     assert DeviationInputGradient(count=64, tensor_id=0).accumulators(ok) == (None, None)
-    ok[4] = -32768, 32768
-    ok[3] = -1 << 30, 1 << 30
+    ok[3] = -1 << 31, (1 << 31) - 1
     with pytest.raises(ValueError, match="z must fit 32 bits"):
         DeviationInputGradient(count=64, tensor_id=0).accumulators(ok)
 

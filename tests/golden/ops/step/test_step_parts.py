@@ -92,6 +92,10 @@ def test_a_layer(n_parts, size):
     op = ops.NormInputGradient(count=count, activation="relu", tensor_id=3)
     assert_as_the_whole(n_parts, op, g, *at, sign, mean, spike, ones << 30, ones * 40, SEED, STEP,
                         x)
+    *_, low, high = assert_as_the_whole(n_parts, ops.NormStatistics(count=count, squares=True), q)
+    taken = ops.DeviationGradientParameters(count=count)(*sums, total, spread, low, high)[:3]
+    op = ops.DeviationInputGradient(count=count, activation="relu", tensor_id=3)
+    assert_as_the_whole(n_parts, op, g, q, sign, *taken, ones << 30, ones * 40, SEED, STEP, x)
     assert_as_the_whole(n_parts, ops.KernelGradient(
         n_images=n_images, kernel=(3, 3), padding=(1, 1, 1, 1)), x, g)
     assert_as_the_whole(n_parts, ops.BiasGradient(n_images=n_images), g[:, :, 0, 0])
