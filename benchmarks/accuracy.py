@@ -4,7 +4,7 @@ Every variant has the same seeds, initial weights, epochs, augmentation and sche
 cosine from 0.1, weight decay 1e-4). Each training is a run of flows/train.py in DIR/accuracy-runs,
 so an interrupted suite goes on at its last epoch, and several processes may share the folder, each
 with variants of its own. `sources.txt` beside a run says which sources it began with; a run of
-others is repeated.
+others is laid aside and repeated.
 """
 
 import argparse
@@ -12,10 +12,9 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.rows import row
@@ -49,11 +48,15 @@ class Variant:
     """One way to train.
 
     options: of the model; arithmetic: of the step; against: the variants that it is compared with;
-    goal: points to float batch norm that it may lie below
+    goal: points to float batch norm that it may lie below; continues: the variant whose trained
+    network of the same seed it begins from, for so many epochs from rate lr
     """
 
     options: dict = field(default_factory=dict)
     arithmetic: str = "float"
+    continues: str | None = None
+    epochs: int | None = None
+    lr: float = 0.1
     against: tuple = ("float_bn",)
     goal: float | None = None
 
@@ -75,6 +78,8 @@ VARIANTS = {
     "integer_deviation": Variant(options=_range("deviation"), arithmetic="integer", goal=GOAL,
                                  against=("float_bn", "float_extremes", "float_deviation",
                                           "integer_extremes")),
+    "integer_continued": Variant(options=_range("deviation"), arithmetic="integer", goal=0,
+                                 continues="float_bn", epochs=1, lr=0.002),
     "jacob": Variant(options={"recipe": "jacob"}),
     "banner_no_bifurcation": Variant(options={"overrides": {"bifurcated": False}}),
     "banner_nearest": Variant(options={"overrides": {"error.rounding": "half_up"}}),
@@ -85,7 +90,8 @@ def source_hash() -> str:
     """Hash of every source that a training's result depends on."""
     digest = hashlib.sha256()
     for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        for path in sorted(path for kind in ("*.py", "*.cpp")
+                           for path in (ROOT / folder).rglob(kind)):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -115,19 +121,16 @@ class Training:
     @property
     def settings(self) -> dict:
         """What config.json must say."""
-        options = {"dataset": "cifar10", "depth": NETWORKS[self.network].depth,
-                   **VARIANTS[self.variant].options}
+        variant = VARIANTS[self.variant]
+        options = {"dataset": "cifar10", "depth": NETWORKS[self.network].depth, **variant.options}
         if self.variant == "jacob":     # delay and freeze scale with the run
             options["overrides"] = {"activation.delay": self.steps,
                                     "norm.freeze_after": self.steps * self.epochs * 2 // 3}
-        return {"model": "resnet", "model_config": options, "epochs": self.epochs,
-                "batch_size": BATCH, "seed": self.seed, "lr": 0.1, "schedule": "cosine",
-                "arithmetic": VARIANTS[self.variant].arithmetic, "compile": self._compiles,
-                "channels_last": self._compiles}
-
-    @property
-    def _compiles(self):
-        return self.compile and VARIANTS[self.variant].arithmetic == "float"
+        compiles = self.compile and variant.arithmetic == "float"
+        return {"model": "resnet", "model_config": options,
+                "epochs": variant.epochs or self.epochs, "batch_size": BATCH, "seed": self.seed,
+                "lr": variant.lr, "schedule": "cosine", "arithmetic": variant.arithmetic,
+                "compile": compiles, "channels_last": compiles}
 
     @property
     def sources(self) -> str | None:
@@ -151,7 +154,9 @@ class Training:
         return result
 
     def _initial(self):
-        """A checkpoint of the weights that float trainings of the seed begin from."""
+        """A checkpoint of the weights that float trainings of the seed begin from, or end with."""
+        if continued := VARIANTS[self.variant].continues:
+            return replace(self, variant=continued).directory / "checkpoint.pt"
         import torch
 
         from models import build_model
@@ -168,21 +173,30 @@ class Training:
     def run(self, datasets_dir: str, device: str, threads: int) -> None:
         """Train, or go on; LockstepError where that fails."""
         settings = self.settings
-        began = self.sources == source_hash()
-        if not began:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            self.directory.mkdir(parents=True)
-            (self.directory / STAMP).write_text(source_hash() + "\n")
-        resume = (self.directory / ".partial.pt").is_file()
-        command = [
-            sys.executable, str(ROOT / "flows/train.py"), "--save", self.name, "--runs-dir",
-            str(self.folder), "--model", "resnet", "--model-config", str(settings["model_config"]),
-            "--dataset", "cifar10", "--datasets-dir", datasets_dir, "-b", str(BATCH), "--epochs",
-            str(self.epochs), "--schedule", "cosine", "--lr", "0.1", "--seed", str(self.seed),
-            "--arithmetic", settings["arithmetic"], "--device", device, "--threads", str(threads),
-            "--quiet", *(["--compile", "--channels-last"] if self._compiles else []),
-            *(["--resume"] if resume else
-              ["--initial", str(self._initial())] if settings["arithmetic"] == "integer" else [])]
+        if self.sources != source_hash():
+            if self.directory.is_dir():
+                self.directory.rename(f"{self.directory}-of-{self.sources or 'unknown'}")
+            aside = Path(f"{self.directory}-of-{source_hash()}")
+            if aside.is_dir():
+                aside.rename(self.directory)
+                if self.result():
+                    return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / STAMP).write_text(source_hash() + "\n")
+        options = {"--save": self.name, "--runs-dir": self.folder, "--model": settings["model"],
+                   "--model-config": settings["model_config"], "--dataset": "cifar10",
+                   "--datasets-dir": datasets_dir, "-b": BATCH, "--epochs": settings["epochs"],
+                   "--schedule": settings["schedule"], "--lr": settings["lr"], "--seed": self.seed,
+                   "--arithmetic": settings["arithmetic"], "--device": device,
+                   "--threads": threads}
+        command = [sys.executable, str(ROOT / "flows/train.py"),
+                   *(str(word) for option in options.items() for word in option), "--quiet"]
+        if settings["compile"]:
+            command += ["--compile", "--channels-last"]
+        if (self.directory / ".partial.pt").is_file():
+            command += ["--resume"]
+        elif settings["arithmetic"] == "integer":
+            command += ["--initial", str(self._initial())]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, text=True,
                               capture_output=True)

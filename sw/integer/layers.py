@@ -179,17 +179,19 @@ def _norm_gradient(writer, name, count, norm, g) -> tuple[str, str, str]:
     sums = tape.operator(f"{name}.norm.sums",
                          ops.NormGradientSums(count=count, activation=activation), g.name, norm.q,
                          *mask)
-    between, kind, last = \
-        (ops.DeviationGradientParameters, ops.DeviationInputGradient, norm.detail) \
-        if norm.deviation else (ops.NormGradientParameters, ops.NormInputGradient, (norm.sign,))
+    if norm.deviation:
+        between, second_pass = ops.DeviationGradientParameters, ops.DeviationInputGradient
+        between_reads, pass_reads = norm.detail, (norm.q,)
+    else:
+        between, second_pass = ops.NormGradientParameters, ops.NormInputGradient
+        between_reads, pass_reads = (norm.sign,), norm.detail
     between = between(count=count)
     *taken, dgamma, dbeta = tape.operator(f"{name}.norm.gradient", between, *sums, norm.total,
-                                          norm.spread, *last)
+                                          norm.spread, *between_reads)
     e = tape.exponent(f"{name}.sums.exponent")
-    op = kind(count=count, activation=activation, tensor_id=tape.tensor_id(G8))
-    where = (norm.q,) if norm.deviation else norm.detail
+    op = second_pass(count=count, activation=activation, tensor_id=tape.tensor_id(G8))
     g16, g8, top = tape.operator(
-        f"{name}.sums.gradient", op, g.name, *where, norm.sign, *taken, norm.multiplier,
+        f"{name}.sums.gradient", op, g.name, *pass_reads, norm.sign, *taken, norm.multiplier,
         tape.shift(f"{name}.sums.shift", (norm.shift, norm.to_sums, f"-{g.exponent}", e)),
         *RANDOM, *mask)
     tape.rule(e, top, GRADIENT_BITS)

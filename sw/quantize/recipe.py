@@ -179,6 +179,9 @@ class NormRecipe:
             _flag(name, getattr(self, name))
         if self.freeze_after is not None:
             _integer("freeze_after", self.freeze_after, 0, 2**31 - 1)
+        if self.range_gradient != RANGE_GRADIENTS[0] and self.kind != "range":
+            raise LockstepError(f"Option norm.range_gradient needs norm.kind range, not "
+                                f"{self.kind}")
         if self.fold and self.kind != "batch":
             raise LockstepError(f"Option norm.fold needs norm.kind batch, not {self.kind}")
 

@@ -79,7 +79,7 @@ def planted(monkeypatch):
         config = {"model": options["--model"], "epochs": int(options["--epochs"]),
                   "model_config": {"dataset": "cifar10",
                                    **ast.literal_eval(options["--model-config"])},
-                  "batch_size": int(options["-b"]), "seed": int(seed), "lr": 0.1,
+                  "batch_size": int(options["-b"]), "seed": int(seed), "lr": float(options["--lr"]),
                   "schedule": "cosine", "arithmetic": options["--arithmetic"], "compile": False,
                   "channels_last": False, "test_accuracy": value / 100}
         if "banner" in variant:
@@ -136,6 +136,11 @@ def test_accuracy_repeats_what_other_sources_trained(tmp_path, planted, monkeypa
     assert row["context"].endswith(f"sources {stamp}")
     bench.main(arguments)
     assert len(planted) == 2
+    assert (tmp_path / f"accuracy-runs/resnet8-float_bn-0-of-{stamp}/config.json").is_file()
+    monkeypatch.setattr(accuracy, "source_hash", lambda: stamp)
+    bench.main(arguments)
+    assert len(planted) == 2
+    assert not (tmp_path / f"accuracy-runs/resnet8-float_bn-0-of-{stamp}").exists()
 
 
 def test_accuracy_names_the_training_that_failed(tmp_path, monkeypatch):
