@@ -129,6 +129,41 @@ inline i64 largest(const std::vector<i64>& tops) {
   return top;
 }
 
+// What a tap sees of a plane (H, W): pixel (row sy + down, column sx + right), zeros as padding.
+template <typename T>
+void picked_plane(const i8* source, T* target, i64 h, i64 w, i64 down, i64 right, i64 sy, i64 sx,
+                  i64 oh, i64 ow, Span span) {
+  for (i64 row = 0; row < oh; row++, target += ow) {
+    i64 y = row * sy + down;
+    if (y < 0 || y >= h) {
+      std::memset(target, 0, ow * sizeof(T));
+      continue;
+    }
+    const i8* line = source + y * w + right;
+    for (i64 column = 0; column < span.first; column++) target[column] = 0;
+    for (i64 column = span.first; column < span.end; column++) target[column] = line[column * sx];
+    for (i64 column = span.end; column < ow; column++) target[column] = 0;
+  }
+}
+
+// The same for strides of 1 and rows as wide as the plane's: one move, then what wrapped around.
+template <typename T>
+void moved_plane(const i8* source, T* target, i64 h, i64 w, i64 down, i64 right, i64 oh,
+                 Span span) {
+  i64 first = clamp(-down, 0, oh), end = clamp(h - down, first, oh);
+  if (span.first >= span.end) first = end = oh;
+  std::memset(target, 0, first * w * sizeof(T));
+  std::memset(target + end * w, 0, (oh - end) * w * sizeof(T));
+  if (first == end) return;
+  const i8* moved = source + down * w + right;
+  for (i64 at = first * w + span.first; at < (end - 1) * w + span.end; at++) target[at] = moved[at];
+  for (i64 row = first; row < end; row++) {
+    T* line = target + row * w;
+    for (i64 column = 0; column < span.first; column++) line[column] = 0;
+    for (i64 column = span.end; column < w; column++) line[column] = 0;
+  }
+}
+
 // x (N, C, H, W) int8 to columns (N / G, C kh kw, G, OH OW), zeros as padding.
 template <typename T>
 void columns_of(const i8* x, T* out, i64 n, i64 group, i64 c, i64 h, i64 w, i64 kh, i64 kw, i64 sy,
@@ -142,22 +177,10 @@ void columns_of(const i8* x, T* out, i64 n, i64 group, i64 c, i64 h, i64 w, i64 
           i64 tap = (channel * kh + i) * kw + j;
           T* target = out + place(image, tap, c * kh * kw, group, oh * ow);
           Span span(j, w, sx, left, ow);
-          for (i64 row = 0; row < oh; row++, target += ow) {
-            i64 y = row * sy + i - top;
-            if (y < 0 || y >= h) {
-              std::memset(target, 0, ow * sizeof(T));
-              continue;
-            }
-            const i8* line = source + y * w + j - left;
-            for (i64 column = 0; column < span.first; column++) target[column] = 0;
-            if (sx == 1)
-              for (i64 column = span.first; column < span.end; column++)
-                target[column] = line[column];
-            else
-              for (i64 column = span.first; column < span.end; column++)
-                target[column] = line[column * sx];
-            for (i64 column = span.end; column < ow; column++) target[column] = 0;
-          }
+          if (sx == 1 && sy == 1 && ow == w)
+            moved_plane(source, target, h, w, i - top, j - left, oh, span);
+          else
+            picked_plane(source, target, h, w, i - top, j - left, sy, sx, oh, ow, span);
         }
     }
 }

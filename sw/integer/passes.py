@@ -7,6 +7,7 @@ which it holds exactly. What is not here, or would not be exact, runs by `golden
 """
 
 import ctypes
+import math
 import platform
 import subprocess
 from dataclasses import replace
@@ -87,15 +88,15 @@ def _int_mm_is_exact() -> bool:
     return True
 
 
-def _int8_product(a, b):
-    """int32 (M, N) of int8 a (M, K) times b (K, N).
+def _int8_product(a, b, out=None):
+    """int32 (M, N) of int8 a (M, K) times b (K, N), in out where it is given.
 
     Axes of length 1 are padded: with their strides, which mean nothing, oneDNN takes a matrix for
     another one.
     """
     (rows, depth), columns = a.shape, b.shape[1]
     if min(rows, depth, columns) > 1:
-        return torch._int_mm(a, b)
+        return torch._int_mm(a, b) if out is None else torch._int_mm(a, b, out=out)
     pad = [max(2 - length, 0) for length in (rows, depth, columns)]
     a, b = (torch.nn.functional.pad(x, (0, right, 0, below)).contiguous()
             for x, right, below in ((a, pad[1], pad[0]), (b, pad[2], pad[1])))
@@ -112,6 +113,7 @@ class FusedPasses:
         self._int8 = _int_mm_is_exact() if int8 is None else int8
         self._kind = "int" if self._int8 else "float"
         self._code, self._sum = (torch.int8, torch.int32) if self._int8 else (torch.float32,) * 2
+        self._memory: dict[str, torch.Tensor] = {}
         self._terms = MAX_TERMS if self._int8 else EXACT_TERMS
         try:
             self._library = ctypes.CDLL(str(folder / LIBRARY))
@@ -164,9 +166,19 @@ class FusedPasses:
             yield slice(first, first + size), min(group, size)
             first += size
 
+    def _scratch(self, name, shape, dtype):
+        """Memory that the next call by this name takes again: new pages cost more than a pass."""
+        size = math.prod(shape)
+        if name not in self._memory or self._memory[name].numel() < size:
+            self._memory[name] = torch.empty(size, dtype=dtype)
+        return self._memory[name][:size].view(shape)
+
     def _products(self, a, b):
-        """The sums of a (B, M, K) times b (B, K, N); of int8 B is 1."""
-        return _int8_product(a[0], b[0])[None] if self._int8 else torch.bmm(a, b)
+        """The sums of a (B, M, K) times b (B, K, N), until the next ones; of int8 B is 1."""
+        sums = self._scratch("sums", (len(a), a.shape[1], b.shape[2]), self._sum)
+        if self._int8:
+            return _int8_product(a[0], b[0], sums[0])[None]
+        return torch.bmm(a, b, out=sums)
 
     def _matrices(self, matrix, like):
         """Codes (M, K) for `_products` with `like`."""
@@ -174,8 +186,8 @@ class FusedPasses:
 
     def _columns(self, x, op, kernel, size, group):
         """(N / G, C kh kw, G OH OW) of int8 x (N, C, H, W)."""
-        found = torch.empty((len(x) // group, x.shape[1] * kernel[0] * kernel[1],
-                             group * size[0] * size[1]), dtype=self._code)
+        found = self._scratch("columns", (len(x) // group, x.shape[1] * kernel[0] * kernel[1],
+                                          group * size[0] * size[1]), self._code)
         self._call(f"columns_{self._kind}", x, found, len(x), group,
                    *self._geometry(x.shape[1:], op, kernel, size))
         return found
@@ -299,10 +311,10 @@ class FusedPasses:
         geometry = self._geometry((channels, *op.size), op, kernel, size)
         for part, group in self._blocks(len(g8), n_rows, n_pixels):
             n = len(g8[part])
-            gradient = torch.empty((n // group, n_outputs, group * n_pixels), dtype=self._code)
+            gradient = self._scratch("rows", (n // group, n_outputs, group * n_pixels), self._code)
             self._call(f"rows_{self._kind}", g8[part], gradient, n, group, n_outputs, n_pixels)
             columns = self._products(self._matrices(matrix, gradient), gradient)
-            sums = torch.empty((n, channels, *op.size), dtype=self._sum)
+            sums = self._scratch("scattered", (n, channels, *op.size), self._sum)
             self._call(f"from_columns_{self._kind}", columns, sums, n, group, *geometry)
             yield part, 1, sums
 
@@ -321,8 +333,8 @@ class FusedPasses:
         total = torch.zeros((2 * n_outputs, n_rows), dtype=torch.int64)
         for part, group in self._blocks(n, n_rows, n_pixels):
             n_images = len(x[part])
-            digits = torch.empty((n_images // group, 2 * n_outputs, group * n_pixels),
-                                 dtype=self._code)
+            digits = self._scratch("rows", (n_images // group, 2 * n_outputs, group * n_pixels),
+                                   self._code)
             self._call(f"digits_{self._kind}", g16[part], digits, n_images, group, n_outputs,
                        n_pixels)
             columns = self._columns(x[part], op, op.kernel, size, group)
