@@ -28,7 +28,7 @@ def _count(option: str, least: int = 1):
 _COUNTS = ("seeds", "epochs", "threads", "batch-size", "images", "test-images", "repetitions")
 #: Options that change what is measured, in the order in which a row's command names them.
 _MEASURED = ("seeds", "first-seed", "epochs", "networks", "variants", "threads", "batch-size",
-             "images", "test-images", "repetitions", "target", "checkpoint", "compile")
+             "images", "test-images", "repetitions", "target", "checkpoint")
 _DATASETS = {"default": "data", "metavar": "DIR", "help": "where CIFAR-10 and the models are "
              "(default %(default)s, then LOCKSTEP_DATA)"}
 _DEVICE = {"default": "auto", "choices": ("auto", "cpu", "cuda"),
@@ -70,8 +70,6 @@ SUITES = {
             "networks": {"help": "which, comma-separated"},
             "variants": {"help": "which kinds of training, comma-separated (default all)"},
             "datasets-dir": _DATASETS, "device": _DEVICE, "threads": _THREADS,
-            "compile": {"action": "store_true",
-                        "help": "torch.compile, of what is trained in float"},
             "report-only": {"action": "store_true",
                             "help": "rows of the trainings that are already there"}}),
     "train-speed": Suite(
