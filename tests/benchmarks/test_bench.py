@@ -80,9 +80,9 @@ def planted(monkeypatch):
                   "model_config": {"dataset": "cifar10",
                                    **ast.literal_eval(options["--model-config"])},
                   "batch_size": int(options["-b"]), "seed": int(seed),
-                  "lr": float(options["--lr"]),
-                  "schedule": "cosine", "arithmetic": options["--arithmetic"],
-                  "compile": "--compile" in command, "channels_last": "--compile" in command, "test_accuracy": value / 100}
+                  "lr": float(options["--lr"]), "schedule": "cosine",
+                  "arithmetic": options["--arithmetic"], "compile": "--compile" in command,
+                  "channels_last": "--compile" in command, "test_accuracy": value / 100}
         if "banner" in variant:
             config["integer_accuracy"] = (value - 0.5) / 100
         (directory / "config.json").write_text(json.dumps(config))
@@ -175,7 +175,6 @@ def test_trainings_on_a_hundred_pictures(tmp_path, monkeypatch):
     rows = {row["name"]: row for row in json.loads((tmp_path / "bench/accuracy.json").read_text())}
     for variant in ("jacob", "integer_deviation"):
         assert rows[f"accuracy.resnet8.{variant}.train_loss"]["value"] > 1
-    assert "accuracy.resnet8.jacob.program_minus_simulated" in rows
     monkeypatch.setattr(accuracy.subprocess, "run", None)
     assert bench.main(arguments) == 0
 
