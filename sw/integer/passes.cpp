@@ -17,6 +17,7 @@ namespace {
 
 constexpr i32 GRADIENT_MAX = 127 * 256 + 127, CODE_MAX = 127;
 constexpr int FRACTION = 10;
+constexpr i64 LEFT = i64(1) << 20, ABSENT = -256 * LEFT;    // golden.ops.step.statistics
 
 inline i64 clamp(i64 x, i64 low, i64 high) { return std::min(std::max(x, low), high); }
 inline i64 sat32(i64 x) { return clamp(x, INT32_MIN, INT32_MAX); }
@@ -317,39 +318,36 @@ void rows_of(const i8* x, T* out, i64 n, i64 group, i64 c, i64 p, int threads) {
 
 extern "C" {
 
-// total, spread, largest (C); at_high, at_low (K, C), or without them squares, int64 (C).
-void statistics(const i8* q, i32* total, i16* spread, i8* most, i32* at_high, i32* at_low,
-                i64* squares, i64 n, i64 c, i64 p, i64 length, i64 chunks, int threads) {
+// Sums of q and of its squares, int64 (C), and the ends of chunks (C, K) as of
+// golden.ops.step.NormStatistics.of_ends. start: the number of the first image in the batch.
+void statistics(const i8* q, i64* total, i64* squares, i64* high_ends, i64* low_ends, i64 start,
+                i64 n, i64 c, i64 p, i64 length, i64 chunks, int threads) {
 #pragma omp parallel for num_threads(threads)
   for (i64 channel = 0; channel < c; channel++) {
-    i64 sum = 0, range = 0, magnitude = 0, square = 0;
-    for (i64 chunk = 0; chunk < chunks; chunk++) {
-      i64 begin = chunk * length, end = std::min(begin + length, n * p);
+    i64 sum = 0, square = 0, *highs = high_ends + channel * chunks, *lows = low_ends + channel * chunks;
+    std::fill(highs, highs + chunks, ABSENT);
+    std::fill(lows, lows + chunks, ABSENT);
+    i64 all = (start + n) * p;
+    for (i64 chunk = start * p / length; chunk * length < all; chunk++) {
+      i64 begin = chunk * length, end = std::min(begin + length, all);
       int high = -129, low = 128;
       i64 first_high = 0, first_low = 0;
-      for (i64 at = begin; at < end;) {
+      for (i64 at = std::max(begin, start * p); at < end;) {
         i64 image = at / p, stop = std::min((image + 1) * p, end);
-        const i8* source = q + (image * c + channel) * p - image * p;
+        stop = std::min(stop, at + (1 << 16));      // 2^16 squares fit 32 bits
+        const i8* source = q + ((image - start) * c + channel) * p - image * p;
         int part_high = -129, part_low = 128;
         i32 part_sum = 0;
+        u32 part_square = 0;
         for (i64 i = at; i < stop; i++) {
-          part_sum += source[i];
-          part_high = std::max(part_high, int(source[i]));
-          part_low = std::min(part_low, int(source[i]));
+          i32 v = source[i];
+          part_sum += v;
+          part_square += u32(v * v);
+          part_high = std::max(part_high, v);
+          part_low = std::min(part_low, v);
         }
         sum += part_sum;
-        if (squares) {
-          high = std::max(high, part_high);
-          low = std::min(low, part_low);
-          for (i64 first = at; first < stop; first += 1 << 16) {    // 2^16 squares fit 32 bits
-            i64 end = std::min(first + (1 << 16), stop);
-            u32 part = 0;
-            for (i64 i = first; i < end; i++) part += u32(i32(source[i]) * i32(source[i]));
-            square += part;
-          }
-          at = stop;
-          continue;
-        }
+        square += part_square;
         if (part_high > high) {
           high = part_high;
           i64 i = at;
@@ -364,17 +362,11 @@ void statistics(const i8* q, i32* total, i16* spread, i8* most, i32* at_high, i3
         }
         at = stop;
       }
-      if (!squares) {
-        at_high[chunk * c + channel] = i32(first_high);
-        at_low[chunk * c + channel] = i32(first_low);
-      }
-      range += high - low;
-      magnitude = std::max({magnitude, i64(high), i64(~low)});
+      highs[chunk] = i64(high) * LEFT + length - 1 - first_high;
+      lows[chunk] = i64(~low) * LEFT + length - 1 - first_low;
     }
-    total[channel] = i32(sum);
-    spread[channel] = i16(range);
-    most[channel] = i8(magnitude);
-    if (squares) squares[channel] = square;
+    total[channel] = sum;
+    squares[channel] = square;
   }
 }
 
@@ -467,15 +459,16 @@ void norm_sums(const i16* g, const i8* q, const i8* mask, i64 limit, i64* sum_g,
 }
 
 // g16, g8 of the sums of a normed layer, and the watch: the gradient of the extremes of chunks.
+// start: the number of the first image in the batch.
 void norm_gradient(const i16* g, const i32* at_high, const i32* at_low, const i8* sign,
                    const i32* mean, const i32* spike, const i32* multiplier, const i32* shift,
-                   i64 seed, const i8* mask, i64 limit, i16* g16, i8* g8, i32* top, i64 n, i64 c,
-                   i64 p, i64 length, int threads) {
+                   i64 seed, const i8* mask, i64 limit, i16* g16, i8* g8, i32* top, i64 start,
+                   i64 n, i64 c, i64 p, i64 length, int threads) {
   std::vector<i64> tops(n * c);
 #pragma omp parallel for collapse(2) num_threads(threads)
   for (i64 image = 0; image < n; image++)
     for (i64 channel = 0; channel < c; channel++) {
-      i64 base = (image * c + channel) * p, first = image * p;
+      i64 base = (image * c + channel) * p, first = (start + image) * p;
       i32 s = sign[channel] * (1 << FRACTION), centre = sign[channel] * mean[channel], most = 0;
       std::vector<i32> z(p);
       const i16* source = g + base;
@@ -501,7 +494,7 @@ void norm_gradient(const i16* g, const i32* at_high, const i32* at_low, const i8
 void deviation_gradient(const i16* g, const i8* q, const i8* sign, const i32* centre,
                         const i16* slope, const i8* slope_shift, const i32* multiplier,
                         const i32* shift, i64 seed, const i8* mask, i64 limit, i16* g16, i8* g8,
-                        i32* top, i64 n, i64 c, i64 p, int threads) {
+                        i32* top, i64 start, i64 n, i64 c, i64 p, int threads) {
   std::vector<i64> tops(n * c);
 #pragma omp parallel for collapse(2) num_threads(threads)
   for (i64 image = 0; image < n; image++)
@@ -522,15 +515,15 @@ void deviation_gradient(const i16* g, const i8* q, const i8* sign, const i32* ce
       });
       tops[image * c + channel] =
           both_widths(Lanes(multiplier[channel], shift[channel]), z.data(), g16 + base, g8 + base,
-                      p, u32(seed), u32(image * p * c + channel), u32(c));
+                      p, u32(seed), u32((start + image) * p * c + channel), u32(c));
     }
   *top = i32(largest(tops));
 }
 
 // g = lanes(shifted a + shifted b under a mask), drawn, and the watch.
 void gradient_add(const i16* a, const i16* b, const i8* mask, i64 limit, i64 left_a, i64 right_a,
-                  i64 left_b, i64 right_b, i64 shift, i64 seed, i16* g, i32* top, i64 n, i64 c,
-                  i64 p, int threads) {
+                  i64 left_b, i64 right_b, i64 shift, i64 seed, i16* g, i32* top, i64 start, i64 n,
+                  i64 c, i64 p, int threads) {
   std::vector<i64> tops(n * c);
 #pragma omp parallel for collapse(2) num_threads(threads)
   for (i64 image = 0; image < n; image++)
@@ -541,7 +534,7 @@ void gradient_add(const i16* a, const i16* b, const i8* mask, i64 limit, i64 lef
       i32 most = 0;
       with_mask(mask, base, i32(limit), [&](auto keep) {
         Lanes(i64(1) << 30, shift)
-            .each_drawn(p, u32(seed), u32(image * p * c + channel), u32(c),
+            .each_drawn(p, u32(seed), u32((start + image) * p * c + channel), u32(c),
                         [=](i64 i) {
                           i32 other = limited(second[i], GRADIENT_MAX) & keep(i);
                           return i32(((i64(limited(first[i], GRADIENT_MAX)) << left_a) >> right_a) +

@@ -27,7 +27,7 @@ from golden.ops.step.addition import CODE_LIMIT, GRADIENT_LIMIT
 from golden.ops.step.base import parts_of
 from golden.ops.step.convolution import pixel_factor
 from golden.random import counter_seed
-from sw.executor import TORCH
+from sw.executor import TORCH, Torch
 
 __all__ = ["FusedPasses", "SOURCE", "build", "build_facts"]
 
@@ -113,7 +113,7 @@ class FusedPasses:
         self._int8 = _int_mm_is_exact() if int8 is None else int8
         self._kind = "int" if self._int8 else "float"
         self._code, self._sum = (torch.int8, torch.int32) if self._int8 else (torch.float32,) * 2
-        self._memory: dict[str, torch.Tensor] = {}
+        self._primitives, self._memory = TORCH, {}
         self._terms = MAX_TERMS if self._int8 else EXACT_TERMS
         try:
             self._library = ctypes.CDLL(str(folder / LIBRARY))
@@ -129,12 +129,29 @@ class FusedPasses:
             ops.GradientAddition: self._gradient_addition,
             Add: self._add, Conv2d: self._conv2d}
 
-    def __call__(self, op, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
-        """The outputs, as of `op.compute`; None where the operator runs by its own definition."""
+    def __call__(self, op, inputs: list[torch.Tensor], primitives: Torch = TORCH
+                 ) -> tuple[torch.Tensor, ...] | None:
+        """The outputs, as of `op.compute`; None where the operator runs by its own definition.
+
+        primitives: of the executor, which say what part of a batch the inputs are
+        """
         kind = self._kinds.get(type(op))
         if kind is None or inputs[0].is_cuda:
             return None
+        self._primitives = primitives
         return kind(op, *(x.contiguous() for x in inputs))
+
+    def _first(self, x) -> int:
+        """The number of the first image of a part in the batch."""
+        return self._primitives.part()[0] * len(x)
+
+    def _n_images(self, x) -> int:
+        """Of the whole batch."""
+        return self._primitives.part()[1] * len(x)
+
+    def _watched(self, top):
+        """The watch over all parts."""
+        return self._primitives.all_max(top)
 
     def _call(self, name, *arguments):
         threads = torch.get_num_threads()
@@ -269,8 +286,8 @@ class FusedPasses:
         factors = multiplier, int(shift) + log2, self._seed(op.tensor_id, seed, step)
 
         def finish(kind, sums, first, part, group):
-            self._call(f"gradient_codes_{kind}", sums, *factors, first, part, top, len(part), group,
-                       *self._sizes(part)[1:])
+            self._call(f"gradient_codes_{kind}", sums, *factors, self._first(g8) + first, part, top,
+                       len(part), group, *self._sizes(part)[1:])
 
         if self._is_depthwise(op, g8, weights):
             sums = torch.empty(g.shape, dtype=torch.int32)
@@ -283,7 +300,7 @@ class FusedPasses:
             products = self._turned if self._can_turn(op, weights) else self._scattered
             for part, group, sums in products(op, g8, weights):
                 finish(self._kind, sums, part.start, g[part], group)
-        return g, top
+        return g, self._watched(top)
 
     @staticmethod
     def _can_turn(op, weights) -> bool:
@@ -320,13 +337,14 @@ class FusedPasses:
 
     def _kernel_gradient(self, op, x, g16):
         n_pixels = g16[0, 0].numel()
-        if x.ndim == 4 and op.groups == x.shape[1] == g16.shape[1] and len(g16) == op.n_images \
-                and g16.shape[3] <= ROW_MAX:
+        if self._n_images(g16) != op.n_images:
+            return None
+        if x.ndim == 4 and op.groups == x.shape[1] == g16.shape[1] and g16.shape[3] <= ROW_MAX:
             sums = torch.empty((x.shape[1], 1, *op.kernel), dtype=torch.int64)
             self._call("depthwise_kernel", x, g16, sums, len(x), *self._geometry(
                 x.shape[1:], op, op.kernel, g16.shape[2:]))
-            return (arith.saturate(arith.round_shift(sums, 8), 32).int()[None],)
-        if op.groups != 1 or x.ndim != 4 or n_pixels > self._terms or len(g16) != op.n_images:
+            return (self._of_the_batch(sums)[None],)
+        if op.groups != 1 or x.ndim != 4 or n_pixels > self._terms:
             return None
         n, n_outputs, *size = g16.shape
         n_rows = x.shape[1] * op.kernel[0] * op.kernel[1]
@@ -341,32 +359,34 @@ class FusedPasses:
             sums = self._products(digits, columns.transpose(1, 2))
             total += sums.double().sum(0).long()
         low, high = total.chunk(2)
-        dw = arith.saturate(arith.round_shift((high << 8) + low, 8), 32)
-        return (dw.int().reshape(1, n_outputs, x.shape[1], *op.kernel),)
+        dw = self._of_the_batch((high << 8) + low)
+        return (dw.reshape(1, n_outputs, x.shape[1], *op.kernel),)
+
+    def _of_the_batch(self, sums):
+        """Gradients of weights from the sums of a part."""
+        return arith.saturate(arith.round_shift(self._primitives.all_sum(sums), 8), 32).int()
 
     # Norms
 
     def _statistics(self, op, q):
         n, c, p = self._sizes(q)
-        if n * p != op.count:
+        if self._n_images(q) * p != op.count:
             return None
         length, chunks = range_norm.chunking(op.count)
-        outputs = [torch.empty((1, c), dtype=dtype)
-                   for dtype in (torch.int32, torch.int16, torch.int8)]
-        at, squares = [None] * 2, None
-        if op.squares:
-            squares = torch.empty((1, c), dtype=torch.int64)
-        else:
-            at = [torch.empty((1, chunks, c), dtype=torch.int32) for _ in range(2)]
-        self._call("statistics", q, *outputs, *at, squares, n, c, p, length, chunks)
-        return *outputs, *((part.int() for part in parts_of(squares)) if op.squares else at)
+        sums = torch.empty((2, c, 1), dtype=torch.int64)
+        ends = torch.empty((2, c, chunks), dtype=torch.int64)
+        self._call("statistics", q, *sums, *ends, self._first(q), n, c, p, length, chunks)
+        sums, ends = self._primitives.all_sum(sums), self._primitives.all_max(ends)
+        results = op.of_ends(self._primitives, *ends, *sums)
+        return tuple(self._primitives.codes(value, port.dtype)
+                     for value, port in zip(results, op.ports_out, strict=True))
 
     def _norm_apply(self, op, q, sign, bias, multiplier, shift, *exponent):
         limit = six(int(exponent[0])) if exponent else NO_LIMIT
         y, top = torch.empty_like(q), torch.empty((1, 1), dtype=torch.int32)
         self._call("norm_apply", q, sign, bias, multiplier, shift, op.low, limit, y, top,
                    *self._sizes(q))
-        return y, top
+        return y, self._watched(top)
 
     def _mask(self, op, mask):
         """The arguments for a mask: (y or None, limit)."""
@@ -376,35 +396,36 @@ class FusedPasses:
 
     def _norm_sums(self, op, g, q, *mask):
         n, c, p = self._sizes(g)
-        if n * p != op.count:
+        if self._n_images(g) * p != op.count:
             return None
-        sums = [torch.empty((1, c), dtype=torch.int64) for _ in range(2)]
+        sums = torch.empty((2, 1, c), dtype=torch.int64)
         self._call("norm_sums", g, q, *self._mask(op, mask), *sums, n, c, p)
+        sums = self._primitives.all_sum(sums)
         return tuple(part.int() for total in sums for part in parts_of(total))
 
     def _norm_gradient(self, op, g, at_high, at_low, sign, mean, spike, multiplier, shift, seed,
                        step, *mask):
         n, c, p = self._sizes(g)
-        if n * p != op.count:
+        if self._n_images(g) * p != op.count:
             return None
         g16, g8 = torch.empty_like(g), torch.empty(g.shape, dtype=torch.int8)
         top = torch.empty((1, 1), dtype=torch.int32)
         self._call("norm_gradient", g, at_high, at_low, sign, mean, spike, multiplier, shift,
-                   self._seed(op.tensor_id, seed, step), *self._mask(op, mask), g16, g8, top, n, c,
-                   p, range_norm.chunking(op.count)[0])
-        return g16, g8, top
+                   self._seed(op.tensor_id, seed, step), *self._mask(op, mask), g16, g8, top,
+                   self._first(g), n, c, p, range_norm.chunking(op.count)[0])
+        return g16, g8, self._watched(top)
 
     def _deviation_gradient(self, op, g, q, sign, centre, slope, slope_shift, multiplier, shift,
                             seed, step, *mask):
         n, c, p = self._sizes(g)
-        if n * p != op.count:
+        if self._n_images(g) * p != op.count:
             return None
         g16, g8 = torch.empty_like(g), torch.empty(g.shape, dtype=torch.int8)
         top = torch.empty((1, 1), dtype=torch.int32)
         self._call("deviation_gradient", g, q, sign, centre, slope, slope_shift, multiplier, shift,
-                   self._seed(op.tensor_id, seed, step), *self._mask(op, mask), g16, g8, top, n, c,
-                   p)
-        return g16, g8, top
+                   self._seed(op.tensor_id, seed, step), *self._mask(op, mask), g16, g8, top,
+                   self._first(g), n, c, p)
+        return g16, g8, self._watched(top)
 
     # Additions
 
@@ -425,7 +446,7 @@ class FusedPasses:
         y, top = torch.empty_like(a), torch.empty((1, 1), dtype=torch.int32)
         self._call("residual_add", a, b, *self._alignment(exponents, CODE_LIMIT),
                    op.ranges[0][0], y, top, len(a), a[0].numel())
-        return y, top
+        return y, self._watched(top)
 
     def _add(self, op, a, b):
         """Of an inference Program: a table of all pairs of codes."""
@@ -440,5 +461,5 @@ class FusedPasses:
         g, top = torch.empty_like(a), torch.empty((1, 1), dtype=torch.int32)
         self._call("gradient_add", a, b, *self._mask(op, mask),
                    *self._alignment((e_a, e_b, e_y), GRADIENT_LIMIT),
-                   self._seed(op.tensor_id, seed, step), g, top, *self._sizes(a))
-        return g, top
+                   self._seed(op.tensor_id, seed, step), g, top, self._first(a), *self._sizes(a))
+        return g, self._watched(top)

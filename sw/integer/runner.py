@@ -43,14 +43,14 @@ class Runner:
 
     program: its initial state is the first; state: codes by name in place of that
     device: of torch; world: the processes that share each batch in equal parts
-    passes: a `sw.integer.passes.FusedPasses`, the same bits faster, for one process on a CPU
+    passes: a `sw.integer.passes.FusedPasses`, the same bits faster, on a CPU
     Members: state, dict of name to tensor on the device, (1, ...) or (N, ...)
     """
 
     def __init__(self, program: Program, device: str = "cpu", state: dict | None = None,
                  world: World = ALONE, passes: FusedPasses | None = None):
         self.program, self.device = program, torch.device(device)
-        self._passes = passes if world.size == 1 else None
+        self._passes = passes
         self._primitives = TORCH if world.size == 1 else _Part(world)
         self.state = self._tensors({name: entry.initial[None] for name, entry in
                                     program.state.items()} if state is None else state)
@@ -67,7 +67,7 @@ class Runner:
                 for name, value in arrays.items()}
 
     def _compute(self, op, inputs):
-        results = self._passes(op, inputs) if self._passes else None
+        results = self._passes(op, inputs, self._primitives) if self._passes else None
         if results is None:
             results = op.compute(self._primitives, *inputs)
         return results if isinstance(results, tuple) else (results,)

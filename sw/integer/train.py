@@ -163,7 +163,7 @@ def train(model: nn.Module, data: Dataset, config: TrainConfig, *, world: World 
 
     The state begins from the model's float weights, or is `codes`, that of an `IntegerState`; after
     every epoch the model's weights and norms are float copies of it. on_batch, on_epoch: as of
-    `sw.train.engine.train`. passes: the same bits faster, for one process on a CPU. Raises
+    `sw.train.engine.train`. passes: the same bits faster, on a CPU. Raises
     LockstepError where `check_integer` does.
     """
     check_integer(model, data, config, world)

@@ -12,7 +12,7 @@ from golden.ops import range_norm
 from golden.ops.step.base import ROOT, Port, StepOperator, Width, flat, parts_of
 from golden.ops.step.exponents import EXPONENT_MAX, EXPONENT_MIN
 
-__all__ = ["NormStatistics", "RunningStatistics", "SPREAD_MAX", "check_count",
+__all__ = ["LEFT_WIDTH", "NormStatistics", "RunningStatistics", "SPREAD_MAX", "check_count",
            "chunks_of"]
 
 SPREAD_MAX = range_norm.N_CHUNKS * 255
@@ -94,18 +94,20 @@ class NormStatistics(StepOperator):
                                 range(first, first + chunk.shape[1])]], chunk)
             for side, values in zip(ends, (chunk, ~chunk)):
                 side[number] = p.max((values << LEFT_WIDTH) + left, 1)
-        high, low = (p.all_max(p.concat(side, 1)) for side in ends)
-        mask = (1 << LEFT_WIDTH) - 1
+        squares = (p.sum(codes * codes, (1,)),) if self.squares else ()
+        return self.of_ends(p, *(p.all_max(p.concat(side, 1)) for side in ends),
+                            *(p.all_sum(value) for value in (p.sum(codes, (1,)), *squares)))
+
+    def of_ends(self, p, high, low, total, squares=None) -> tuple:
+        """The outputs of (C, K) numbers, (value << LEFT_WIDTH) + codes behind it, of the first
+        largest code q and of the first largest ~q of every chunk, and of sums (C, 1)."""
+        length, mask = range_norm.chunking(self.count)[0], (1 << LEFT_WIDTH) - 1
         places = (p.transpose(length - 1 - (side & mask), (1, 0))[None] for side in (high, low))
         high, low = high >> LEFT_WIDTH, low >> LEFT_WIDTH       # low: ~ of the smallest
         spread = p.sum(high + low + 1, (1,))
         largest = p.max(p.concat([high, low], 1), 1)
-        total = p.all_sum(p.sum(codes, (1,)))
         found = (p.transpose(x, (1, 0)) for x in (total, spread, largest))
-        if not self.squares:
-            return *found, *places
-        squares = p.transpose(p.all_sum(p.sum(codes * codes, (1,))), (1, 0))
-        return *found, *parts_of(squares)
+        return *found, *(parts_of(p.transpose(squares, (1, 0))) if self.squares else places)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

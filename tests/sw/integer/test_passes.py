@@ -1,5 +1,7 @@
 """The fused passes on a CPU against golden, in every bit, with int8 and with float products."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +12,14 @@ from golden.errors import LockstepError
 from golden.ops import Add, Conv2d, Rescale
 from golden.ops import step as ops
 from golden.ops.range_norm import chunking
+from models import build_model
+from sw.executor import Torch
 from sw.integer import passes
 from sw.integer.passes import FusedPasses
 from sw.integer.runner import Runner
-from tests.sw.integer.networks import batch, step_program
+from sw.integer.step import integer_step
+from sw.integer.train import state_hash
+from tests.sw.integer.networks import NETWORKS, batch, step_program
 
 SEED, STEP = np.array([[7]], np.int32), np.array([[-3]], np.int32)
 KINDS = pytest.mark.parametrize("int8", [True, False], ids=["int8", "float"])
@@ -295,6 +301,58 @@ def test_the_probe_sees_a_processor_that_saturates(monkeypatch):
     assert passes._int_mm_is_exact.__wrapped__()
     monkeypatch.setattr(passes, "build_facts", lambda: ("flags : avx2",))
     assert not passes._int_mm_is_exact.__wrapped__()
+
+
+class _Part(Torch):
+    """The primitives of a part of a batch, in a thread that meets the others."""
+
+    def __init__(self, which, values, barrier):
+        self.which, self.values, self.barrier = which, values, barrier
+
+    def part(self):
+        return self.which, len(self.values)
+
+    def all_sum(self, value):
+        return self._exchange(value).sum(0)
+
+    def all_max(self, value):
+        return self._exchange(value).amax(0)
+
+    def _exchange(self, value):
+        self.values[self.which] = value
+        self.barrier.wait()
+        found = torch.stack(self.values)
+        self.barrier.wait()
+        return found
+
+
+@KINDS
+@pytest.mark.parametrize("n_parts", [2, 3])
+@pytest.mark.parametrize(("name", "gradient"), [("digits", "extremes"), ("digits", "deviation"),
+                                                ("ds_cnn", "deviation")])
+def test_parts_of_a_batch_are_the_whole(fused, folder, name, gradient, n_parts):
+    """Chunks cross the parts; every part ends with the state of one process without passes."""
+    function, options, *_ = NETWORKS[name]
+    torch.manual_seed(0)
+    model = build_model(function, options | {"overrides": {"norm.range_gradient": gradient}})
+    program = integer_step(model, 6, input_exponent=-6)
+    whole = Runner(program)
+    values, barrier = [None] * n_parts, threading.Barrier(n_parts, timeout=60)
+    runners = [Runner(program, passes=FusedPasses(folder, fused._int8)) for _ in range(n_parts)]
+    for which, runner in enumerate(runners):
+        runner._primitives = _Part(which, values, barrier)
+    for number in range(3):
+        inputs, size = batch(program, number), 6 // n_parts
+        wanted = whole(inputs)
+        cut = [{key: value[which * size:(which + 1) * size] if program.tensors[key].batched
+                else value for key, value in inputs.items()} for which in range(n_parts)]
+        with ThreadPoolExecutor(n_parts) as pool:
+            found = [*pool.map(lambda pair: pair[0](pair[1]), zip(runners, cut))]
+        for key, value in wanted.items():
+            torch.testing.assert_close(torch.cat([part[key] for part in found]), value, rtol=0,
+                                       atol=0)
+        for runner in runners:
+            assert state_hash(runner.state) == state_hash(whole.state)
 
 
 def test_what_is_not_exact_runs_as_golden(folder):
