@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.rows import row
 from golden.errors import LockstepError
 
-__all__ = ["NETWORKS", "VARIANTS", "Network", "Training", "Variant", "chosen", "measure",
+__all__ = ["NETWORKS", "NetworkRuns", "Training", "VARIANTS", "Variant", "chosen", "measure",
            "source_hash"]
 
 BATCH = 64
@@ -31,7 +31,7 @@ GOAL = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkRuns:
     """depth: of the ResNet; epochs, seeds: unless the command line says otherwise."""
 
     depth: int
@@ -39,8 +39,8 @@ class Network:
     seeds: int
 
 
-NETWORKS = {"resnet8": Network(depth=8, epochs=6, seeds=3),
-            "resnet20": Network(depth=20, epochs=6, seeds=1)}
+NETWORKS = {"resnet8": NetworkRuns(depth=8, epochs=6, seeds=3),
+            "resnet20": NetworkRuns(depth=20, epochs=6, seeds=1)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -375,7 +375,7 @@ void norm_apply(const i8* q, const i8* sign, const i32* bias, const i32* multipl
                 const i32* shift, i64 low, i64 limit, i8* y, i32* top, i64 n, i64 c, i64 p,
                 int threads) {
   std::vector<i64> tops(n * c);
-  i32 least = i32(low), most_of = i32(limit);
+  i32 least = low == 0 ? 0 : INT32_MIN, most_of = i32(limit);
 #pragma omp parallel for collapse(2) num_threads(threads)
   for (i64 image = 0; image < n; image++)
     for (i64 channel = 0; channel < c; channel++) {
@@ -388,7 +388,7 @@ void norm_apply(const i8* q, const i8* sign, const i32* bias, const i32* multipl
                         [&most, target, least, most_of](i64 i, i32 v) {
                           v = std::min(std::max(v, least), most_of);
                           most = std::max(most, watch32(v));
-                          target[i] = i8(std::min(v, 127));
+                          target[i] = i8(std::min(std::max(v, -128), 127));
                         });
       tops[image * c + channel] = most;
     }

@@ -56,7 +56,7 @@ class ResidualAddition(StepOperator):
     """y = a + b, and ReLU by the clamp, nearest.
 
     a, b: int8 (N, ...); e_a, e_b, e_y: int8 (1,), their exponents
-    Returns y, int8, exponent e_y, and top int32 (1,), the watch of max(y, low).
+    Returns y, int8, exponent e_y, and top int32 (1,), the watch of what the activation gives.
     activation: none (low -128) or relu (low 0)
     """
 

@@ -153,9 +153,9 @@ class NormApply(StepOperator):
 
     q: int8 (N, C, ...); sign, bias, multiplier: of `NormParameters`
     shift: int32 (C,), its shift plus e_y; exponent: int8 (1,), e_y, for relu6 alone
-    Returns y, int8, exponent e_y, and top int32 (1,), the watch of max(y, low).
-    activation: none (low -128), relu (0..127) or relu6 (0 to the code of 6; the watch leaves out
-        what is above it)
+    Returns y, int8, exponent e_y, and top int32 (1,), the watch of what the activation gives.
+    activation: none, relu (0..127) or relu6 (0 to the code of 6; the watch leaves out what is
+        above it)
     """
 
     activation: str = "none"
@@ -196,7 +196,8 @@ class NormApply(StepOperator):
         sign, bias, multiplier, shift = (by_channel(p, x, q) for x in (sign, bias, multiplier,
                                                                        shift))
         y = arith.lanes((sign * q << FRACTION) + bias, multiplier, shift)
-        y = arith.clamp(y, self.low, arith.INT32_MAX)
+        if self.activation != "none":
+            y = arith.clamp(y, 0, arith.INT32_MAX)
         for e in exponent:
             limit = by_channel(p, six(e), q)
             y = y - (y - limit) * p.integers(y > limit)
