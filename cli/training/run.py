@@ -105,7 +105,7 @@ def _print_outcome(directory: Path, config: dict, quantized: bool) -> None:
 
 def evaluate(arguments) -> None:
     """Print loss and accuracy of a checkpoint, simulated and as integers; writes nothing."""
-    from dataclasses import replace
+    from dataclasses import fields, replace
 
     from models import build_model
     from sw.data import load_dataset
@@ -113,6 +113,10 @@ def evaluate(arguments) -> None:
     from sw.train.engine import TrainConfig
     from sw.train.evaluate import reconstructs
 
+    of_training = {field.name for field in fields(TrainConfig)} - {"device", "workers"}
+    for name in sorted({*of_training, "initial"}):
+        if getattr(arguments, name) is not None:
+            raise LockstepError(f"--{name.replace('_', '-')} has no effect on --evaluate")
     checkpoint = load_checkpoint(arguments.evaluate, model=arguments.model) \
         if arguments.evaluate else newest_checkpoint(directory_of(arguments), arguments.model)
     trained = checkpoint.model_config
@@ -122,12 +126,9 @@ def evaluate(arguments) -> None:
     data = load_dataset(arguments.dataset or checkpoint.dataset, arguments.datasets_dir)
     model = build_model(checkpoint.model, checkpoint.model_config)
     checkpoint.restore(model)
-    settings = replace(TrainConfig(**checkpoint.train_config),
+    settings = replace(TrainConfig(**checkpoint.train_config), workers=arguments.workers or 0,
                        device=choose_device(arguments.device))
     check_evaluable(model.to(settings.device), data)
-    for name in ("arithmetic", "initial"):
-        if getattr(arguments, name) is not None:
-            raise LockstepError(f"--{name} has no effect on --evaluate")
     arithmetic = arithmetic_of(settings.arithmetic)
     loss, accuracy = arithmetic.evaluate(model, checkpoint, data, settings)
     print(f"test loss {loss:.4f} ({data.n_test} images of {data.name}, after "

@@ -138,6 +138,9 @@ def test_the_arithmetic_of_a_run_stays(runs):
         train.main([*resume, "--initial", str(runs / "r/checkpoint.pt")])
     with pytest.raises(LockstepError, match="Epochs must be at least 2, which the run has done"):
         train.main(["--resume", "--save", "r", "--runs-dir", str(runs), "--epochs", "1"])
+    for option, value in (("--epochs", "3"), ("--label-smoothing", "0.1"), ("--initial", "a.pt")):
+        with pytest.raises(LockstepError, match=f"{option} has no effect on --evaluate"):
+            train.main(["--evaluate", "--save", "r", "--runs-dir", str(runs), option, value])
     with pytest.raises(LockstepError, match="--arithmetic has no effect on --evaluate"):
         train.main(["--evaluate", "--save", "r", "--runs-dir", str(runs), "--arithmetic",
                     "integer"])
