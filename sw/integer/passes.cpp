@@ -31,7 +31,8 @@ inline u32 random8(u32 seed, u32 index) {
 }
 
 // golden.arith.lanes with a multiplier and a shift that are known before the loop. A result fits
-// int32. `each` runs a loop in its cheapest form: by a power of two, without a left shift, or whole.
+// int32. `each` runs a loop in its cheapest form: by a power of two, without a left shift, or
+// whole.
 struct Lanes {
   i64 multiplier;
   int left, right;
@@ -41,7 +42,7 @@ struct Lanes {
     left = std::max(31 - s, 0);
     right = std::max(s - 31, 0);
   }
-  i64 product(i64 x) const { return sat32(sat32(x) << left) * multiplier; }
+  i64 product(i64 x) const { return sat32(sat32(x) * (i64(1) << left)) * multiplier; }
   i64 nearest(i64 x) const { return (product(x) + (i64(1) << (30 + right))) >> (31 + right); }
   i64 drawn(i64 x, u32 r) const {
     return (product(x) + (i64(2 * r + 1) << (22 + right))) >> (31 + right);
@@ -66,7 +67,7 @@ struct Lanes {
     if (left == 0 && multiplier == i64(1) << 30) {
       for (i64 i = 0; i < count; i++) {
         u32 r = random8(seed, first + u32(i) * step);
-        put(i, i32(((i64(get(i)) << 8) + (i64(2 * r + 1) << right)) >> (9 + right)));
+        put(i, i32((i64(get(i)) * 256 + (i64(2 * r + 1) << right)) >> (9 + right)));
       }
     } else {
       for (i64 i = 0; i < count; i++)
@@ -324,7 +325,8 @@ void statistics(const i8* q, i64* total, i64* squares, i64* high_ends, i64* low_
                 i64 n, i64 c, i64 p, i64 length, i64 chunks, int threads) {
 #pragma omp parallel for num_threads(threads)
   for (i64 channel = 0; channel < c; channel++) {
-    i64 sum = 0, square = 0, *highs = high_ends + channel * chunks, *lows = low_ends + channel * chunks;
+    i64 sum = 0, square = 0;
+    i64 *highs = high_ends + channel * chunks, *lows = low_ends + channel * chunks;
     std::fill(highs, highs + chunks, ABSENT);
     std::fill(lows, lows + chunks, ABSENT);
     i64 all = (start + n) * p;
@@ -410,8 +412,8 @@ void residual_add(const i8* a, const i8* b, i64 left_a, i64 right_a, i64 left_b,
     Lanes(i64(1) << 30, shift)
         .each_nearest(p,
                       [=](i64 i) {
-                        return ((i32(first[i]) << left_a) >> right_a) +
-                               ((i32(second[i]) << left_b) >> right_b);
+                        return ((first[i] * (1 << left_a)) >> right_a) +
+                               ((second[i] * (1 << left_b)) >> right_b);
                       },
                       [&most, target, least](i64 i, i32 v) {
                         v = std::max(v, least);
@@ -469,7 +471,7 @@ void norm_gradient(const i16* g, const i32* at_high, const i32* at_low, const i8
   for (i64 image = 0; image < n; image++)
     for (i64 channel = 0; channel < c; channel++) {
       i64 base = (image * c + channel) * p, first = (start + image) * p;
-      i32 s = sign[channel] * (1 << FRACTION), centre = sign[channel] * mean[channel], most = 0;
+      i32 s = sign[channel] * (1 << FRACTION), centre = sign[channel] * mean[channel];
       std::vector<i32> z(p);
       const i16* source = g + base;
       with_mask(mask, base, i32(limit), [&](auto keep) {
@@ -501,7 +503,8 @@ void deviation_gradient(const i16* g, const i8* q, const i8* sign, const i32* ce
     for (i64 channel = 0; channel < c; channel++) {
       i64 base = (image * c + channel) * p;
       // slope q 2^7 has 30 bits: a shift of 30 leaves nothing, as larger ones do.
-      i32 s = sign[channel], along = i32(slope[channel]) << 7, middle = centre[channel];
+      i32 s = sign[channel], along = limited(slope[channel], 32767) * 128;
+      i32 middle = centre[channel];
       int down = int(clamp(slope_shift[channel], 0, 30));
       i32 half = (1 << down) >> 1;
       std::vector<i32> z(p);
@@ -536,9 +539,10 @@ void gradient_add(const i16* a, const i16* b, const i8* mask, i64 limit, i64 lef
         Lanes(i64(1) << 30, shift)
             .each_drawn(p, u32(seed), u32((start + image) * p * c + channel), u32(c),
                         [=](i64 i) {
-                          i32 other = limited(second[i], GRADIENT_MAX) & keep(i);
-                          return i32(((i64(limited(first[i], GRADIENT_MAX)) << left_a) >> right_a) +
-                                     ((i64(other) << left_b) >> right_b));
+                          i64 one = limited(first[i], GRADIENT_MAX);
+                          i64 other = limited(second[i], GRADIENT_MAX) & keep(i);
+                          return i32((one * (i64(1) << left_a) >> right_a) +
+                                     (other * (i64(1) << left_b) >> right_b));
                         },
                         [&most, target](i64 i, i32 y) {
                           most = std::max(most, watch32(y));
@@ -622,7 +626,9 @@ void depthwise_kernel(const i8* x, const i16* g, i64* out, i64 n, i64 c, i64 h, 
   void columns_##kind(const i8* x, code* out, GEOMETRY) { columns_of(x, out, GIVEN); }           \
   void from_columns_##kind(const sum* in, sum* out, GEOMETRY) { sums_of_columns(in, out, GIVEN); } \
   void rows_##kind(const i8* x, code* out, ROWS) { rows_of(x, out, n, group, c, p, threads); }   \
-  void digits_##kind(const i16* g, code* out, ROWS) { digits_of(g, out, n, group, c, p, threads); } \
+  void digits_##kind(const i16* g, code* out, ROWS) {                                            \
+    digits_of(g, out, n, group, c, p, threads);                                                  \
+  }                                                                                              \
   void pre_norm_##kind(const sum* sums, const i32* shift, i8* q, ROWS) {                         \
     pre_norm_of(sums, shift, q, n, group, c, p, threads);                                        \
   }                                                                                              \

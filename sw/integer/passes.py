@@ -141,6 +141,11 @@ class FusedPasses:
         self._primitives = primitives
         return kind(op, *(x.contiguous() for x in inputs))
 
+    @property
+    def kind(self) -> str:
+        """How products are made, "int" or "float"; processes with the same exchange alike."""
+        return self._kind
+
     def _first(self, x) -> int:
         """The number of the first image of a part in the batch."""
         return self._primitives.part()[0] * len(x)
@@ -187,7 +192,8 @@ class FusedPasses:
         """Memory that the next call by this name takes again: new pages cost more than a pass."""
         size = math.prod(shape)
         if name not in self._memory or self._memory[name].numel() < size:
-            self._memory[name] = torch.empty(size, dtype=dtype)
+            with torch.inference_mode(False):       # or it would serve inference alone
+                self._memory[name] = torch.empty(size, dtype=dtype)
         return self._memory[name][:size].view(shape)
 
     def _products(self, a, b):
@@ -450,6 +456,8 @@ class FusedPasses:
 
     def _add(self, op, a, b):
         """Of an inference Program: a table of all pairs of codes."""
+        if a.shape != b.shape:
+            return None
         codes = torch.arange(-128, 128, dtype=torch.int8)
         table = op.compute(TORCH, *(x.contiguous() for x in torch.meshgrid(
             codes, codes, indexing="ij")))

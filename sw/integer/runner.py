@@ -43,15 +43,16 @@ class Runner:
 
     program: its initial state is the first; state: codes by name in place of that
     device: of torch; world: the processes that share each batch in equal parts
-    passes: a `sw.integer.passes.FusedPasses`, the same bits faster, on a CPU
+    passes: a `sw.integer.passes.FusedPasses`, the same bits faster, on a CPU; in several processes
+        where all have the same kind, else in none
     Members: state, dict of name to tensor on the device, (1, ...) or (N, ...)
     """
 
     def __init__(self, program: Program, device: str = "cpu", state: dict | None = None,
                  world: World = ALONE, passes: FusedPasses | None = None):
         self.program, self.device = program, torch.device(device)
-        self._passes = passes
         self._primitives = TORCH if world.size == 1 else _Part(world)
+        self._passes = passes if self._agree(passes) else None
         self.state = self._tensors({name: entry.initial[None] for name, entry in
                                     program.state.items()} if state is None else state)
         last = {name: index for index, node in enumerate(program.nodes) for name in node.inputs}
@@ -60,6 +61,12 @@ class Runner:
         for name, index in last.items():
             if name not in kept:
                 self._done_after[index].append(name)
+
+    def _agree(self, passes):
+        """Whether all processes have the same passes: what they exchange depends on it."""
+        kind = {None: 0, "float": 1, "int": 2}[passes and passes.kind]
+        ends = self._primitives.all_max(torch.tensor([kind, -kind], device=self.device))
+        return int(ends.sum()) == 0
 
     def _tensors(self, arrays):
         return {name: value.to(self.device) if torch.is_tensor(value)

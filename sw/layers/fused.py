@@ -70,7 +70,7 @@ class FusedNorm:
     activation: str | None = None
     chunks: int = 16
     constant: str = "code"
-    range_gradient: str = "extremes"
+    range_gradient: str = "deviation"
     mask: bool = False
     average: bool = False
     quantize_gradient: bool = True

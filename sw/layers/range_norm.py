@@ -141,8 +141,8 @@ class RangeBatchNorm(Norm):
         variance = centred.square().mean(dim=1)
         if self.options.synchronise:
             variance = average_over_processes(variance)
-        sigma = variance.clamp_min(SMALLEST_VARIANCE).sqrt()
-        return scale * (sigma / sigma.detach())
+        steady = variance.detach()
+        return scale * (1 + (variance - steady) / (2 * steady.clamp_min(SMALLEST_VARIANCE)))
 
     def running_factor(self) -> tuple[Tensor, Tensor]:
         gamma, beta, scale = self.stored(self.running_scale)

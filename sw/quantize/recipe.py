@@ -27,7 +27,7 @@ RANDOM_ROUNDINGS = ("stochastic", "pseudo_stochastic")
 GRIDS = ("uniform", "dorefa", "ternary")
 NORMS = ("range", "batch", "l1", "frozen", "none")
 RANGE_CONSTANTS = ("code", "paper", "exact")
-RANGE_GRADIENTS = ("extremes", "deviation")
+RANGE_GRADIENTS = ("deviation", "extremes")
 OVERFLOWS = ("wrap", "saturate")
 
 
@@ -148,8 +148,8 @@ class NormRecipe:
     kind: ``range`` (RangeBN), ``batch`` (ordinary), ``l1`` (sigma = sqrt(pi/2) E|x - mu|),
         ``frozen`` (ordinary, running statistics in training too), ``none``.
     constant, chunks: RangeBN's C(n) and the number of chunks whose ranges are averaged.
-    range_gradient: the gradient of RangeBN's scale falls on the ``extremes`` of the chunks, as
-        published, or is that of a constant times the standard ``deviation``.
+    range_gradient: the gradient of RangeBN's scale is that of a constant times the standard
+        ``deviation``, or falls on the ``extremes`` of the chunks, as published.
     quantize_input: the activation quantizer in front of RangeBN's statistics (training only).
     quantize_gradient: the gradient entering the norm is quantized as the error is.
     fold: quantize the weights with the norm's factor folded in, corrected for the batch's
@@ -160,7 +160,7 @@ class NormRecipe:
 
     kind: str = "range"
     constant: str = "code"
-    range_gradient: str = "extremes"
+    range_gradient: str = "deviation"
     chunks: int = 16
     momentum: float = 0.1
     quantize_input: bool = True

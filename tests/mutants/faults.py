@@ -86,6 +86,9 @@ GOLDEN = (
                "sum_gq - sum_g * whole"),
     _deviation("the remainder of the mean is left out of V", "squares - total * whole - whole * "
                "rest", "squares - total * whole"),
+    _deviation("a centre without its slope", "centre = mean - arith.round_shift(slope * middle",
+               "centre = mean - arith.round_shift(slope * 0"),
+    _deviation("no smallest deviation", "max(self.count >> DEVIATION_SHIFT, 1)", "1"),
     _deviation("a slope of 16 bits", "arith.clamp(length - 15, 0, 2)",
                "arith.clamp(length - 16, 0, 2)"),
     _deviation("a slope beyond the largest", "(arith.clamp(-shift, 0, 1) << 17)", "0"),

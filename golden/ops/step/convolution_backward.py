@@ -183,10 +183,10 @@ class KernelGradient(StepProduct):
         return 2 * int(np.prod(self.shapes(x, g16)[1][0])) * int(np.prod(g16[1:]))
 
     def product_sums(self, input_ranges, x, g16) -> tuple:
-        """Of both digits put together, over the batch: at most 48 bits."""
+        """Of both digits put together, over the batch, in any order: at most 48 bits."""
         size = self.output_pixels(self.image(x), self.kernel)
-        limits = -GRADIENT_MAX, GRADIENT_MAX
-        g = [arith.clamp(value, *limits) for value in input_ranges[1]]
+        low, high = (digits_of(saturated(value, GRADIENT_MAX))[1] for value in input_ranges[1])
+        g = (low << 8) - 128, (high << 8) + 127
         return sums_of(self.n_images * size[0] * size[1], input_ranges[0], g)
 
     def results(self, p, x, g16) -> tuple:

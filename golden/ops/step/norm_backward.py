@@ -162,8 +162,10 @@ class BetweenPasses(StepOperator):
                 Width("Spread", *input_ranges[5], 13))
 
     def products(self, sum_g, sum_gq, total, spread) -> tuple:
-        """(mean_g, P, dgamma, dbeta, D') by divisions of which three are shifts for n = 2^k."""
+        """(mean_g, P, dgamma, dbeta, D') by divisions of which four are shifts for n = 2^k."""
         count = self.count
+        sum_g, sum_gq = (saturated(value, GRADIENT_MAX * code * count)
+                         for value, code in ((sum_g, 1), (sum_gq, 128)))
         whole, mean_g = (arith.floor_divide(x, count) for x in (total, sum_g))
         rest, rest_g = total - whole * count, sum_g - mean_g * count
         product = (sum_gq - sum_g * whole - mean_g * rest

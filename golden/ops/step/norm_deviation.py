@@ -13,7 +13,7 @@ parts along 1 and q. With the names of `norm_backward`, per channel:
 
     V = max(sum q^2 - S^2 / n, n >> 5, 1)       the sum of (q - mean)^2, nearest
     P / V = slope 2^-(k + 3), slope of 16 bits, 0 <= k <= 62
-    centre = mean_g - round(slope ((S << 10) / n) 2^-(k + 3))
+    centre = mean_g - (slope ((S << 10) / n) << 7) 2^-min(k + 10, 62), nearest
     z = sign ((g << 10) - ((slope q << 7) + half >> k) - centre)
 
 and g16, g8, dgamma, dbeta as there. P has 45 bits and V 29 when they are divided, so that one
@@ -102,12 +102,13 @@ class DeviationGradientParameters(BetweenPasses):
         return inputs[:1] * 8, inputs[:1] * 5
 
     def results(self, p, g_low, g_high, gq_low, gq_high, total, spread, low, high) -> tuple:
-        """Seven divisions; five are shifts where n is a power of two."""
+        """Eight divisions; six are shifts where n is a power of two."""
         mean, product, dgamma, dbeta, _ = self.products(
             whole_of(g_low, g_high), whole_of(gq_low, gq_high), total, spread)
         slope, shift = self._slope(product, self._variance(total, whole_of(low, high)))
         middle = arith.round_divide(total << FRACTION, self.count)
-        centre = mean - arith.round_shift(slope * middle << SLOPE_LEFT, shift + FRACTION)
+        centre = mean - arith.round_shift(slope * middle << SLOPE_LEFT,
+                                          arith.clamp(shift + FRACTION, 0, SHIFT_LIMIT))
         return centre, slope, shift, dgamma, dbeta
 
     def _variance(self, total, squares):
@@ -184,8 +185,8 @@ class DeviationInputGradient(StepOperator):
         sign, centre, slope, slope_shift, multiplier, shift = (
             by_channel(p, x, g) for x in (sign, centre, slope, slope_shift, multiplier, shift))
         g = masked(p, saturated(g, GRADIENT_MAX), mask)
-        along_q = arith.round_shift(slope * q << SLOPE_LEFT, arith.clamp(slope_shift, 0,
-                                                                         SHIFT_LIMIT))
+        along_q = arith.round_shift(saturated(slope, SLOPE_MAX) * q << SLOPE_LEFT,
+                                    arith.clamp(slope_shift, 0, SHIFT_LIMIT))
         z = sign * ((g << FRACTION) - along_q - centre)
         y = arith.lanes(z, multiplier, shift)
         return *sixteen_bits(p, y, seed, step, self.tensor_id), top_of(p, y)

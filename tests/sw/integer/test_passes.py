@@ -78,6 +78,9 @@ CONVOLUTIONS = [(6, 3, 5, (9, 7), (3, 3), (1, 1), (1, 1, 1, 1)),
                 (6, 6, 1, (5, 4), (1, 1), (1, 1), (0, 0, 0, 0)),
                 (1, 1, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)),
                 (1, 5, 4, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)),
+                # More padding than a kernel reaches, and taps that see nothing.
+                (2, 2, 3, (5, 6), (2, 2), (1, 1), (3, 2, 2, 3)),
+                (2, 2, 3, (3, 2), (3, 5), (1, 1), (1, 2, 1, 2)),
                 # A number of images that no group divides.
                 (31, 3, 4, (32, 32), (1, 1), (1, 1), (0, 0, 0, 0))]
 
@@ -149,6 +152,24 @@ def test_addition_of_inference(folder):
     assert_equal(FusedPasses(folder), op, a, b)
 
 
+def test_what_one_image_is_added_to_runs_by_its_definition(folder):
+    op = Add(input_zero_points=(0, 0), input_rescales=((1 << 30, 31),) * 2,
+             rescale=Rescale(multiplier=1 << 30, shift=50, zero_point=0))
+    a, b = torch.ones((3, 4), dtype=torch.int8), torch.ones((1, 4), dtype=torch.int8)
+    fused = FusedPasses(folder)
+    assert fused(op, [a, b]) is None and fused(op, [b, a]) is None
+    assert fused(op, [a, a]) is not None
+
+
+@KINDS
+def test_passes_serve_inside_and_outside_of_inference(fused):
+    x = torch.ones((2, 3, 4, 4), dtype=torch.int8)
+    inputs = [x, torch.ones((1, 2, 3, 1, 1), dtype=torch.int8), torch.zeros((1, 2)).int()]
+    with torch.inference_mode():
+        first = fused(ops.PreNormCodes(), inputs)
+    assert torch.equal(fused(ops.PreNormCodes(), inputs)[0], first[0])
+
+
 def test_inference_that_runs_by_its_definition(folder):
     rescale = Rescale(multiplier=2**30, shift=34, zero_point=0)
     fields = {"weights": np.ones((2, 2, 1, 1), np.int8), "bias": np.zeros(2, np.int32),
@@ -207,10 +228,12 @@ def test_norms(fused, shape, activation):
     centre, slope, slope_shift, *_ = ops.DeviationGradientParameters(count=count)(
         *sums, total, spread, low, high)
     deviation = ops.DeviationInputGradient(count=count, activation=activation, tensor_id=300)
-    for shifts in (slope_shift, slope_shift * 0, slope_shift * 0 + 62):
+    for shifts in (slope_shift, slope_shift * 0, slope_shift * 0 + 31, slope_shift * 0 + 62):
         for move in (-60, -20, -8, 0, 30):
             assert_equal(fused, deviation, g, q, sign, centre, slope, shifts, multiplier,
                          shift.astype(np.int32) + move, SEED, STEP, *mask)
+        assert_equal(fused, deviation, g, q, sign, centre, slope * 0 + (-32768), shifts, multiplier,
+                     shift.astype(np.int32), SEED, STEP, *mask)
     # Extremes of one chunk at one place, as large as they may be.
     length, chunks = chunking(count)
     at = [np.full((1, chunks, c), length // 2, np.int32) for _ in range(2)]

@@ -93,7 +93,8 @@ def test_a_step_is_a_program_that_can_be_stored(tmp_path):
 def test_all_step_operators_but_few_are_used():
     used = {type(node.op) for name in NETWORKS for node in step_program(name)[1].nodes}
     assert {op.__name__ for op in {*STEP_OPERATORS} - used} <= {
-        "GradientDigits", "AverageCodes", "AverageGradient", "MaskedGradient"}
+        "GradientDigits", "AverageCodes", "AverageGradient", "MaskedGradient",
+        "NormGradientParameters", "NormInputGradient"}
 
 
 def test_the_largest_weight_fits_and_zeros_are_zeros():
@@ -305,4 +306,4 @@ def test_the_report_names_the_width_of_every_product():
     assert products == 3 * sum(isinstance(node.op, ops.WeightCodes) for node in step.nodes) - 1
     gradient = report["classifier.weight.gradient"]
     n_images, x = step.batch, gradient.input_ranges[0][1]
-    assert gradient.accumulator[1] == n_images * x * 32639
+    assert gradient.accumulator[1] == n_images * x * (127 * 256 + 128)

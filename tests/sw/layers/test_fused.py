@@ -147,6 +147,17 @@ def test_gradients_against_float64(shape, chunks, activation, mask, merged, rang
                                                      range_gradient))
 
 
+@pytest.mark.parametrize("size", [1, 1e-4, 1e-5, 3e-6, 1e-7])
+def test_the_gradient_of_small_deviations(size):
+    """Below the smallest variance the modules and the passes hold the same floor."""
+    x, gamma, beta = example((16, 4, 6, 6), 1)
+    norm = FusedNorm(chunks=4, quantize_gradient=False, range_gradient="deviation")
+    mine = gradients(lambda *a: fused.norm_activation_quantize(*a, norm).output, x * size, gamma,
+                     beta)
+    assert_gradients_close(mine, reference_gradients(x * size, gamma, beta, None, 4, False,
+                                                     "deviation"), 1e-4)
+
+
 @pytest.mark.parametrize("fault", ["position", "factor", "activation", "squares"])
 def test_the_gradient_check_sees_planted_faults(fault, monkeypatch):
     original = fused_kernels.norm_gradient

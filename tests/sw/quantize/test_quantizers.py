@@ -126,8 +126,8 @@ def test_float_mode_is_the_identity():
 @pytest.mark.parametrize(("options", "message"), [
     ({"norm.constant": "paperr"}, "norm.constant must be one of code, paper, exact, not 'paperr'"),
     ({"norm.range_gradient": "both"},
-     "norm.range_gradient must be one of extremes, deviation, not 'both'"),
-    ({"norm.range_gradient": "deviation", "norm.kind": "batch"},
+     "norm.range_gradient must be one of deviation, extremes, not 'both'"),
+    ({"norm.range_gradient": "extremes", "norm.kind": "batch"},
      "Option norm.range_gradient needs norm.kind range, not batch"),
     ({"norm.chunks": 0}, "norm.chunks must be an integer from 1 to 1048576, not 0"),
     ({"norm.momentum": 0}, r"norm.momentum must be in \(0, 1\], not 0")])

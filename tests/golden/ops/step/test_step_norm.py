@@ -299,6 +299,10 @@ def test_the_largest_slopes_fit_their_widths(count):
             variance = max(square - (total * total + (count >> 1)) // count, count // 32, 1)
             slope, k = literal_norm.slope_of(product, variance)
             assert (found[1][0, 0], found[2][0, 0]) == (slope, k)
+            middle = ((total << 10) + (count >> 1)) // count
+            mean = ((g * count << 10) + (count >> 1)) // count
+            k = min(k + 10, 62)
+            assert found[0][0, 0] == mean - (((slope * middle << 7) + (1 << k - 1)) >> k)
             assert abs(product) <= most["Sum of g (q - mean)"].high
             if k and slope:
                 assert slope * 2.0 ** -(k + 3) == pytest.approx(product / variance, rel=2**-14)
@@ -310,6 +314,27 @@ def test_the_largest_slopes_fit_their_widths(count):
     ok[3] = -1 << 31, (1 << 31) - 1
     with pytest.raises(ValueError, match="z must fit 32 bits"):
         DeviationInputGradient(count=64, tensor_id=0).accumulators(ok)
+
+
+@pytest.mark.parametrize("bits", range(20, 39))
+def test_a_channel_without_gradient_has_none_whatever_its_variance(bits):
+    """All shifts stay below 63, where int64 has no rounding constant."""
+    count, nothing = 1 << 24, channels([0])
+    square = (1 << bits) - 1
+    low = (square + 32768) % 65536 - 32768
+    found = run(DeviationGradientParameters(count=count), *[nothing] * 4, channels([-500]),
+                channels([100], "int16"), channels([low]), channels([(square - low) >> 16]))
+    assert [int(x[0, 0]) for x in found[:2]] == [0, 0] and found[2][0, 0] <= 62
+
+
+def test_sums_that_no_codes_have_stay_within_the_ranges():
+    sums = NormGradientSums(count=100).ranges
+    ends = [channels([side[1]]) for side in sums]
+    squares = [channels([side[1]]) for side in NormStatistics(count=100, squares=True).ranges[3:]]
+    run(DeviationGradientParameters(count=100), *ends, channels([0]), channels([0], "int16"),
+        *squares)
+    run(NormGradientParameters(count=100), *ends, channels([0]), channels([0], "int16"),
+        channels([1], "int8"))
 
 
 def test_constants_of_every_count():
