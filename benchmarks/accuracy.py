@@ -3,8 +3,8 @@
 Every variant has the same seeds, initial weights, epochs, augmentation and schedule (batch 64,
 cosine from 0.1, weight decay 1e-4). Each training is a run of flows/train.py in DIR/accuracy-runs,
 so an interrupted suite goes on at its last epoch, and several processes may share the folder, each
-with variants of its own. `sources.txt` beside a run says which sources it began with; a run of
-others is laid aside and repeated.
+with variants of its own. `stamp.json` beside a run says with which sources and settings it began; a
+run of others is laid aside and repeated.
 """
 
 import argparse
@@ -25,8 +25,8 @@ __all__ = ["NETWORKS", "NetworkRuns", "Training", "VARIANTS", "Variant", "chosen
 
 BATCH = 64
 ROOT = Path(__file__).parents[1]
-SOURCES = ("golden", "sw", "models")
-STAMP, INITIAL = "sources.txt", "initial.pt"
+SOURCES = ("golden", "sw", "models", "cli/training", "flows/train.py")
+STAMP, INITIAL, PARTIAL = "stamp.json", "initial.pt", ".partial.pt"
 GOAL = 0.3
 
 
@@ -91,22 +91,24 @@ VARIANTS = {
 def source_hash() -> str:
     """Hash of every source that a training's result depends on."""
     digest = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted(path for kind in ("*.py", "*.cpp")
-                           for path in (ROOT / folder).rglob(kind)):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    for path in sorted(path for name in SOURCES for path in (
+            [ROOT / name] if (ROOT / name).is_file() else
+            [found for kind in ("*.py", "*.cpp") for found in (ROOT / name).rglob(kind)])):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One run of flows/train.py. folder: of the runs; steps: of an epoch."""
+    """One run of flows/train.py. folder: of the runs; epochs: of trainings that begin anew; images:
+    of the data set; steps: of an epoch."""
 
     folder: Path
     network: str
     variant: str
     seed: int
     epochs: int
+    images: int
     steps: int
 
     @property
@@ -118,6 +120,12 @@ class Training:
     def directory(self) -> Path:
         """Of the run."""
         return self.folder / self.name
+
+    @property
+    def parent(self) -> "Training | None":
+        """The training that this one continues."""
+        continued = VARIANTS[self.variant].continues
+        return replace(self, variant=continued) if continued else None
 
     @property
     def settings(self) -> dict:
@@ -133,18 +141,30 @@ class Training:
                 "compile": variant.compiled, "channels_last": variant.compiled}
 
     @property
-    def sources(self) -> str | None:
-        """The hash of the sources that it began with."""
+    def stamp(self) -> dict:
+        """What decides the result; the file `STAMP` of a run says with which it began."""
+        return {"sources": source_hash(), "images": self.images, "settings": self.settings,
+                "parent": self.parent and self.parent.stamp}
+
+    @property
+    def began_with(self) -> dict | None:
+        """The stamp of what lies in the directory."""
         path = self.directory / STAMP
-        return path.read_text().strip() if path.is_file() else None
+        return json.loads(path.read_text()) if path.is_file() else None
 
     def result(self) -> dict | None:
-        """Accuracies in percent and losses of the finished run, or None."""
-        path = self.directory / "config.json"
-        config = json.loads(path.read_text()) if path.is_file() else {}
+        """Accuracies in percent and losses of the finished run, of whatever sources, or None."""
+        began = self.began_with
+        if began is None or began | {"sources": "", "parent": None} != self.stamp | {
+                "sources": "", "parent": None}:
+            return None
+        config, table = self.directory / "config.json", self.directory / "results.csv"
+        if (self.directory / PARTIAL).is_file() or not (config.is_file() and table.is_file()):
+            return None
+        config = json.loads(config.read_text())
         if any(config.get(name) != value for name, value in self.settings.items()):
             return None
-        with (self.directory / "results.csv").open(newline="") as file:
+        with table.open(newline="") as file:
             history = list(csv.DictReader(file))
         result = {"accuracy": 100 * config["test_accuracy"],
                   "train_loss": float(history[-1]["train_loss"]),
@@ -153,10 +173,35 @@ class Training:
             result["program"] = 100 * config["integer_accuracy"]
         return result
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the result is that of today's sources."""
+        return self.began_with == self.stamp and self.result() is not None
+
+    def _make_room(self):
+        """Lays aside what began otherwise, and takes back what began like this."""
+        if self.began_with == self.stamp:
+            return
+        if self.directory.is_dir():
+            aside = self._aside(self.began_with)
+            number = 0
+            while aside.exists():       # only what has no stamp
+                number += 1
+                aside = aside.with_name(f"{self.name}-aside-{number}")
+            self.directory.rename(aside)
+        if self._aside(self.stamp).is_dir():
+            self._aside(self.stamp).rename(self.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / STAMP).write_text(json.dumps(self.stamp, indent=1) + "\n")
+
+    def _aside(self, stamp):
+        digest = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{self.name}-aside-{digest[:12] if stamp else 0}"
+
     def _initial(self):
         """A checkpoint of the weights that float trainings of the seed begin from, or end with."""
-        if continued := VARIANTS[self.variant].continues:
-            return replace(self, variant=continued).directory / "checkpoint.pt"
+        if self.parent:
+            return self.parent.directory / "checkpoint.pt"
         import torch
 
         from models import build_model
@@ -171,18 +216,13 @@ class Training:
         return path
 
     def run(self, datasets_dir: str, device: str, threads: int) -> None:
-        """Train, or go on; LockstepError where that fails."""
+        """Train, or go on, its parent first; LockstepError where that fails."""
+        if self.parent and not self.parent.is_done:
+            self.parent.run(datasets_dir, device, threads)
+        self._make_room()
+        if self.is_done:
+            return
         settings = self.settings
-        if self.sources != source_hash():
-            if self.directory.is_dir():
-                self.directory.rename(f"{self.directory}-of-{self.sources or 'unknown'}")
-            aside = Path(f"{self.directory}-of-{source_hash()}")
-            if aside.is_dir():
-                aside.rename(self.directory)
-                if self.result():
-                    return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / STAMP).write_text(source_hash() + "\n")
         options = {"--save": self.name, "--runs-dir": self.folder, "--model": settings["model"],
                    "--model-config": settings["model_config"], "--dataset": "cifar10",
                    "--datasets-dir": datasets_dir, "-b": BATCH, "--epochs": settings["epochs"],
@@ -193,14 +233,14 @@ class Training:
                    *(str(word) for option in options.items() for word in option), "--quiet"]
         if settings["compile"]:
             command += ["--compile", "--channels-last"]
-        if (self.directory / ".partial.pt").is_file():
+        if (self.directory / PARTIAL).is_file():
             command += ["--resume"]
         elif settings["arithmetic"] == "integer":
             command += ["--initial", str(self._initial())]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, text=True,
                               capture_output=True)
-        if done.returncode or self.result() is None:
+        if done.returncode or not self.is_done:
             reason = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
             raise LockstepError(f"Training {self.name} failed: {reason}")
 
@@ -238,7 +278,7 @@ def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, co
                 continue
             differences = [a["accuracy"] - b["accuracy"] for a, b in pairs]
             goal = VARIANTS[variant].goal if other == "float_bn" else None
-            limits = {} if goal is None else {"goal": f">= -{goal}",
+            limits = {} if goal is None else {"goal": f">= {-goal or 0:g}",
                                               "met": bool(np.mean(differences) >= -goal)}
             name = f"{variant}_minus_{other}"
             add(name, np.mean(differences), "points", **limits)
@@ -248,6 +288,13 @@ def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, co
             for loss in ("train_loss", "test_loss"):
                 mean(f"{name}.{loss}", [a[loss] - b[loss] for a, b in pairs], "nats")
     return rows
+
+
+def _words(variant):
+    """The name, and how it is trained where that is not as the others."""
+    options = VARIANTS[variant]
+    return variant if not options.continues else \
+        f"{variant} ({options.epochs} epoch from {options.lr:g} behind {options.continues})"
 
 
 def chosen(text: str | None, known, what: str) -> list[str]:
@@ -281,21 +328,20 @@ def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
                           + (arguments.seeds or NETWORKS[network].seeds)):
             for variant in variants:
                 training = Training(folder=folder, network=network, variant=variant, seed=seed,
-                                    epochs=epochs, steps=data.steps(BATCH))
-                ours = training.sources == source_hash()
-                if not arguments.report_only and not (ours and training.result()):
+                                    epochs=epochs, images=data.n_train, steps=data.steps(BATCH))
+                if not arguments.report_only and not training.is_done:
                     print(f"{training.name}: training", file=sys.stderr, flush=True)
                     training.run(arguments.datasets_dir, device, arguments.threads)
                     print(f"{training.name}: {training.result()['accuracy']:.2f} %",
                           file=sys.stderr, flush=True)
                 if result := training.result():
                     results[variant][seed] = result
-                    sources.add(training.sources or "unknown")
+                    sources.add(training.began_with["sources"])
         done = {variant: runs for variant, runs in results.items() if runs}
         context = (f"{network}, CIFAR-10 of {data.n_train} images, {epochs} epochs, cosine from "
                    f"0.1, batch {BATCH}, {device}; seeds: " + "; ".join(
-                       f"{name} {', '.join(map(str, runs))}" for name, runs in done.items())
-                   + f"; sources {', '.join(sorted(sources))}")
+                       f"{_words(name)} {', '.join(map(str, runs))}"
+                       for name, runs in done.items()) + f"; sources {', '.join(sorted(sources))}")
         rows += _rows_of(network, done, context, command)
     if not rows:
         raise LockstepError(f"There are no finished trainings in {folder}")

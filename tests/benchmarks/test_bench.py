@@ -123,7 +123,7 @@ def test_accuracy_goes_on_where_it_stopped(tmp_path, planted):
                        ("resnet8", "float_bn", 1), ("resnet8", "banner_nearest", 1)]
 
 
-def test_accuracy_repeats_what_other_sources_trained(tmp_path, planted, monkeypatch):
+def test_accuracy_repeats_what_other_sources_or_settings_trained(tmp_path, planted, monkeypatch):
     arguments = ["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu",
                  "--variants", "float_bn", "--seeds", "1"]
     with pytest.raises(LockstepError, match="There are no finished trainings in"):
@@ -136,12 +136,43 @@ def test_accuracy_repeats_what_other_sources_trained(tmp_path, planted, monkeypa
     row, *_ = json.loads((tmp_path / "accuracy.json").read_text())
     assert row["context"].endswith(f"sources {stamp}")
     bench.main(arguments)
-    assert len(planted) == 2
-    assert (tmp_path / f"accuracy-runs/resnet8-float_bn-0-of-{stamp}/config.json").is_file()
+    bench.main([*arguments, "--epochs", "2"])
+    assert len(planted) == 3
+    with pytest.raises(LockstepError, match="There are no finished trainings in"):
+        bench.main([*arguments, "--report-only"])
+    bench.main(arguments)       # all of them are kept
     monkeypatch.setattr(accuracy, "source_hash", lambda: stamp)
     bench.main(arguments)
-    assert len(planted) == 2
-    assert not (tmp_path / f"accuracy-runs/resnet8-float_bn-0-of-{stamp}").exists()
+    assert len(planted) == 3
+    assert len([*(tmp_path / "accuracy-runs").iterdir()]) == 3
+
+
+def test_what_is_unfinished_or_not_ours_does_not_count(tmp_path, planted):
+    arguments = ["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu",
+                 "--variants", "float_bn", "--seeds", "1"]
+    run = tmp_path / "accuracy-runs/resnet8-float_bn-0"
+    bench.main(arguments)
+    (run / "results.csv").unlink()
+    bench.main(arguments)
+    (run / ".partial.pt").touch()
+    with pytest.raises(LockstepError, match="There are no finished trainings in"):
+        bench.main([*arguments, "--report-only"])
+    (run / ".partial.pt").unlink()
+    for _ in range(2):
+        (run / "stamp.json").unlink()
+        bench.main(arguments)
+    assert len(planted) == 4 and len([*run.parent.iterdir()]) == 3
+
+
+def test_what_continues_a_training_asks_for_it(tmp_path, planted):
+    arguments = ["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu",
+                 "--variants", "integer_continued", "--seeds", "1", "--epochs"]
+    for epochs in ("1", "6", "1"):
+        bench.main([*arguments, epochs])
+    names = [name for _, name, _ in planted]
+    assert names == ["float_bn", "integer_continued"] * 2
+    row, *_ = json.loads((tmp_path / "accuracy.json").read_text())
+    assert "integer_continued (1 epoch from 0.002 behind float_bn) 0" in row["context"]
 
 
 def test_accuracy_names_the_training_that_failed(tmp_path, monkeypatch):

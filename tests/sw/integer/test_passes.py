@@ -19,6 +19,7 @@ from sw.integer.passes import FusedPasses
 from sw.integer.runner import Runner
 from sw.integer.step import integer_step
 from sw.integer.train import state_hash
+from sw.train.distributed import World
 from tests.sw.integer.networks import NETWORKS, batch, step_program
 
 SEED, STEP = np.array([[7]], np.int32), np.array([[-3]], np.int32)
@@ -404,3 +405,17 @@ def test_a_compiler_that_is_not_there_or_fails_is_named(tmp_path, monkeypatch):
     (tmp_path / passes.LIBRARY).write_text("no library")
     with pytest.raises(LockstepError, match="cannot be loaded: "):
         FusedPasses(tmp_path)
+
+
+@pytest.mark.parametrize(("other", "used"), [("same", True), (0, False), (3, False)])
+def test_processes_use_passes_of_one_kind_or_none(folder, monkeypatch, other, used):
+    """What the processes exchange depends on the kind of their products."""
+    fused = FusedPasses(folder, False)
+    kind = 1 if other == "same" else other
+
+    def all_reduce(value, how):
+        value.copy_(torch.maximum(value, torch.tensor([kind, -kind])))
+    monkeypatch.setattr("sw.integer.runner.dist.all_reduce", all_reduce)
+    _, program = step_program("digits")
+    runner = Runner(program, world=World(rank=0, size=2), passes=fused)
+    assert (runner._passes is fused) == used
