@@ -301,8 +301,9 @@ def test_the_largest_slopes_fit_their_widths(count):
             assert (found[1][0, 0], found[2][0, 0]) == (slope, k)
             middle = ((total << 10) + (count >> 1)) // count
             mean = ((g * count << 10) + (count >> 1)) // count
-            k = min(k + 10, 62)
-            assert found[0][0, 0] == mean - (((slope * middle << 7) + (1 << k - 1)) >> k)
+            right = min(k + 10, 62)
+            assert found[0][0, 0] == mean - (
+                ((slope * middle << 7) + (1 << right - 1)) >> right)
             assert abs(product) <= most["Sum of g (q - mean)"].high
             if k and slope:
                 assert slope * 2.0 ** -(k + 3) == pytest.approx(product / variance, rel=2**-14)
