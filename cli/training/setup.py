@@ -154,7 +154,7 @@ def prepare(arguments, world) -> Run:
     if arguments.initial is not None:
         if resumed:
             raise LockstepError("--initial has no effect on a run that is resumed")
-        _copy_weights(load_network(arguments.initial), model, arguments.initial)
+        _begin_from(arguments.initial, model, data, settings, world)
     obstacle = arithmetic.obstacle(model, data, settings,
                                    arguments.norm_lowering if quantized else None, teacher, world)
     if obstacle and not (model_config.get("recipe") or model_config.get("overrides")):
@@ -177,20 +177,15 @@ def _check_recipe(model_config: dict) -> None:
                             f"format of its own")
 
 
-def _copy_weights(source, model, path: str) -> None:
-    """The parameters of one network to another of the same layers."""
-    import torch
+def _begin_from(path: str, model, data, settings, world) -> None:
+    """Weights of a checkpoint, the same in every process."""
+    from sw.train.initial import copy_weights, match_norms
 
-    parameters = dict(source.named_parameters())
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name not in parameters or parameters[name].shape != value.shape:
-                raise LockstepError(f"Checkpoint {path} has no {name} of shape "
-                                    f"{tuple(value.shape)}")
-            value.copy_(parameters.pop(name))
-    if parameters:
-        raise LockstepError(f"Checkpoint {path} is of another network: it has "
-                            f"{next(iter(parameters))}, which this one has not")
+    source = load_network(path)
+    copy_weights(source, model, path)
+    n_images = min(settings.batch_size * world.size, data.n_train)
+    match_norms(source, model, data.train_sample(n_images)[0])
+    world.share([parameter.data for parameter in model.parameters()])
 
 
 def load_network(path: str) -> "nn.Module":
