@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from golden.errors import LockstepError
 from sw.layers.norms import EPSILON, L1BatchNorm, Norm
 from sw.layers.range_norm import RangeBatchNorm, chunk_ranges, range_to_sigma
+from sw.train.evaluate import prepared
 
 __all__ = ["copy_weights", "match_norms"]
 
@@ -59,7 +60,7 @@ def match_norms(source: nn.Module, model: nn.Module, images: Tensor) -> None:
             hooks.append(norm.register_forward_pre_hook(scale))
     if hooks:
         mode = source.training
-        source.train()(images)
+        source.train()(prepared(source, images))
         source.train(mode)
     for hook in hooks:
         hook.remove()
