@@ -81,7 +81,7 @@ VARIANTS = {
                                  against=("float_bn", "float_extremes", "float_deviation",
                                           "integer_extremes")),
     "integer_continued": Variant(options=_range("deviation"), arithmetic="integer", goal=0,
-                                 continues="float_bn", epochs=1, lr=0.002),
+                                 continues="float_bn", epochs=1, lr=0.0005),
     "jacob": Variant(options={"recipe": "jacob"}),
     "banner_no_bifurcation": Variant(options={"overrides": {"bifurcated": False}}, compiled=True),
     "banner_nearest": Variant(options={"overrides": {"error.rounding": "half_up"}}, compiled=True),

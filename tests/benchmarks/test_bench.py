@@ -172,7 +172,7 @@ def test_what_continues_a_training_asks_for_it(tmp_path, planted):
     names = [name for _, name, _ in planted]
     assert names == ["float_bn", "integer_continued"] * 2
     row, *_ = json.loads((tmp_path / "accuracy.json").read_text())
-    assert "integer_continued (1 epoch from 0.002 behind float_bn) 0" in row["context"]
+    assert "integer_continued (1 epoch from 0.0005 behind float_bn) 0" in row["context"]
 
 
 def test_accuracy_names_the_training_that_failed(tmp_path, monkeypatch):
