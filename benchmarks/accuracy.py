@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,12 @@ __all__ = ["NETWORKS", "NetworkRuns", "Training", "VARIANTS", "Variant", "chosen
 
 BATCH = 64
 ROOT = Path(__file__).parents[1]
+SOURCES_ARE = "; sources "
 SOURCES = ("golden", "sw", "models", "cli/training", "flows/train.py")
 STAMP, INITIAL, PARTIAL = "stamp.json", "initial.pt", ".partial.pt"
 GOAL = 0.3
+#: Of one training, with their units; program: the accuracy of what it lowers to.
+FIGURES = {"accuracy": "%", "train_loss": "nats", "test_loss": "nats", "program": "%"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +267,9 @@ def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, co
 
     for variant, runs in results.items():
         for seed, run in runs.items():
-            add(f"{variant}.seed{seed}", run["accuracy"], "%")
+            for what, unit in FIGURES.items():
+                if what in run:
+                    add(f"{variant}.seed{seed}.{what}", run[what], unit)
         mean(variant, [run["accuracy"] for run in runs.values()], "%")
         for loss in ("train_loss", "test_loss"):
             mean(f"{variant}.{loss}", [run[loss] for run in runs.values()], "nats")
@@ -290,6 +296,25 @@ def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, co
     return rows
 
 
+def _recorded(path: str | None, network: str, conditions: str):
+    """(variant, seed, result, sources) of the trainings that an earlier report has, as of
+    `Training.result`; those of other conditions do not count."""
+    if path is None:
+        return
+    try:
+        rows = json.loads(Path(path).read_text())
+        found: dict[tuple, dict] = {}
+        for entry in rows:
+            name = re.fullmatch(rf"accuracy\.{network}\.(\w+)\.seed(\d+)\.(\w+)", entry["name"])
+            if name and entry["context"].startswith(f"{conditions},"):
+                key = name[1], int(name[2]), entry["context"].rpartition(SOURCES_ARE)[2]
+                found.setdefault(key, {})[name[3]] = entry["value"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LockstepError(f"Rows {path} cannot be read: {error}") from error
+    for (variant, seed, sources), result in found.items():
+        yield variant, seed, result, {*sources.split(", ")}
+
+
 def _words(variant):
     """The name, and how it is trained where that is not as the others."""
     options = VARIANTS[variant]
@@ -309,7 +334,8 @@ def chosen(text: str | None, known, what: str) -> list[str]:
 def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
     """Train what is not yet there, and give the rows. Seed by seed, so that a run that is stopped
     early has every variant of the first seeds. With report_only nothing is trained, and trainings
-    of other sources count too: the context names their hashes."""
+    of other sources count too, as do those of the report `recorded` in any case: the context names
+    the hashes of all."""
     from cli.training.setup import choose_device
     from sw.data import load_dataset
 
@@ -322,14 +348,21 @@ def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
     rows = []
     for network in networks:
         epochs = arguments.epochs or NETWORKS[network].epochs
+        conditions = (f"{network}, CIFAR-10 of {data.n_train} images, {epochs} epochs, cosine from "
+                      f"0.1, batch {BATCH}")
         results: dict[str, dict[int, dict]] = {variant: {} for variant in variants}
         sources = set()
+        for variant, seed, result, of_sources in _recorded(arguments.recorded, network, conditions):
+            if variant in results:
+                results[variant][seed] = result
+                sources |= of_sources
         for seed in range(arguments.first_seed, arguments.first_seed
                           + (arguments.seeds or NETWORKS[network].seeds)):
             for variant in variants:
                 training = Training(folder=folder, network=network, variant=variant, seed=seed,
                                     epochs=epochs, images=data.n_train, steps=data.steps(BATCH))
-                if not arguments.report_only and not training.is_done:
+                if not arguments.report_only and seed not in results[variant] \
+                        and not training.is_done:
                     print(f"{training.name}: training", file=sys.stderr, flush=True)
                     training.run(arguments.datasets_dir, device, arguments.threads)
                     print(f"{training.name}: {training.result()['accuracy']:.2f} %",
@@ -337,11 +370,10 @@ def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
                 if result := training.result():
                     results[variant][seed] = result
                     sources.add(training.began_with["sources"])
-        done = {variant: runs for variant, runs in results.items() if runs}
-        context = (f"{network}, CIFAR-10 of {data.n_train} images, {epochs} epochs, cosine from "
-                   f"0.1, batch {BATCH}, {device}; seeds: " + "; ".join(
-                       f"{_words(name)} {', '.join(map(str, runs))}"
-                       for name, runs in done.items()) + f"; sources {', '.join(sorted(sources))}")
+        done = {variant: dict(sorted(runs.items())) for variant, runs in results.items() if runs}
+        seeds = "; ".join(f"{_words(name)} {', '.join(map(str, runs))}"
+                          for name, runs in done.items())
+        context = f"{conditions}, {device}; seeds: {seeds}{SOURCES_ARE}{', '.join(sorted(sources))}"
         rows += _rows_of(network, done, context, command)
     if not rows:
         raise LockstepError(f"There are no finished trainings in {folder}")

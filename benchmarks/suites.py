@@ -69,6 +69,8 @@ SUITES = {
             "epochs": {"help": "epochs per training (default 6)"},
             "networks": {"help": "which, comma-separated"},
             "variants": {"help": "which kinds of training, comma-separated (default all)"},
+            "recorded": {"metavar": "ROWS.json",
+                         "help": "an earlier report, whose trainings count and are not repeated"},
             "datasets-dir": _DATASETS, "device": _DEVICE, "threads": _THREADS,
             "report-only": {"action": "store_true",
                             "help": "rows of the trainings that are already there"}}),

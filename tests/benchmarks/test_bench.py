@@ -100,7 +100,7 @@ def test_accuracy_rows_pair_the_seeds_and_check_the_goals(tmp_path, planted):
     rows = {row["name"].removeprefix("accuracy.resnet8."): row
             for row in json.loads((tmp_path / "accuracy.json").read_text())}
     assert rows["float_bn"]["value"] == pytest.approx(83)
-    assert rows["float_bn.seed4"]["value"] == pytest.approx(84)
+    assert rows["float_bn.seed4.accuracy"]["value"] == pytest.approx(84)
     assert rows["float_bn.standard_error"]["value"] == pytest.approx(3**-0.5)
     row = rows["banner_deviation_minus_float_bn"]
     assert row["value"] == pytest.approx(-0.25) and row["goal"] == ">= -0.3" and row["met"]
@@ -145,6 +145,28 @@ def test_accuracy_repeats_what_other_sources_or_settings_trained(tmp_path, plant
     bench.main(arguments)
     assert len(planted) == 3
     assert len([*(tmp_path / "accuracy-runs").iterdir()]) == 3
+
+
+def test_an_earlier_report_counts(tmp_path, planted):
+    arguments = ["accuracy", "--networks", "resnet8", "--device", "cpu", "--variants",
+                 "float_bn,banner_deviation", "-o"]
+    bench.main([*arguments, str(tmp_path / "a"), "--seeds", "2"])
+    report = tmp_path / "a/accuracy.json"
+    more = [*arguments, str(tmp_path / "b"), "--recorded", str(report)]
+    bench.main([*more, "--seeds", "2", "--first-seed", "1"])
+    assert len(planted) == 6
+    rows = {row["name"]: row for row in json.loads((tmp_path / "b/accuracy.json").read_text())}
+    assert "float_bn 0, 1, 2; banner_deviation 0, 1, 2" in rows["accuracy.resnet8.float_bn"][
+        "context"]
+    assert rows["accuracy.resnet8.float_bn"]["value"] == pytest.approx(81)
+    assert rows["accuracy.resnet8.banner_deviation_minus_float_bn"]["value"] == pytest.approx(-.25)
+    program = rows["accuracy.resnet8.banner_deviation.program_minus_simulated"]
+    assert program["value"] == pytest.approx(-0.5)
+    bench.main([*more, "--seeds", "1", "--epochs", "3"])        # other conditions
+    assert len(planted) == 8
+    report.write_text("[1]")
+    with pytest.raises(LockstepError, match="accuracy.json cannot be read"):
+        bench.main(more)
 
 
 def test_what_is_unfinished_or_not_ours_does_not_count(tmp_path, planted):
