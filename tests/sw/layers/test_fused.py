@@ -109,7 +109,7 @@ def gradients(function, *inputs, seed=5):
     return torch.autograd.grad((output * weights.to(output.dtype)).sum(), inputs)
 
 
-def reference_gradients(x, gamma, beta, activation, chunks, mask, range_gradient="extremes"):
+def reference_gradients(x, gamma, beta, activation, chunks, mask, range_gradient="deviation"):
     def composed(x, gamma, beta):
         modules = Composed(gamma.detach(), beta.detach(), activation, **{
             "activation.range": "min_max",
