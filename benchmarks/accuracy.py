@@ -312,6 +312,8 @@ def _recorded(path: str | None, network: str, conditions: str):
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise LockstepError(f"Rows {path} cannot be read: {error}") from error
     for (variant, seed, sources), result in found.items():
+        if not {"accuracy", "train_loss", "test_loss"} <= {*result}:
+            raise LockstepError(f"Rows {path} lack figures of {variant}, seed {seed}")
         yield variant, seed, result, {*sources.split(", ")}
 
 

@@ -164,6 +164,10 @@ def test_an_earlier_report_counts(tmp_path, planted):
     assert program["value"] == pytest.approx(-0.5)
     bench.main([*more, "--seeds", "1", "--epochs", "3"])        # other conditions
     assert len(planted) == 8
+    whole = json.loads(report.read_text())
+    report.write_text(json.dumps([row for row in whole if "seed0.test_loss" not in row["name"]]))
+    with pytest.raises(LockstepError, match="lack figures of float_bn, seed 0"):
+        bench.main(more)
     report.write_text("[1]")
     with pytest.raises(LockstepError, match="accuracy.json cannot be read"):
         bench.main(more)

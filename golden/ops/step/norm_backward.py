@@ -54,7 +54,7 @@ from golden.ops.step.norm_forward import (
 from golden.ops.step.statistics import SPREAD_MAX, check_count, chunks_of
 
 __all__ = ["BetweenPasses", "GAMMA_SHIFT", "NormGradientParameters", "NormGradientSums",
-           "NormInputGradient", "checked_count"]
+           "NormInputGradient", "SecondPass"]
 
 GAMMA_SHIFT = 4                 # bits of P that dgamma leaves out, for n up to 2^17
 PLAIN_COUNT_WIDTH = 17
@@ -217,8 +217,24 @@ class NormGradientParameters(BetweenPasses):
         return mean, spike, dgamma, dbeta
 
 
+class SecondPass(StepOperator):
+    """What gives the gradient of the sums. Fields count, activation and tensor_id."""
+
+    ports_out = Port("g16", "int16", True), Port("g8", "int8", True), Port("top", "int32")
+    ranges = ((-GRADIENT_MAX, GRADIENT_MAX), (-CODE_MAX, CODE_MAX), (0, arith.INT32_MAX))
+
+    def __post_init__(self):
+        self._put("count", checked_count(self.count))
+        check_activation(self.activation)
+        self._put("tensor_id", tensor_id(self.tensor_id))
+
+    def mask_shapes(self, g) -> tuple:
+        """Of the inputs behind the random bits."""
+        return _mask_shapes(self.activation, g)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NormInputGradient(StepOperator):
+class NormInputGradient(SecondPass):
     """Pass 2: the 16-bit gradient of the layer's int32 sums, and its unbiased 8-bit copy.
 
     g: int16 (N, C, ...); at_high, at_low: int32 (K, C), of `NormStatistics`; sign int8, mean_g,
@@ -232,11 +248,6 @@ class NormInputGradient(StepOperator):
     activation: str = "none"
     tensor_id: int
 
-    def __post_init__(self):
-        self._put("count", checked_count(self.count))
-        check_activation(self.activation)
-        self._put("tensor_id", tensor_id(self.tensor_id))
-
     @property
     def ports_in(self) -> tuple:
         """The mask last."""
@@ -244,9 +255,6 @@ class NormInputGradient(StepOperator):
                 Port("sign"), Port("mean_g", "int32"), Port("spike", "int32"),
                 Port("multiplier", "int32"), Port("shift", "int32"), *RANDOM_PORTS,
                 *mask_ports(self.activation))
-
-    ports_out = Port("g16", "int16", True), Port("g8", "int8", True), Port("top", "int32")
-    ranges = ((-GRADIENT_MAX, GRADIENT_MAX), (-CODE_MAX, CODE_MAX), (0, arith.INT32_MAX))
 
     def widths(self, input_ranges) -> tuple[Width, ...]:
         """z, of which both spikes at one place cancel."""
@@ -257,7 +265,7 @@ class NormInputGradient(StepOperator):
     def shapes(self, g, *rest) -> tuple[tuple, tuple]:
         """By channel, and by chunk and channel."""
         chunks = range_norm.chunking(self.count)[1], *g[:1]
-        return ((g, chunks, chunks, *(g[:1],) * 5, (1,), (1,), *_mask_shapes(self.activation, g)),
+        return ((g, chunks, chunks, *(g[:1],) * 5, (1,), (1,), *self.mask_shapes(g)),
                 (g, g, (1,)))
 
     def results(self, p, g, at_high, at_low, sign, mean_g, spike, multiplier, shift, seed, step,

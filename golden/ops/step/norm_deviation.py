@@ -24,22 +24,19 @@ from dataclasses import dataclass
 
 from golden import arith
 from golden.ops.primitives import ExecutorIntegers
-from golden.ops.step.activation import check_activation, mask_ports, masked
+from golden.ops.step.activation import mask_ports, masked
 from golden.ops.step.base import (
-    CODE_MAX,
     GRADIENT_MAX,
     RANDOM_PORTS,
     Port,
-    StepOperator,
     Width,
     by_channel,
     saturated,
-    tensor_id,
     top_of,
     whole_of,
 )
 from golden.ops.step.lanes import sixteen_bits
-from golden.ops.step.norm_backward import BetweenPasses, checked_count
+from golden.ops.step.norm_backward import BetweenPasses, SecondPass
 from golden.ops.step.norm_forward import DIVIDEND, DIVISOR, FRACTION, signum
 from golden.ops.step.statistics import NormStatistics, check_count
 
@@ -135,7 +132,7 @@ class DeviationGradientParameters(BetweenPasses):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DeviationInputGradient(StepOperator):
+class DeviationInputGradient(SecondPass):
     """Pass 2: the 16-bit gradient of the layer's int32 sums, and its unbiased 8-bit copy.
 
     g: int16 (N, C, ...); q: int8 of that shape; sign int8, centre int32, slope int16, slope_shift
@@ -145,17 +142,9 @@ class DeviationInputGradient(StepOperator):
     count: n = N * H * W, 17..2^24; activation: none, relu or relu6
     """
 
-    ports_out = Port("g16", "int16", True), Port("g8", "int8", True), Port("top", "int32")
-    ranges = ((-GRADIENT_MAX, GRADIENT_MAX), (-CODE_MAX, CODE_MAX), (0, arith.INT32_MAX))
-
     count: int
     activation: str = "none"
     tensor_id: int
-
-    def __post_init__(self):
-        self._put("count", checked_count(self.count))
-        check_activation(self.activation)
-        self._put("tensor_id", tensor_id(self.tensor_id))
 
     @property
     def ports_in(self) -> tuple:
@@ -175,8 +164,7 @@ class DeviationInputGradient(StepOperator):
 
     def shapes(self, g, *rest) -> tuple[tuple, tuple]:
         """By channel."""
-        return ((g, g, *(g[:1],) * 6, (1,), (1,),
-                 *(g, (1,))[:len(mask_ports(self.activation))]), (g, g, (1,)))
+        return (g, g, *(g[:1],) * 6, (1,), (1,), *self.mask_shapes(g)), (g, g, (1,))
 
     def results(self, p, g, q, sign, centre, slope, slope_shift, multiplier, shift, seed, step,
                 *mask) -> tuple:
