@@ -13,8 +13,8 @@ from golden.errors import LockstepError
 if TYPE_CHECKING:
     from sim.rtl import RtlReport
 
-__all__ = ["DEFAULT_TARGET", "RtlOptions", "SimulationFailure", "prepare_rtl", "rtl_options",
-           "run_rtl"]
+__all__ = ["DEFAULT_TARGET", "RtlOptions", "SimulationFailure", "check_batch", "prepare_rtl",
+           "rtl_options", "run_rtl"]
 
 DEFAULT_TARGET = "sim-8x8"
 
@@ -27,12 +27,14 @@ class SimulationFailure(RuntimeError):
 class RtlOptions:
     """What the rtl backend runs.
 
-    target: a hw.targets.Target; image: a hw.compiler.Image in place of the compiled program;
+    target: a hw.targets.Target; batch: images that one run computes; image: a hw.compiler.Image in
+    place of the compiled program;
     verilog: text of a design in place of the generated one; jobs: simulations at a time
     traced: of how many images every tensor is read, True for all; simulator: verilator or cxxrtl
     """
 
     target: object
+    batch: int = 1
     image: object = None
     verilog: str | None = None
     jobs: int = 1
@@ -40,17 +42,30 @@ class RtlOptions:
     simulator: str = "verilator"
 
 
-def rtl_options(program, *, target=None, image=None, verilog=None, **options) -> RtlOptions:
+def check_batch(program, batch) -> None:
+    """LockstepError for a number of images per run (None: not said) that a program cannot have."""
+    if batch is not None and batch < 1:
+        raise LockstepError(f"--batch must be at least 1, not {batch}")
+    if batch is not None and program.batch is not None:
+        raise LockstepError(f"Program {program.name} has a batch of its own, of {program.batch} "
+                            f"images: --batch has no effect on it")
+
+
+def rtl_options(program, *, target=None, image=None, verilog=None, batch=None,
+                **options) -> RtlOptions:
     """RtlOptions from a target's name and the paths of an image folder and a Verilog file.
 
-    options: jobs, traced and simulator, as they are.
+    batch: images that one run computes; options: jobs, traced and simulator, as they are.
 
-    Raises LockstepError for an unknown target, an image of another program or target, and files
-    that cannot be read.
+    Raises LockstepError for an unknown target, an image of another program or target, files that
+    cannot be read, and a batch where the image or the program says it.
     """
     from hw.targets import get_target
 
     chosen = get_target(target or DEFAULT_TARGET)
+    check_batch(program, batch)
+    if image is not None and batch is not None:
+        raise LockstepError("--batch has no effect on an image that is already compiled")
     if image is not None:
         from hw.compiler import Image
 
@@ -66,7 +81,7 @@ def rtl_options(program, *, target=None, image=None, verilog=None, **options) ->
             verilog = Path(verilog).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise LockstepError(f"Verilog {verilog} cannot be read: {error}") from None
-    return RtlOptions(target=chosen, image=image, verilog=verilog, **options)
+    return RtlOptions(target=chosen, image=image, verilog=verilog, batch=batch or 1, **options)
 
 
 def prepare_rtl(program, options) -> RtlOptions:
@@ -80,7 +95,7 @@ def prepare_rtl(program, options) -> RtlOptions:
     check_tools()
     if options.image is not None:
         return options
-    return replace(options, image=compile_program(program, options.target))
+    return replace(options, image=compile_program(program, options.target, options.batch))
 
 
 def run_rtl(program, x, options) -> "tuple[dict[str, np.ndarray], RtlReport]":

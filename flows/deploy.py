@@ -20,7 +20,7 @@ import numpy as np
 
 from cli import command as cli
 from cli.inputs import find_inputs, load_inputs
-from cli.rtl_backend import DEFAULT_TARGET
+from cli.rtl_backend import DEFAULT_TARGET, check_batch
 from flows.rtl import write_rtl
 from golden.errors import LockstepError
 from golden.program import Program
@@ -86,11 +86,11 @@ def write_software(program, x, folder) -> None:
     program.save(folder / "program")
 
 
-def write_hardware(program, target, folder) -> None:
+def write_hardware(program, target, folder, batch=1) -> None:
     """Verilog, interface, register header and memory image. LockstepError if it does not fit."""
     from hw.compiler import compile_program
 
-    image = compile_program(program, target)
+    image = compile_program(program, target, batch)
     image.save(folder / "memory")
     write_rtl(target, folder / "rtl")
     (folder / "include").mkdir(exist_ok=True)
@@ -132,10 +132,11 @@ def check_destination(directory) -> None:
     raise LockstepError(f"{directory} is not an earlier deployment and is left as it is")
 
 
-def deploy(program, target, x, directory) -> Path:
+def deploy(program, target, x, directory, batch=1) -> Path:
     """Write the deployment of a program on a `hw.targets.Target` and return its path.
 
-    x: inputs of the test vectors, as `program.quantize_input` takes them. The folder appears by
+    x: inputs of the test vectors, as `program.quantize_input` takes them; batch: images that one
+    run computes. The folder appears by
     one rename; an interruption leaves an earlier deployment intact.
     Raises LockstepError for a program that is not sound or does not fit, and a foreign folder.
     """
@@ -151,7 +152,7 @@ def deploy(program, target, x, directory) -> Path:
     try:
         new = temporary / "new"
         new.mkdir()
-        write_hardware(program, target, new)
+        write_hardware(program, target, new, batch)
         write_software(program, x, new)
         write_manifest(program, target, new)
         with cli.uninterrupted():
@@ -176,6 +177,8 @@ def parse(argv) -> argparse.Namespace:
                         "(default: those beside the program, else random codes)")
     parser.add_argument("--images", type=int, default=DEFAULT_VECTORS, metavar="N",
                         help=f"test vectors to write (default {DEFAULT_VECTORS})")
+    parser.add_argument("--batch", type=int, metavar="N", help="images that one run of the "
+                        "accelerator computes (default 1)")
     return parser.parse_args(argv)
 
 
@@ -189,7 +192,8 @@ def main(argv=None) -> None:
         raise LockstepError(f"--images must be at least 1, not {arguments.images}")
     program = Program.load(arguments.program)
     x = load_inputs(program, find_inputs(arguments.program, arguments.inputs), arguments.images)
-    deploy(program, target, x, arguments.output)
+    check_batch(program, arguments.batch)
+    deploy(program, target, x, arguments.output, arguments.batch or 1)
     manifest = json.loads((Path(arguments.output) / MANIFEST).read_text())
     print(f"program {program.name}, sha256 {program.sha256}, target {target.name}")
     for name, entry in manifest["files"].items():

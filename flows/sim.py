@@ -54,6 +54,8 @@ def parse(argv) -> argparse.Namespace:
     parser.add_argument("--target", metavar="T", help="hardware target of the rtl backend "
                         f"(default {DEFAULT_TARGET}, or the image's)")
     parser.add_argument("--image", metavar="DIR", help="let rtl run this memory image as deployed")
+    parser.add_argument("--batch", type=int, metavar="N", help="images that one run of the "
+                        "accelerator computes (default 1)")
     parser.add_argument("--verilog", metavar="FILE", help="let rtl run this accelerator.v")
     parser.add_argument("--simulator", choices=SIMULATORS, default=SIMULATORS[0],
                         help="of the rtl backend (default %(default)s)")
@@ -197,11 +199,13 @@ def main(argv=None) -> int:
     arguments = parse(argv)
     program = Program.load(arguments.program)
     rtl = rtl_options(program, target=arguments.target, image=arguments.image,
-                      verilog=arguments.verilog, jobs=arguments.jobs, traced=arguments.traced,
-                      simulator=arguments.simulator)
+                      verilog=arguments.verilog, batch=arguments.batch, jobs=arguments.jobs,
+                      traced=arguments.traced, simulator=arguments.simulator)
+    backends = (arguments.backend,) if arguments.backend else BACKENDS
+    if arguments.batch is not None and "rtl" not in backends:
+        raise LockstepError(f"--batch has no effect on the {arguments.backend} backend")
     path = find_inputs(arguments.program, arguments.inputs)
     x = load_inputs(program, path, arguments.images)
-    backends = (arguments.backend,) if arguments.backend else BACKENDS
     check_outputs(arguments, backends, program)
     print(f"program {program.name}, sha256 {program.sha256}")
     n_images = count_images(program, x)
@@ -226,7 +230,9 @@ def main(argv=None) -> int:
     if hardware is not None:
         report.update(hardware_fields(program, rtl.target, hardware))
         print_report(report)
-        print(f"rtl     {hardware.cycles:,} cycles per image, array utilisation "
+        per_run = f" ({hardware.batch} in {hardware.cycles:,})" if hardware.batch > 1 else ""
+        print(f"rtl     {round(hardware.cycles / hardware.batch):,} cycles per image{per_run}, "
+              f"array utilisation "
               f"{hardware.array_utilisation:.1%}, vector {hardware.vector_utilisation:.1%}, "
               f"{hardware.cycles_per_second:,.0f} cycles/s simulated, "
               f"{hardware.traced_images} of {n_images} images traced")

@@ -5,6 +5,7 @@ analytical placer, which finds no pins to hold on to, gathers the logic in one c
 the multipliers over the whole device, 40 tiles from their sums. With the sites given the logic
 settles around them. Columns of the array lie side by side, its rows share the three rows of sites;
 row 0, the lanes' multipliers and so the way of the results out of the array share the last one.
+Lanes that find no room there stand in the middle of the next row.
 """
 
 import re
@@ -44,16 +45,13 @@ def fix_multipliers(module: dict) -> int:
     n_rows = 1 + max(i for i, _ in places.values())
     share = _PER_ROW // len(columns)  # rows of the array in a full row of sites
     first = n_rows - share * (len(_ROWS) - 1)
-    for name, (i, j) in places.items():
-        k = columns[j]
-        if i < first:  # the others stand in the middle of this row
-            index = first * k + i + (len(others) if 2 * k >= len(columns) else 0)
-            row = _ROWS[0]
-        else:
-            below, place = divmod(i - first, share)
-            index, row = share * k + place, _ROWS[1 + below]
-        cells[name]["attributes"]["BEL"] = SITES[row][index]
-    middle = first * (len(columns) // 2)
-    for index, name in enumerate(others):
-        cells[name]["attributes"]["BEL"] = SITES[_ROWS[0]][middle + index]
+    for number, row in enumerate(_ROWS):
+        begin, end = (0, first) if not number else (first + share * (number - 1),
+                                                    first + share * number)
+        here = {(columns[j], i): name for name, (i, j) in places.items() if begin <= i < end}
+        line = [here[key] for key in sorted(here)]
+        middle = sum(2 * k < len(columns) for k, _ in here)
+        guests, others = others[:_PER_ROW - len(line)], others[_PER_ROW - len(line):]
+        for site, name in zip(SITES[row], [*line[:middle], *guests, *line[middle:]]):
+            cells[name]["attributes"]["BEL"] = site
     return len(cells)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from golden.errors import LockstepError
 from golden.program.verify import verify
 from hw.compiler.lowering.lower import layouts, lower
-from hw.compiler.memory.build import assemble, is_whole
+from hw.compiler.memory.batch import batches
+from hw.compiler.memory.build import assemble
 from hw.compiler.memory.image import Block, Image, NodeStep, Placement
 from hw.compiler.refusals import CannotRun, DoesNotFit
 from hw.compiler.scheduling.order import orders
@@ -31,20 +32,20 @@ def compile_program(program, target: Target, batch: int = 1) -> Image:
         raise LockstepError(f"Program '{program.name}': the batch must hold at least 1 image, "
                             f"not {batch}")
     places = layouts(program, target)
-    tasks = {}
-    for node in program.nodes:
-        n_images = batch if is_whole(program, node) else 1
-        tasks[node.name] = lower(node, target, places, n_images=n_images)
     best = None
     refusal = None
-    for order in orders(program):
-        try:
-            image = assemble(program, target, order, tasks, places, batch)
-        except DoesNotFit as error:
-            refusal = refusal or error
-            continue
-        if best is None or image.metadata["estimated_cycles"] < best.metadata["estimated_cycles"]:
-            best = image
+    for way in batches(program, batch, places):
+        tasks = {node.name: lower(node, target, places, n_images=way.images_of(node),
+                                  by_pixel=way.by_pixel) for node in program.nodes}
+        for order in orders(program):
+            try:
+                image = assemble(program, target, order, tasks, places, way)
+            except DoesNotFit as error:
+                refusal = refusal or error
+                continue
+            if best is None or (image.metadata["estimated_cycles"]
+                                < best.metadata["estimated_cycles"]):
+                best = image
     if best is None and target.bus_bits:
         return tile(program, target, orders(program)[-1], batch)
     if best is None:

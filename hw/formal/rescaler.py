@@ -4,8 +4,9 @@ The proof is cut at the factors and at the product, so that no solver meets a 32
 multiplication; the four parts are the four groups of stages of `RescalerPipeline`:
 
 - FrontProof: x is the wrapped sum times 2^left, saturated; right is right.
-- ProductProof: the operands of the four multipliers recombine to x and multiplier, and for any
-  four partial products p is their weighted sum; distributivity then gives p = x * multiplier.
+- ProductProof: the operands of the first two multipliers recombine to x and multiplier, those of
+  the third are their sums, and for any three partial products p is what Karatsuba makes of them;
+  distributivity then gives p = x * multiplier.
 - RoundProof: for every p that a product can be, y satisfies the defining inequalities of the
   rounding; these have one integer solution, so y is right and fits the accumulator's width.
 - OutputProof: value is y placed at the zero point and clamped, or y where the item is wide.
@@ -113,7 +114,7 @@ class FrontProof(_Proof):
 
 
 class ProductProof(_Proof):
-    """The operand pairs and the sum of four arbitrary partial products."""
+    """The operand pairs and the sum of three arbitrary partial products."""
 
     def inputs(self, widths) -> dict:
         return {"x": signed(widths.accumulator), "multiplier": unsigned(widths.multiplier)}
@@ -132,16 +133,19 @@ class ProductProof(_Proof):
                 m.d.comb += self.p.eq(AnySeq(self.p.shape()))
 
         self.core.multiplier_class = Arbitrary
-        now = pipe.now
         limb = (self.widths.accumulator + 1) // 2
+        now = pipe.now
+        x, multiplier = (Signal.like(value) for value in (now.x, now.multiplier))
+        entered = Signal()
+        m.d.sync += [x.eq(now.x), multiplier.eq(now.multiplier), entered.eq(1)]
         self.core.product_stages(m, pipe)
-        low_low, low_high, high_low, high_high = self.units
-        m.d.comb += [
-            Assert(now.x == low_low.a + (high_high.a << limb)),
-            Assert(now.multiplier == low_low.b + (high_high.b << limb)),
-            Assert(low_high.a == low_low.a), Assert(high_low.a == high_high.a),
-            Assert(high_low.b == low_low.b), Assert(low_high.b == high_high.b)]
-        total = low_low.p + ((low_high.p + high_low.p) << limb) + (high_high.p << (2 * limb))
+        low, high, both = self.units
+        with m.If(entered):
+            m.d.comb += [
+                Assert(x == low.a + (high.a << limb)),
+                Assert(multiplier == low.b + (high.b << limb)),
+                Assert(both.a == low.a + high.a), Assert(both.b == low.b + high.b)]
+        total = low.p + ((both.p - low.p - high.p) << limb) + (high.p << (2 * limb))
         self.total = _wrap(total, self.widths.product)
         for _ in range(2):
             delayed = Signal.like(self.total)

@@ -38,18 +38,18 @@ def device_of(target: Target) -> Device:
 
 
 def get_target(name: str) -> Target:
-    """Return the target called ``name``; ``array-RxC`` names a free shape.
+    """Return the target called ``name``; ``array-RxC`` names a free shape with 4 lanes,
+    ``array-RxCxL`` one with L.
 
     Raises LockstepError for an unknown name, or a shape that is not made.
     """
     if name in TARGETS:
         return TARGETS[name]
-    shape = re.fullmatch(r"array-(\d+)x(\d+)", name)
+    shape = re.fullmatch(r"array-(\d+)x(\d+)(?:x(\d+))?", name)
     if shape is None:
-        raise LockstepError(
-            f"Unknown target '{name}': known are {', '.join(TARGETS)} and array-ROWSxCOLUMNS"
-        )
+        raise LockstepError(f"Unknown target '{name}': known are {', '.join(TARGETS)} and "
+                            "array-ROWSxCOLUMNS, array-ROWSxCOLUMNSxLANES")
     try:
-        return free_shape(name, int(shape[1]), int(shape[2]))
+        return free_shape(name, *(int(number) for number in shape.groups() if number))
     except ValueError as error:
         raise LockstepError(f"Target '{name}': {error}") from error

@@ -11,10 +11,12 @@ DEVICE = Device(
 
 #: With 16-byte words 176 of the 208 block RAMs; parameters and instructions take 20 more.
 _BANKS = (8192, 8192, 4096, 2048)
+#: Eight lanes keep up with 256 products per cycle, and with 128 on small reductions.
+_LANES = {"lanes": 8, "parameter_words": 512}
 
 TARGETS = (
     Target(name="ecp5-85k", rows=8, columns=16, multiplier="ecp5", device=DEVICE.name,
-           bank_words=_BANKS),
+           bank_words=_BANKS, **_LANES),
     Target(name="ecp5-85k-packed", rows=16, columns=16, multiplier="ecp5", packed=True,
-           device=DEVICE.name, bank_words=_BANKS),
+           device=DEVICE.name, bank_words=_BANKS, **_LANES),
 )

@@ -14,7 +14,8 @@ TARGETS = (
 )
 
 
-def free_shape(name: str, rows: int, columns: int) -> Target:
+def free_shape(name: str, rows: int, columns: int, lanes: int = 4) -> Target:
     """A target of any shape, with memories for every test. Raises ValueError as Target does."""
-    return Target(name=name, rows=rows, columns=columns, bank_words=(16384,) * N_BANKS,
-                  parameter_words=2048, instruction_words=8192)
+    return Target(name=name, rows=rows, columns=columns, lanes=lanes,
+                  bank_words=(16384,) * N_BANKS, parameter_words=8192 // lanes,
+                  instruction_words=8192)

@@ -10,6 +10,7 @@ __all__ = ["N_BANKS", "Device", "Target"]
 N_BANKS = 4
 _COLUMNS = (4, 8, 16)
 _BUS_BITS = (0, 64, 128)
+_LANES = (4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,10 @@ class Target:
     channels on the columns; a scratchpad word has ``columns`` bytes. ``bank_words``: words in each
     of the scratchpad banks (even numbers). ``parameter_words``: depth of the per-channel parameter
     memory (``lanes`` channels a word). ``instruction_words``: depth of the 32-bit instruction
-    memory. ``multiplier``: the vendor hook of the array, ``packed`` for two products per
-    multiplier. ``bus_bits``: width of the AXI4 master port, 0 where everything is on the chip.
-    ``watchdog``: cycles without progress that end a run, unless the host sets others. ``device``:
-    name of the Device, None where any will do.
+    memory. ``lanes``: results rescaled per cycle, 4 or 8. ``multiplier``: the vendor hook of the
+    array, ``packed`` for two products per multiplier. ``bus_bits``: width of the AXI4 master port,
+    0 where everything is on the chip. ``watchdog``: cycles without progress that end a run, unless
+    the host sets others. ``device``: name of the Device, None where any will do.
 
     Raises TypeError for sides that are no integers, ValueError for shapes that are not made.
     """
@@ -62,6 +63,7 @@ class Target:
     bank_words: tuple[int, int, int, int] = (8192, 8192, 4096, 4096)
     parameter_words: int = 1024
     instruction_words: int = 2048
+    lanes: int = 4
     multiplier: str = "portable"
     packed: bool = False
     bus_bits: int = 0
@@ -76,6 +78,9 @@ class Target:
             raise ValueError(f"Columns must be one of {_COLUMNS}, not {self.columns}")
         if not 2 <= self.rows <= self.columns:
             raise ValueError(f"Rows must be in 2..{self.columns} (columns), not {self.rows}")
+        if self.lanes not in _LANES or self.lanes > self.columns:
+            raise ValueError(f"Lanes must be one of {_LANES} and at most {self.columns} (columns), "
+                             f"not {self.lanes}")
         if self.bus_bits not in _BUS_BITS:
             raise ValueError(f"Bus bits must be one of {_BUS_BITS}, not {self.bus_bits}")
         if self.bus_bits > 8 * self.word_bytes:
@@ -90,11 +95,6 @@ class Target:
     def word_bytes(self) -> int:
         """Bytes of a scratchpad word: one per column."""
         return self.columns
-
-    @property
-    def lanes(self) -> int:
-        """Results rescaled per cycle."""
-        return 4
 
     @property
     def n_macs(self) -> int:

@@ -15,7 +15,7 @@ from hw.compiler.lowering.task import NodeContext, Task
 from hw.compiler.lowering.vectors import lookup_task
 from hw.compiler.memory.placement import Dense, Placement
 
-__all__ = ["input_layout", "lower_operator", "runs_whole", "tensor_layouts"]
+__all__ = ["input_layout", "lower_operator", "runs_by_pixel", "runs_whole", "tensor_layouts"]
 
 
 @singledispatch
@@ -39,6 +39,13 @@ def input_layout(op, target, place: Placement, by_rows: bool) -> Dense | None:
 def runs_whole(op) -> bool:
     """Do the tasks of an operator, in a program with a batch of its own, compute all images?"""
     return False
+
+
+@singledispatch
+def runs_by_pixel(op) -> bool:
+    """Does an operator compute a tensor of single pixels as well where these are images in a row?
+    """
+    return op.in_place or op.table is not None
 
 
 @singledispatch

@@ -94,18 +94,24 @@ def _where_it_lies(node, place) -> Placement:
     return replace(place, shape=shape, channels_last=last)
 
 
-def lower(node, target, places, **parts) -> list[Task]:
-    """The tasks of a node. places: layouts by tensor; parts: fields of NodeContext.
+def lower(node, target, places, *, n_images=1, by_pixel=False, **parts) -> list[Task]:
+    """The tasks of a node. places: layouts by tensor; the others: fields of NodeContext.
 
     Raises CannotRun naming the node for what the accelerator does not have.
     """
     op = node.op
     if op.in_place:
         return []
+
+    def placed(names):
+        found = (places[name] for name in names)
+        return tuple(replace(place, stored=(place.stored[0], 1, n_images)) if by_pixel else place
+                     for place in found)
+
     context = NodeContext(
         target=target, node=node.name, input_names=tuple(node.inputs),
-        output_names=tuple(node.outputs), inputs=tuple(places[name] for name in node.inputs),
-        results=tuple(places[name] for name in node.outputs), **parts)
+        output_names=tuple(node.outputs), inputs=placed(node.inputs),
+        results=placed(node.outputs), n_images=n_images, by_pixel=by_pixel, **parts)
     if op.needs_image and context.x.stored != context.x.shape:
         context.refuse(f"{op.label} behind a reshape does not run on the accelerator")
     return lower_operator(op, context)

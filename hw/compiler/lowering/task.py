@@ -48,7 +48,8 @@ class NodeContext:
 
     inputs, results: Placements, of which only the layout counts here; input_names, output_names:
     of the tensors. channels: (first, end) of the output channels to compute, where these are not
-    all. n_images: that the tasks compute, one behind the other in every tensor that has a batch.
+    all. n_images: that the tasks compute, one behind the other in every tensor that has a batch;
+    by_pixel: they are the pixels of the placements here.
     tiled: it is a part of a node, and no other engine shall take a part of that. memo: what is
     the same in all parts of a node, by any key.
     """
@@ -61,6 +62,7 @@ class NodeContext:
     results: tuple[Placement, ...]
     channels: tuple[int, int] | None = None
     n_images: int = 1
+    by_pixel: bool = False
     tiled: bool = False
     memo: dict = field(default_factory=dict)
 

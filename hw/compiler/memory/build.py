@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
-from hw.compiler.lowering.dispatch import runs_whole
 from hw.compiler.lowering.task import vector_share
 from hw.compiler.memory.allocate import Conflicts, Item, allocate
+from hw.compiler.memory.batch import Batch
 from hw.compiler.memory.image import Block, Image, NodeStep
 from hw.compiler.refusals import DoesNotFit
 from hw.compiler.scheduling.estimate import estimate_fields
@@ -25,9 +26,11 @@ from hw.isa import (
 )
 from hw.targets import Target
 
-__all__ = ["assemble", "encode_program", "is_whole", "owners", "results", "step_of"]
+__all__ = ["assemble", "encode_program", "owners", "results", "step_of"]
 
-_SLACKS = (3, 2, 1, 0)  # tasks that a buffer outlives its last reader, so that none waits for it
+_SLACK = 3  # tasks that a buffer outlives its last reader, so that none waits for it
+#: Parts of the room that buffers may fill by outliving their readers; the first that fits is taken.
+_FILLS = (1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0)
 _NEAR = 3  # tasks of two engines that may run side by side are at most so far apart
 _ONCE = -1  # before the first task
 
@@ -80,21 +83,15 @@ class _Constants:
         return self.parameters[self._key(task.parameters)][0] // lanes
 
 
-def _sequence(program, order, tasks, batch):
+def _sequence(order, tasks, batch):
     """[(image, node, [task])] in the order in which they run, image after image.
 
-    Where the program has a batch of its own node after node: image None is all of them at once.
+    Where they are gathered node after node: image None is all of them at once.
     """
-    if program.batch is None:
-        return [(image, node, tasks[node.name]) for image in range(batch) for node in order]
+    if not batch.gathered:
+        return [(image, node, tasks[node.name]) for image in range(batch.size) for node in order]
     return [(image, node, tasks[node.name]) for node in order
-            for image in ([None] if is_whole(program, node) else range(batch))]
-
-
-def is_whole(program, node) -> bool:
-    """Do the tasks of a node compute all images of the program's own batch?"""
-    return program.batch is not None and (
-        runs_whole(node.op) or not program.tensors[node.outputs[0]].batched)
+            for image in ([None] if node.name in batch.whole else range(batch.size))]
 
 
 class _Slots:
@@ -106,13 +103,13 @@ class _Slots:
 
     def of(self, name, image):
         """The key of the piece in which a tensor of an image lies."""
-        is_shared = self.program.batch is not None or not self.program.tensors[name].batched
+        is_shared = self.batch.gathered or not self.program.tensors[name].batched
         return self.owner[name], 0 if is_shared else image
 
     def copies(self, name):
         """How many images a piece holds."""
-        gathered = self.program.batch is not None and self.program.tensors[name].batched
-        return self.batch if gathered else 1
+        gathered = self.batch.gathered and self.program.tensors[name].batched
+        return self.batch.size if gathered else 1
 
     def n_words(self, name, layout):
         """Words of a piece, with those behind it that are read as well."""
@@ -127,7 +124,7 @@ class _Slots:
     def placements(self, layout, where):
         """All of them, by name."""
         places = {}
-        for image in range(self.batch):
+        for image in range(self.batch.size):
             for name in layout:
                 if not image or self.program.tensors[name].batched:
                     places[f"{name}#{image}" if image else name] = self.place(
@@ -154,7 +151,7 @@ def _lifetimes(program, sequence, slots):
     """{(tensor, image): [first, last] task}, weights not among them."""
     lives, position = {}, 0
     n_tasks = sum(len(tasks) for _, _, tasks in sequence)
-    for image in range(slots.batch):
+    for image in range(slots.batch.size):
         for name in program.sources:
             lives[slots.of(name, image)] = [_ONCE, _ONCE]
     for image, _, tasks in sequence:
@@ -163,7 +160,7 @@ def _lifetimes(program, sequence, slots):
                 lives[slots.of(name, image)][1] = position
             lives.setdefault(slots.of(task.output, image), [position, position])[1] = position
             position += 1
-    for image in range(slots.batch):
+    for image in range(slots.batch.size):
         for name in results(program):
             lives[slots.of(name, image)][1] = n_tasks
     return lives
@@ -211,13 +208,32 @@ def _arrange(program, target, sequence, constants, slots, places):
     weights = [Item(name=key, n_words=len(words), first=_ONCE, last=len(flat),
                     align=2 if key in even else 1)
                for key, words in constants.weights.items()]
-    for slack in _SLACKS:
-        tensors = [Item(name=key, n_words=slots.n_words(key[0], places), first=first,
-                        last=last + slack) for key, (first, last) in lives.items()]
-        found = allocate(weights + tensors, target, conflicts)
+    room = sum(target.bank_words) - sum(item.n_words for item in weights)
+    tensors = [Item(name=key, n_words=slots.n_words(key[0], places), first=first, last=last)
+               for key, (first, last) in lives.items()]
+    for fill in _FILLS:
+        found = allocate(weights + _outliving(tensors, fill * room), target, conflicts)
         if found:
             return found[1]
     _refuse(program, target, weights, tensors)
+
+
+def _outliving(tensors, room):
+    """The same items, each living on for up to _SLACK tasks while all alive take at most ``room``
+    words: first one task for all of them, in the order in which they end, then the next."""
+    begin = min(item.first for item in tensors)
+    used = np.zeros(max(item.last for item in tensors) + _SLACK + 1 - begin, np.int64)
+    for item in tensors:
+        used[item.first - begin:item.last + 1 - begin] += item.n_words
+    last = [item.last for item in tensors]
+    order = sorted(range(len(tensors)), key=lambda k: last[k])
+    for more in range(1, _SLACK + 1):
+        for k in order:
+            item, at = tensors[k], last[k] + 1 - begin
+            if last[k] == item.last + more - 1 and used[at] + item.n_words <= room:
+                used[at] += item.n_words
+                last[k] += 1
+    return [replace(item, last=end) for item, end in zip(tensors, last)]
 
 
 def _refuse(program, target, weights, tensors):
@@ -244,13 +260,13 @@ def _check_capacity(program, target, n_channels, n_instructions):
                              f"{what.format(needed)}, there are {available}")
 
 
-def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
-    """An image of ``batch`` images of a program whose nodes run in ``order``.
+def assemble(program, target: Target, order, tasks, layout, batch: Batch) -> Image:
+    """An image of a batch of images of a program whose nodes run in ``order``.
 
     tasks: by node name; layout: Placements of which only bank and base are open. The estimate of
     its cycles is in the image's metadata.
     """
-    sequence = _sequence(program, order, tasks, batch)
+    sequence = _sequence(order, tasks, batch)
     constants = _Constants()
     for _, _, node_tasks in sequence:
         for task in node_tasks:
@@ -265,7 +281,7 @@ def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
         here = {name: slots.place(name, image, layout, where)
                 for name in (*node.inputs, *node.outputs)}
         steps.append(step_of(program, node, len(fields), len(node_tasks), image,
-                             vector_share(node_tasks)))
+                             vector_share(node_tasks), batch.size))
         for task in node_tasks:
             key = constants.weight_key(task)
             bound = task.bind(here, where[key] if key else None,
@@ -279,7 +295,7 @@ def assemble(program, target: Target, order, tasks, layout, batch) -> Image:
         instructions=encode_program(program.name, fields),
         parameters=(parameters & 0xFFFFFFFF).astype("<u4"),
         blocks=_blocks(constants.weights, where), placements=slots.placements(layout, where),
-        steps=tuple(steps), inputs=program.sources, outputs=results(program), batch=batch,
+        steps=tuple(steps), inputs=program.sources, outputs=results(program), batch=batch.size,
         metadata={"estimated_cycles": estimate_fields(fields, target).cycles})
 
 
@@ -288,18 +304,18 @@ def _decoded(program, bound):
     return decode([int(word) for word in encode_program(program, [bound])])
 
 
-def step_of(program, node, first, n, image, share=0) -> NodeStep:
+def step_of(program, node, first, n, image, share=0, size=1) -> NodeStep:
     """The NodeStep of a node of image ``image``, None for all: n instructions from ``first`` on.
 
-    share: of its MACs that the vector engine computes
+    share: of its MACs that the vector engine computes; size: images of all
     """
     shapes = [program.tensors[name].shape for name in node.inputs]
     suffix = f"#{image}" if image else ""
     macs, outputs = int(node.op.macs(*shapes)), tuple(name + suffix for name in node.outputs)
     if image is None:
-        macs *= program.batch
+        macs *= size
         outputs = tuple(f"{name}#{k}" if k else name for name in node.outputs
-                        for k in range(program.batch if program.tensors[name].batched else 1))
+                        for k in range(size if program.tensors[name].batched else 1))
     return NodeStep(node=node.name + suffix, op=type(node.op).__name__, first_instruction=first,
                 n_instructions=n, outputs=outputs, macs=macs, vector_macs=int(macs * share))
 

@@ -214,7 +214,7 @@ class Readout(wiring.Component):
         m.d.sync += [
             *(mine.eq(value) for mine, value in zip(sums, chosen)),
             valid.eq(row.emitting), in_image.eq(place.pixel.index < c.n_pixels),
-            lane_channel.eq(place.channel + (group << 2)),
+            lane_channel.eq(place.channel + group * lanes),
             address.eq(place.pixel.address + place.chunk + plane_address),
             late.group.eq(group), late.plane.eq(row.plane),
             late.parameter.eq(place.parameter + group),

@@ -98,7 +98,7 @@ class RescalerPipeline(wiring.Component):
     ---------
     tag_shape : shape of a value that travels with each item, or None.
     widths : RescalerWidths.
-    multiplier_class : Multiplier or a target's subclass; four are used.
+    multiplier_class : Multiplier or a target's subclass; three are used.
 
     Members
     -------
@@ -106,7 +106,7 @@ class RescalerPipeline(wiring.Component):
     o : Out(stream.Signature(widths.output_layout(tag_shape), always_ready=True))
     """
 
-    LATENCY = 16
+    LATENCY = 17
 
     def __init__(self, *, tag_shape=None, widths=RescalerWidths(), multiplier_class=Multiplier):
         self.tag_shape = tag_shape
@@ -133,25 +133,33 @@ class RescalerPipeline(wiring.Component):
                    x=Mux(now.fits, now.shifted[:acc_width], bound).as_signed())
 
     def product_stages(self, m, pipe) -> None:
-        """x, multiplier become p: four partial products of half the width, two staged sums."""
+        """x, multiplier become p: three partial products of half the width, two staged sums.
+
+        With x = x1 B + x0, multiplier = m1 B + m0 and B = 2^limb, the middle term x1 m0 + x0 m1
+        is (x0 + x1)(m0 + m1) - x0 m0 - x1 m1 (Karatsuba and Ofman 1962).
+        """
         now = pipe.now
         limb = (self.widths.accumulator + 1) // 2
         x_low, x_high = now.x[:limb], now.x[limb:].as_signed()
         m_low, m_high = now.multiplier[:limb], now.multiplier[limb:]
+        now = pipe.stage(
+            drop=("x", "multiplier"), x_low=x_low, x_high=x_high, x_both=x_low + x_high,
+            m_low=m_low, m_high=m_high, m_both=m_low + m_high)
+        factors = ("low", "high", "both")
         parts = {}
-        for name, a, b in (("low_low", x_low, m_low), ("low_high", x_low, m_high),
-                           ("high_low", x_high, m_low), ("high_high", x_high, m_high)):
+        for name in factors:
+            a, b = (getattr(now, f"{side}_{name}") for side in "xm")
             unit = self.multiplier_class(a.shape(), b.shape())
             m.submodules[name] = unit
             m.d.comb += [unit.a.eq(a), unit.b.eq(b)]
-            parts[name] = unit.p
-        pipe.stage(drop=("x", "multiplier"))
+            parts[f"p_{name}"] = unit.p
+        pipe.stage(drop=[f"{side}_{name}" for side in "xm" for name in factors])
         for _ in range(self.multiplier_class.LATENCY - 2):
             pipe.stage()
         now = pipe.stage(joined=parts)
-        now = pipe.stage(drop=tuple(parts), middle=now.low_high + now.high_low,
-                         bottom=now.low_low[:limb],
-                         outer=Cat(now.low_low[limb:2 * limb], now.high_high).as_signed())
+        now = pipe.stage(drop=tuple(parts), middle=now.p_both - now.p_low,
+                         bottom=now.p_low[:limb],
+                         outer=Cat(now.p_low[limb:2 * limb], now.p_high).as_signed() - now.p_high)
         high_sum = (now.outer + now.middle)[:self.widths.product - limb]
         pipe.stage(drop=("middle", "bottom", "outer"), p=Cat(now.bottom, high_sum).as_signed())
 

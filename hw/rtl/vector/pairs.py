@@ -11,24 +11,22 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.rtl.array.multiplier import MULTIPLIERS, Multiplier
 from hw.rtl.common.loops import Countdown
 from hw.rtl.common.pipeline import delayed, own_copy, registered
 from hw.rtl.common.stream import SkidBuffer
 from hw.rtl.memory.scratchpad import word_layout
+from hw.rtl.vector.booth import DIFFERENCE_WIDTH, MULTIPLY_LATENCY, multiply_differences
 from hw.rtl.vector.geometry import GEOMETRY_LAYOUT
 from hw.rtl.vector.places import GroupCount
 from hw.rtl.vector.ports import SUM_WIDTH, Which, returned_signature
 
 __all__ = ["PairUnit", "input_layout"]
 
-_DIFFERENCE_WIDTH = 9
-
 
 def input_layout(lanes) -> data.StructLayout:
     """A group of one of the inputs of an addition."""
     return data.StructLayout({
-        "is_second": 1, "differences": data.ArrayLayout(signed(_DIFFERENCE_WIDTH), lanes)})
+        "is_second": 1, "differences": data.ArrayLayout(signed(DIFFERENCE_WIDTH), lanes)})
 
 
 class PairUnit(wiring.Component):
@@ -112,15 +110,14 @@ class PairUnit(wiring.Component):
         codes, differences = (Signal(data.ArrayLayout(signed(width), self.target.lanes),
                                      name=name, reset_less=True)
                               for name, width in (("second_codes", 8),
-                                                  ("second_differences", _DIFFERENCE_WIDTH)))
+                                                  ("second_differences", DIFFERENCE_WIDTH)))
         zero_point = Signal(signed(8), name="second_zero_point", reset_less=True)
         m.d.sync += [codes.eq(words[group]), zero_point.eq(self.zero_point_1)]
-        multiply = MULTIPLIERS[self.target.multiplier].multiply
         for lane in range(self.target.lanes):
             m.d.sync += differences[lane].eq(codes[lane] - zero_point)
             m.d.comb += self.products[lane].eq(
-                multiply(m, x[lane], differences[lane], name=f"product_{lane}"))
-        return delayed(m, valid, 1 + Multiplier.LATENCY, "product_valid")
+                multiply_differences(m, x[lane], differences[lane]))
+        return delayed(m, valid, 1 + MULTIPLY_LATENCY, "product_valid")
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -1,46 +1,22 @@
 """Products: three multipliers for every channel, their sum, and an accumulator.
 
-The multipliers are radix-4 Booth, in LUTs: the array and the lanes have the hard ones. A digit of
-the weight makes a partial product -2, -1, 0, 1 or 2 times x; the negative ones are complements that
-lack one, and where each carry chain has its carry input free, the one goes in there. That of the
-lowest digit is left over and travels with the product to the adder behind.
+The multipliers are radix-4 Booth (hw.rtl.vector.booth), in LUTs. The one that the lowest digit's
+partial product lacks travels with the product to the adder behind.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Value, signed
+from amaranth.hdl import Cat, Module, Mux, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.common.pipeline import Pipeline, registered
 from hw.rtl.memory.scratchpad import word_layout
+from hw.rtl.vector.booth import add_carry, partial_products
 from hw.rtl.vector.ports import SUM_WIDTH
 from hw.rtl.vector.weights import N_MULTIPLIERS
 
-__all__ = ["Products", "add_carry", "partial_products"]
+__all__ = ["Products"]
 
 _CODE_WIDTH = 8
-
-
-def add_carry(a, b, carry) -> Value:
-    """a + b + carry (signed values, one bit) as one carry chain."""
-    chain = Cat(1, a).as_signed() + Cat(carry, b).as_signed()
-    return chain[1:].as_signed()
-
-
-def partial_products(x, w) -> list[tuple[Value, Value]]:
-    """x times each radix-4 Booth digit of w, the lowest first; negative ones lack one.
-
-    Returns [(value, lacks)], value signed and of weight 4^k.
-    """
-    result = []
-    extended = Cat(0, w)  # bit -1
-    for k in range(len(w) // 2):
-        low, middle, high = extended[2 * k:2 * k + 3]
-        once, twice = low ^ middle, (low == middle) & (middle != high)
-        size = Mux(once, x, 0) | Mux(twice, x << 1, 0)
-        width = len(x) + 1
-        value = (size ^ high.replicate(width))[:width].as_signed()
-        result.append((value, high))
-    return result
 
 
 class Products(wiring.Component):

@@ -6,7 +6,7 @@ import numpy as np
 
 from golden import ops
 from golden.ops import Rescale
-from hw.compiler.lowering.dispatch import lower_operator
+from hw.compiler.lowering.dispatch import lower_operator, runs_by_pixel
 from hw.compiler.lowering.products import ArrayProduct, product_tasks
 from hw.compiler.lowering.task import NodeContext, Task, Window2d
 from hw.compiler.lowering.vectors import (
@@ -32,6 +32,14 @@ def _sums_or_lookup(op, context, bias, rescale) -> list[Task]:
         return sums
     return min([lookup_task(context, op.table)], sums,
                key=lambda tasks: cycles_of(tasks, context.target))
+
+
+@runs_by_pixel.register(ops.Add)
+@runs_by_pixel.register(ops.Clamp)
+@runs_by_pixel.register(ops.Mul)
+@runs_by_pixel.register(ops.Rescaling)
+def _runs_by_pixel(op) -> bool:
+    return True
 
 
 @lower_operator.register(ops.Clamp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from golden import ops
-from hw.compiler.lowering.dispatch import input_layout, lower_operator
+from hw.compiler.lowering.dispatch import input_layout, lower_operator, runs_by_pixel
 from hw.compiler.lowering.products import ArrayProduct, product_tasks
 from hw.compiler.lowering.reduction import dense_reduction, tap_reduction
 from hw.compiler.lowering.task import NodeContext, Task, Window2d
@@ -50,14 +50,21 @@ def _convolution(op, context: NodeContext) -> list[Task]:
     return _single_pixel_or_products(context, product)
 
 
+@runs_by_pixel.register(ops.Linear)
+def _runs_by_pixel(op) -> bool:
+    return True
+
+
 @lower_operator.register(ops.Linear)
 def _linear(op, context: NodeContext) -> list[Task]:
-    channels, height, width = context.x.stored
+    channels, height, width = (context.x.stored[0], 1, 1) if context.by_pixel else context.x.stored
     weights = op.weights.reshape(-1, channels, height, width)
     if context.x.channels_last:
         weights = op.weights.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
     return _single_pixel_or_products(context, ArrayProduct(
-        weights=weights, window=Window2d(kernel=(height, width), output=(1, 1)),
+        weights=weights,
+        window=Window2d(kernel=(height, width),
+                        output=(1, context.n_images if context.by_pixel else 1)),
         bias=op.folded_bias(), rescale=op.rescale, pad=op.input_zero_point))
 
 

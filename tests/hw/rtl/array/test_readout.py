@@ -157,18 +157,19 @@ def check(target, products, rng, pause=lambda: 0):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("rows", "columns"), [(2, 4), (4, 8), (8, 8), (4, 16)])
-def test_every_group_leaves_once_with_its_place(rows, columns, seed):
+@pytest.mark.parametrize(("rows", "columns", "lanes"), [
+    (2, 4, 4), (4, 8, 4), (8, 8, 4), (4, 16, 4), (4, 8, 8), (4, 16, 8)])
+def test_every_group_leaves_once_with_its_place(rows, columns, lanes, seed):
     rng = random.Random(f"{rows}x{columns}-{seed}")
-    target = Target(name="test", rows=rows, columns=columns)
+    target = Target(name="test", rows=rows, columns=columns, lanes=lanes)
     products = [random_product(rng, target) for _ in range(5)]
     check(target, products, rng, pause=lambda: seed % 2 * rng.randrange(6))
 
 
-@pytest.mark.parametrize("columns", [8, 16])
-def test_the_last_group_keeps_its_products_fields_where_the_next_row_comes_at_once(columns):
+@pytest.mark.parametrize(("columns", "lanes"), [(8, 4), (16, 4), (16, 8)])
+def test_the_last_group_keeps_its_products_fields_where_the_next_row_comes_at_once(columns, lanes):
     rng = random.Random(columns)
-    target = Target(name="test", rows=8, columns=columns)
+    target = Target(name="test", rows=8, columns=columns, lanes=lanes)
     full = {"wide": 0, "n_channels": columns, "first_channel": 0, "n_pixels": 8}
     products = []
     for number in range(4):

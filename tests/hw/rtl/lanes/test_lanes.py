@@ -19,7 +19,6 @@ from tests.hw.simulate import component, fresh_components, run_testbench
 pytestmark = pytest.mark.slow
 
 INT32 = (arith.INT32_MIN, arith.INT32_MAX)
-N_LANES = 4
 
 
 def make_target(columns, parameter_words=6, **kwargs):
@@ -40,10 +39,11 @@ def number(rng, width):
 
 def random_item(rng, target, *, vector):
     low, high = sorted((number(rng, 8), number(rng, 8)))
+    lanes, full = target.lanes, (1 << target.lanes) - 1
     item = {
-        "sums": [number(rng, 32) for _ in range(N_LANES)], "bank": rng.randrange(N_BANKS),
-        "address": rng.randrange(1 << 16), "group": rng.randrange(target.columns // N_LANES),
-        "mask": rng.choice((0, 15, rng.randrange(16))),
+        "sums": [number(rng, 32) for _ in range(lanes)], "bank": rng.randrange(N_BANKS),
+        "address": rng.randrange(1 << 16), "group": rng.randrange(target.columns // lanes),
+        "mask": rng.choice((0, full, rng.randint(0, full))),
         "parameter": rng.randrange(target.parameter_words),
         "wide": rng.randrange(2), "plane": rng.randrange(4), "gemmlowp": rng.randrange(2),
         "zero_point": number(rng, 8), "low": low, "high": high,
@@ -67,7 +67,7 @@ def golden(item, parameters, target):
             byte = total >> 8 * item["plane"] & 0xFF
             codes.append(byte - 256 if byte > 127 else byte)
             continue
-        channel = (parameters[item["parameter"] * N_LANES + k] if which is Which.PARAMETERS
+        channel = (parameters[item["parameter"] * target.lanes + k] if which is Which.PARAMETERS
                    else {"bias": 0, "multiplier": item["multiplier"], "shift": item["shift"]})
         total = (total + channel["bias"] - INT32[0]) % (1 << 32) + INT32[0]
         returns = which in (Which.FIRST_INPUT, Which.SECOND_INPUT)
@@ -79,7 +79,7 @@ def golden(item, parameters, target):
         return "returned", which, codes
     if not item["mask"]:
         return None
-    first = N_LANES * item["group"]
+    first = target.lanes * item["group"]
     return ("r", item["bank"], item["address"],
             {first + k: code for k, code in enumerate(codes) if item["mask"] >> k & 1})
 
@@ -165,18 +165,18 @@ def random_items(rng, target, n_items):
             for vector in (False, True)]
 
 
-@pytest.mark.parametrize("columns", [4, 8, 16])
+@pytest.mark.parametrize(("columns", "lanes"), [(4, 4), (8, 4), (16, 4), (8, 8), (16, 8)])
 @pytest.mark.parametrize("share", [0.2, 0.7])
-def test_mixed_items_of_both_engines(columns, share):
-    target, rng = make_target(columns), random.Random(columns)
-    parameters = random_parameters(rng, target.parameter_words * N_LANES)
+def test_mixed_items_of_both_engines(columns, lanes, share):
+    target, rng = make_target(columns, lanes=lanes), random.Random(columns)
+    parameters = random_parameters(rng, target.parameter_words * target.lanes)
     check(target, parameters, *random_items(rng, target, 150), share=share, seed=columns)
 
 
 @pytest.mark.parametrize("engine", [0, 1])
 def test_one_item_per_cycle(engine):
     target, rng = make_target(8), random.Random(engine)
-    parameters = random_parameters(rng, target.parameter_words * N_LANES)
+    parameters = random_parameters(rng, target.parameter_words * target.lanes)
     items = [[], []]
     items[engine] = random_items(rng, target, 60)[engine]
     _, entered = simulate(target, parameters, array=items[0], vector=items[1], share=1)
@@ -186,10 +186,10 @@ def test_one_item_per_cycle(engine):
 
 def test_raw_sums_pass_exactly():
     target, rng = make_target(4), random.Random(1)
-    parameters = random_parameters(rng, target.parameter_words * N_LANES)
+    parameters = random_parameters(rng, target.parameter_words * target.lanes)
     sums = [INT32[0], INT32[1], -1, 1 << 30, (1 << 30) - 1, -(1 << 30) - 1, 0, 12345678]
     items = [random_item(rng, target, vector=False)
-             | {"sums": [sums[(k + j) % len(sums)] for j in range(N_LANES)], "wide": 1,
+             | {"sums": [sums[(k + j) % len(sums)] for j in range(target.lanes)], "wide": 1,
                 "plane": plane, "mask": 15} for k in range(len(sums)) for plane in range(4)]
     outputs, _ = simulate(target, parameters, array=items, share=1)
     written = [seen["r"][3] for seen in outputs if "r" in seen]
@@ -236,7 +236,7 @@ def test_a_mutant_is_noticed(monkeypatch):
         return Mux(now.gemmlowp, 1, now.one - 1)
 
     target, rng = make_target(4), random.Random(1)
-    parameters = [{"bias": 0, "multiplier": 1 << 30, "shift": 32}] * (6 * N_LANES)
+    parameters = [{"bias": 0, "multiplier": 1 << 30, "shift": 32}] * (6 * target.lanes)
     items = [random_item(rng, target, vector=False)
              | {"sums": [2, 6, 10, -2], "wide": 0, "gemmlowp": 0, "mask": 15, "low": -128,
                 "high": 127, "zero_point": 0}]

@@ -145,7 +145,7 @@ def test_widths_are_checked():
         MultiplierECP5(18, 8)
 
 
-def test_verilog_is_clean_and_uses_four_multipliers_on_ecp5():
+def test_verilog_is_clean_and_uses_three_multipliers_on_ecp5():
     def convert(multiplier_class):
         return verilog.convert(Rescaler(multiplier_class=multiplier_class), emit_src=False,
                                strip_internal_attrs=True, name="rescaler")
@@ -153,4 +153,4 @@ def test_verilog_is_clean_and_uses_four_multipliers_on_ecp5():
     text = convert(MultiplierECP5)
     assert text == convert(MultiplierECP5)
     assert "src =" not in text
-    assert text.count("MULT18X18D #(") == 4
+    assert text.count("MULT18X18D #(") == 3

@@ -11,14 +11,15 @@ from tests.hw.rtl.vector.vector_model import Memories
 
 pytestmark = pytest.mark.slow
 
-N_ROWS = TABLE_SIZE // 4  # cycles in which the table is filled
+N_ROWS = TABLE_SIZE // 4  # cycles in which the table is filled by four lanes
 
 
-@pytest.mark.parametrize("columns", [
-    4, *(pytest.param(columns, marks=pytest.mark.long) for columns in (8, 16))])
-def test_every_code_in_every_lane(columns):
+@pytest.mark.parametrize(("columns", "lanes"), [
+    (4, 4), *(pytest.param(*shape, marks=pytest.mark.long)
+              for shape in ((8, 4), (8, 8), (16, 4), (16, 8)))])
+def test_every_code_in_every_lane(columns, lanes):
     """A table without two equal codes; the words have every code in every byte."""
-    target = target_of(columns)
+    target = target_of(columns, lanes)
     memories = Memories(target)
     table = np.random.default_rng(columns).permutation(TABLE_SIZE).astype(np.uint8).view(np.int8)
     memories.banks[1][8:8 + TABLE_SIZE // columns] = table.reshape(-1, columns)
@@ -31,11 +32,13 @@ def test_every_code_in_every_lane(columns):
     assert not report.items[1:], "no lane is used, but by the item that waits for those before"
 
 
-@pytest.mark.parametrize(("columns", "n_pixels", "n_chunks"), [(4, 100, 1), (8, 20, 3), (16, 7, 2)])
-def test_a_group_per_cycle(columns, n_pixels, n_chunks):
+@pytest.mark.parametrize(("columns", "lanes", "n_pixels", "n_chunks"), [
+    (4, 4, 100, 1), (8, 4, 20, 3), (16, 4, 7, 2), (16, 8, 7, 2)])
+def test_a_group_per_cycle(columns, lanes, n_pixels, n_chunks):
     f = instruction(Opcode.LOOKUP, columns, n_chunks=n_chunks, out_step=n_chunks,
                     out_width=n_pixels)
-    assert steady(check(columns, [f])) <= N_ROWS + n_pixels * n_chunks * columns // 4 + 12
+    cycles = TABLE_SIZE // lanes + n_pixels * n_chunks * columns // lanes
+    assert steady(check(columns, [f], lanes=lanes)) <= cycles + 12
 
 
 def test_tables_follow_one_another():

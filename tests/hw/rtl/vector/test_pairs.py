@@ -38,21 +38,24 @@ def test_products_of_corners(zero_points, scale):
 
 
 @pytest.mark.parametrize("broadcast", [0, 1])
-@pytest.mark.parametrize(("columns", "n_channels"), [(4, 11), (8, 20), (16, 40)])
-def test_several_chunks_and_pixels(columns, n_channels, broadcast):
+@pytest.mark.parametrize(("columns", "lanes", "n_channels"), [
+    (4, 4, 11), (8, 4, 20), (8, 8, 20), (16, 4, 40), (16, 8, 39)])
+def test_several_chunks_and_pixels(columns, lanes, n_channels, broadcast):
     """The last chunk has fewer groups than the others; the first three channels are masked."""
     f = instruction(Opcode.MUL, columns, n_chunks=3, out_step=4, out_width=9,
                     n_channels=n_channels, first_channel=3, broadcast=broadcast)
-    report = check(columns, [f, f | {"broadcast": 1 - broadcast, "out_base": 100}], stalls=0.2)
-    groups = sum(-(-min(columns, n_channels - first) // 4) for first in range(0, 3 * columns,
-                                                                              columns))
+    report = check(columns, [f, f | {"broadcast": 1 - broadcast, "out_base": 100}], lanes=lanes,
+                   stalls=0.2)
+    groups = sum(-(-min(columns, n_channels - first) // lanes)
+                 for first in range(0, 3 * columns, columns))
     assert len(report.items) == 2 * 9 * groups, "a group takes one item"
 
 
-@pytest.mark.parametrize(("columns", "cycles"), [(4, 5), (8, 6), (16, 8)])
-def test_cycles_of_a_word(columns, cycles):
+@pytest.mark.parametrize(("columns", "lanes", "cycles"), [
+    (4, 4, 5), (8, 4, 6), (16, 4, 8), (8, 8, 5), (16, 8, 6)])
+def test_cycles_of_a_word(columns, lanes, cycles):
     f = instruction(Opcode.MUL, columns, n_chunks=1, out_step=1, out_width=20)
-    assert steady(check(columns, [f])) <= 20 * cycles + 12
+    assert steady(check(columns, [f], lanes=lanes)) <= 20 * cycles + 12
 
 
 def test_a_pixel_never_begins_before_its_input_is_there():

@@ -31,17 +31,17 @@ FIELDS = {Opcode.DEPTHWISE: IMAGE, Opcode.WINDOW: IMAGE, Opcode.ADD: ADD,
                        "shift_2": 38, "zero_point_0": 5, "zero_point_1": -9}}
 
 
-def target_of(columns):
-    return Target(name="vector", rows=2, columns=columns, bank_words=(512,) * 4)
+def target_of(columns, lanes=4):
+    return Target(name="vector", rows=2, columns=columns, lanes=lanes, bank_words=(512,) * 4)
 
 
 def instruction(opcode, columns, **changes):
     return all_fields(opcode, **(COMMON | FIELDS[opcode] | {"n_channels": 2 * columns} | changes))
 
 
-def check(columns, instructions, *, seed=0, **options):
+def check(columns, instructions, *, lanes=4, seed=0, **options):
     """Run and compare every word of every bank; returns the report."""
-    target = target_of(columns)
+    target = target_of(columns, lanes)
     memories = Memories(target, seed)
     expected = memories
     for f in instructions:
@@ -65,12 +65,14 @@ def test_random_instructions_with_random_waits(opcode, seed):
           latency=rng.choice((3, 6, 9)))
 
 
-@pytest.mark.parametrize("columns", [8, pytest.param(16, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("columns", "lanes"), [
+    (8, 4), (16, 8), *(pytest.param(*shape, marks=pytest.mark.long)
+                       for shape in ((8, 8), (16, 4)))])
 @pytest.mark.parametrize("opcode", OPCODES, ids=lambda opcode: opcode.name)
-def test_wider_words(columns, opcode):
-    rng = random.Random(f"{opcode}-{columns}")
-    check(columns, [random_instruction(rng, opcode, columns) for _ in range(3)], stalls=0.2,
-          unit_cycles=10)
+def test_wider_words(columns, lanes, opcode):
+    rng = random.Random(f"{opcode}-{columns}-{lanes}")
+    check(columns, [random_instruction(rng, opcode, columns) for _ in range(3)], lanes=lanes,
+          stalls=0.2, unit_cycles=10)
 
 
 def test_operations_follow_one_another():

@@ -8,7 +8,14 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 
 from hw.rtl.common.loops import Countdown, Level
-from hw.rtl.vector.products import Products, add_carry, partial_products
+from hw.rtl.vector.booth import (
+    DIFFERENCE_WIDTH,
+    MULTIPLY_LATENCY,
+    add_carry,
+    multiply_differences,
+    partial_products,
+)
+from hw.rtl.vector.products import Products
 from tests.hw.simulate import run_testbench
 
 
@@ -51,6 +58,28 @@ def test_add_carry():
     sim = Simulator(m)
     sim.add_testbench(testbench)
     sim.run()
+
+
+def test_product_of_every_difference():
+    m = Module()
+    a, b = (Signal(signed(DIFFERENCE_WIDTH), name=name) for name in "ab")
+    p = Signal(signed(2 * DIFFERENCE_WIDTH))
+    m.d.comb += p.eq(multiply_differences(m, a, b))
+    pairs = [(i, j) for j in range(-256, 256) for i in (-256, -255, -128, -1, 0, 1, 2, 85, 255)]
+    got = []
+
+    async def testbench(ctx):
+        for i, j in [*pairs, *[(0, 0)] * (MULTIPLY_LATENCY - 1)]:
+            ctx.set(a, i)
+            ctx.set(b, j)
+            await ctx.tick()
+            got.append(ctx.get(p))
+
+    sim = Simulator(m)
+    sim.add_clock(1e-8)
+    sim.add_testbench(testbench)
+    sim.run()
+    assert got[MULTIPLY_LATENCY - 1:] == [i * j for i, j in pairs]
 
 
 def test_sums_of_products_with_gaps():

@@ -100,7 +100,7 @@ class Lanes:
         word = self.memories.banks[item["bank"]][item["address"]]
         for lane, value in enumerate(values):
             if item["mask"] >> lane & 1:
-                word[item["group"] * 4 + lane] = value
+                word[item["group"] * len(item["sums"]) + lane] = value
         if item["progress"]:
             self.report.progress.append((now, item["progress"]))
         if item["instruction_end"]:
