@@ -108,14 +108,14 @@ def target_table() -> str:
     from hw.targets import TARGETS
 
     rows = [
-        "| target | rows x columns | words of banks 0 to 3 | scratchpad | parameter channels "
+        "| target | rows x columns | lanes | words of banks 0 to 3 | scratchpad | parameter channels "
         "| instructions | external bus | device | configuration id |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for name, target in TARGETS.items():
         packed = " packed" if target.packed else ""
         bus = f"{target.bus_bits} bit" if target.bus_bits else "none"
         rows.append(
-            f"| `{name}` | {target.rows} x {target.columns}{packed} "
+            f"| `{name}` | {target.rows} x {target.columns}{packed} | {target.lanes} "
             f"| {', '.join(map(str, target.bank_words))} "
             f"| {sum(target.bank_words) * target.word_bytes // 1024} KiB "
             f"| {target.parameter_words * target.lanes} "
