@@ -298,7 +298,7 @@ def _rows_of(network: str, results: dict[str, dict[int, dict]], context: str, co
 
 def _recorded(path: str | None, network: str, conditions: str):
     """(variant, seed, result, sources) of the trainings that an earlier report has, as of
-    `Training.result`; those of other conditions do not count."""
+    `Training.result`; those of other conditions, or otherwise continued, do not count."""
     if path is None:
         return
     try:
@@ -306,7 +306,8 @@ def _recorded(path: str | None, network: str, conditions: str):
         found: dict[tuple, dict] = {}
         for entry in rows:
             name = re.fullmatch(rf"accuracy\.{network}\.(\w+)\.seed(\d+)\.(\w+)", entry["name"])
-            if name and entry["context"].startswith(f"{conditions},"):
+            if name and entry["context"].startswith(f"{conditions},") and (
+                    f" {_words(name[1])} " in entry["context"]):
                 key = name[1], int(name[2]), entry["context"].rpartition(SOURCES_ARE)[2]
                 found.setdefault(key, {})[name[3]] = entry["value"]
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -319,8 +320,8 @@ def _recorded(path: str | None, network: str, conditions: str):
 
 def _words(variant):
     """The name, and how it is trained where that is not as the others."""
-    options = VARIANTS[variant]
-    return variant if not options.continues else \
+    options = VARIANTS.get(variant)
+    return variant if not (options and options.continues) else \
         f"{variant} ({options.epochs} epoch from {options.lr:g} behind {options.continues})"
 
 

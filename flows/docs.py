@@ -108,8 +108,8 @@ def target_table() -> str:
     from hw.targets import TARGETS
 
     rows = [
-        "| target | rows x columns | lanes | words of banks 0 to 3 | scratchpad | parameter channels "
-        "| instructions | external bus | device | configuration id |",
+        "| target | rows x columns | lanes | words of banks 0 to 3 | scratchpad "
+        "| parameter channels | instructions | external bus | device | configuration id |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for name, target in TARGETS.items():
         packed = " packed" if target.packed else ""

@@ -3,6 +3,7 @@
 import ast
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,19 @@ def test_an_earlier_report_counts(tmp_path, planted):
     report.write_text("[1]")
     with pytest.raises(LockstepError, match="accuracy.json cannot be read"):
         bench.main(more)
+
+
+def test_an_earlier_report_of_another_rate_does_not_count(tmp_path, planted, monkeypatch):
+    arguments = ["accuracy", "--networks", "resnet8", "--device", "cpu", "--seeds", "1",
+                 "--variants", "float_bn,integer_continued", "-o"]
+    bench.main([*arguments, str(tmp_path / "a")])
+    more = [*arguments, str(tmp_path / "b"), "--recorded", str(tmp_path / "a/accuracy.json")]
+    bench.main(more)
+    assert len(planted) == 2
+    variant = accuracy.VARIANTS["integer_continued"]
+    monkeypatch.setitem(accuracy.VARIANTS, "integer_continued", replace(variant, lr=0.01))
+    bench.main(more)
+    assert [name for _, name, _ in planted[2:]] == ["float_bn", "integer_continued"]
 
 
 def test_what_is_unfinished_or_not_ours_does_not_count(tmp_path, planted):
