@@ -85,15 +85,19 @@ class Footprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Cycles of an instruction that nothing holds back, and uses of the rescaler lanes.
+    """Cycles of an instruction that nothing holds back, and what it uses beside its engine.
 
-    cycles, items : of one unit. before : cycles before the first unit; after : cycles from the last
-    unit to its results, beside what every instruction of the engine takes.
+    cycles, items, slots, external_bytes : of one unit; items : uses of the rescaler lanes; slots :
+    cycles in which the array takes operands; external_bytes : what the bus moves. before : cycles
+    before the first unit; after : cycles from the last unit to its results, beside what every
+    instruction of the engine takes.
     """
 
     units: int
     cycles: float
     items: float = 0
+    slots: int = 0
+    external_bytes: int = 0
     before: float = 0
     after: float = 0
 
@@ -120,6 +124,7 @@ class Instruction:
     nonzero, even : names of counts that must not be 0, and of fields that must be even.
     reads_first : every step has read its words before it writes its own, and steps are in order;
         otherwise the steps of an instruction overlap.
+    weights_per_cycle : words that its port for weights gives.
     """
 
     opcode: Opcode
@@ -130,6 +135,7 @@ class Instruction:
     nonzero: tuple[str, ...] = ()
     even: tuple[str, ...] = ()
     reads_first: bool = False
+    weights_per_cycle: int = 0
 
     @property
     def name(self) -> str:
@@ -166,6 +172,10 @@ class Instruction:
     def reads(self, f, target, needed: bool = False) -> Iterable[Access]:
         """All words that the hardware reads, or those ``needed``: whose value can matter."""
         raise NotImplementedError
+
+    def weight_reads(self, f, target, needed: bool = False) -> Iterable[Access]:
+        """Those of its reads that come by the port for weights; its other operand may be any."""
+        return ()
 
     def writes(self, f, target) -> Iterable[Access]:
         """All words of which a byte is written."""

@@ -83,6 +83,8 @@ class VectorInstruction(Instruction):
 class WeightedSumInstruction(VectorInstruction):
     """Sums of products with weights, rescaled per channel."""
 
+    weights_per_cycle = 2
+
     def weight_words(self, f) -> np.ndarray:
         """All words of weights; they must be there before the first unit."""
         raise NotImplementedError
@@ -96,10 +98,14 @@ class WeightedSumInstruction(VectorInstruction):
         raise NotImplementedError
 
     def reads(self, f, target, needed=False) -> Iterable[Access]:
-        n_units = self.n_units(f)
         yield self.input_reads(f, target, needed)
-        yield throughout(f["w_bank"], self.weight_words(f) & WORD_MASK, n_units, is_early=True)
-        yield parameter_reads(f, f["n_chunks"], n_units, target, needed)
+        yield from self.weight_reads(f, target, needed)
+        yield parameter_reads(f, f["n_chunks"], self.n_units(f), target, needed)
+
+    def weight_reads(self, f, target, needed=False) -> Iterable[Access]:
+        """Port w: a pair of words in a cycle."""
+        yield throughout(f["w_bank"], self.weight_words(f) & WORD_MASK, self.n_units(f),
+                         is_early=True)
 
     def product_results(self, f) -> int:
         n_lines, n_pixels = self.outputs(f)

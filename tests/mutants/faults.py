@@ -212,6 +212,7 @@ _nibbles = _in("hw/compiler/lowering/nibbles.py",
                "hw/compiler/test_nibbles.py::test_more_than_four_bits_stay_bytes")
 _lifetimes = _in("hw/compiler/memory/lifetimes.py", "hw/compiler/test_allocator.py",
                  "hw/compiler/test_compiler.py")
+_floors = _in("hw/compiler/scheduling/floors.py", "hw/compiler/test_floors.py")
 _placement = _in("hw/compiler/memory/placement.py", "hw/compiler/test_compiler.py")
 _pool = _in("hw/compiler/memory/pool.py", "hw/compiler/test_allocator.py",
             "hw/compiler/test_compiler_tile.py")
@@ -231,6 +232,10 @@ COMPILER = (
     _lifetimes("what ends as another begins shares its place",
                "if other_last < first or other_first > last:",
                "if other_last <= first or other_first > last:"),
+    _floors("both directions add up on the bus", "max(moved.values())", "sum(moved.values())"),
+    _floors("a port for weights to each instruction",
+            "max(ports[record.engine], record.weights_per_cycle)",
+            "ports[record.engine] + record.weights_per_cycle"),
     _placement("channels padded in front", "padded[:, :, :channels] = x.transpose(0, 2, 1)",
                "padded[:, :, -channels:] = x.transpose(0, 2, 1)"),
     _pool("live buffers are given away", "if any(buffer.is_live for buffer in within):",

@@ -1,1 +1,1 @@
-"""When instructions run: order, dependences, estimated cycles."""
+"""When instructions run: order, dependences, estimated and least cycles."""

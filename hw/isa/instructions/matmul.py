@@ -43,6 +43,7 @@ class MatMulInstruction(Instruction):
         "wide", "slots", "n_pixels", "parameter_base",
         *(field.name for field in FIELDS[Format.ARRAY] if field.word >= N_COMMON)}
     nonzero = ("slots", "period_count", "inner_count", "outer_count")
+    weights_per_cycle = 1
 
     def is_refused(self, f, target) -> bool:
         return super().is_refused(f, target) or f["slots"] < _LEAST_SLOTS or any(
@@ -64,12 +65,16 @@ class MatMulInstruction(Instruction):
         outer, inner = f["outer_count"], f["inner_count"]
         pixels = np.arange(outer * target.rows).reshape(outer, -1) < f["n_pixels"]
         yield from self._rows(f, target, pixels if needed else np.ones_like(pixels), needed)
-        channels = written_channels(f, inner, target)
-        words, _ = self._named(f, target, "b", channels if needed else np.ones_like(channels),
-                               needed)
-        yield throughout(f["b_bank"], words, outer)
+        yield from self.weight_reads(f, target, needed)
         if not f["wide"]:
             yield parameter_reads(f, inner, outer, target, needed)
+
+    def weight_reads(self, f, target, needed=False) -> Iterable[Access]:
+        """Port b, which has the weights wherever there are some."""
+        channels = written_channels(f, f["inner_count"], target)
+        words, _ = self._named(f, target, "b", channels if needed else np.ones_like(channels),
+                               needed)
+        yield throughout(f["b_bank"], words, f["outer_count"])
 
     def _named(self, f, target, port, wanted, needed):
         """Addresses that a port names for lanes (tiles, lanes) that are wanted, and their tiles."""
@@ -187,5 +192,5 @@ class MatMulInstruction(Instruction):
         left = f["n_channels"] - (f["inner_count"] - 1) * target.columns
         last = min(target.columns, max(1, left)) / target.lanes
         return Cost(units=f["outer_count"], cycles=int(np.maximum(steps, readout).sum()),
-                    items=int(rows * groups.sum() * n_planes),
+                    items=int(rows * groups.sum() * n_planes), slots=f["inner_count"] * steps,
                     after=rows * max(_POP_SPACING, last))

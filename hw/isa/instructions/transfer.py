@@ -100,7 +100,8 @@ class _Transfer(Instruction):
             beats = target.word_bytes // 4
         elif f["nibbles"]:
             beats = _NIBBLES_PER_BYTE  # words written
-        return Cost(units=f["n_lines"], cycles=f["line_words"] * beats + _LINE_CYCLES)
+        return Cost(units=f["n_lines"], cycles=f["line_words"] * beats + _LINE_CYCLES,
+                    external_bytes=f["line_words"] * target.word_bytes)
 
 
 class LoadInstruction(_Transfer):
