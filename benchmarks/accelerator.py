@@ -1,9 +1,12 @@
-"""accelerator: cycles and utilisation of whole networks on the RTL of the routed target.
+"""accelerator: cycles and utilisation of whole networks on the RTL of the routed targets.
 
-Each network (random int8 weights of the right shapes) is compiled for the target, one image runs
-on the simulated RTL from start to done, and the result must be golden's. With the report of
-flows/synth.py of the same Verilog come MACs per DSP and cycle (all DSPs of the routed design
-counted) and inferences per second at the routed clock; without it the cycles still do.
+Each network (random int8 weights of the right shapes) is compiled for a target, one image runs on
+the simulated RTL from start to done, and the result must be golden's. Beside the cycles stand the
+floors of the same program (hw.compiler.scheduling.floors). With the report of flows/synth.py of the
+same Verilog come MACs per DSP and cycle (all DSPs of the routed design counted) and inferences per
+second at the routed clock; without it the cycles still do.
+
+Rows of a network are called FIGURE.TARGET.NETWORK, published ones published.FIGURE.BOARD.NETWORK.
 """
 
 import argparse
@@ -11,48 +14,59 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.accelerator_page import page
 from benchmarks.peers import PEERS
-from benchmarks.rows import results_page, row
+from benchmarks.rows import row
 from benchmarks.training_products import training_rows
 from cli.rtl_backend import SimulationFailure
 from golden.errors import LockstepError
 from golden.program import Program
+from hw.compiler import compile_program
+from hw.compiler.scheduling.floors import Floors, floors
+from hw.targets import get_target
 
-__all__ = ["MOST_CYCLES", "ON_CHIP", "measure", "page"]
+__all__ = ["DEFAULT_TARGETS", "MOST_CYCLES", "ON_CHIP", "measure", "page"]
 
 ON_CHIP = ("resnet8", "ds_cnn", "mobilenet_v1_025", "autoencoder")
 EXTERNAL = ("resnet18",)  # larger than the memory of a chip
 TRAINING = "training"  # the products of a training step, in place of a network
-DEFAULT_TARGET, EXTERNAL_TARGET = "ecp5-85k", "zynq-7020"
-DEFAULT_SYNTHESIS = "build/synth/report.json,build/synth-zynq/report.json"
-MOST_CYCLES = {"resnet8": 110_000, "ds_cnn": 30_000, "mobilenet_v1_025": 98_000,
-               "autoencoder": 12_500}
+DEFAULT_TARGETS = ("ecp5-85k", "ecp5-85k-packed")  # training: on the first one
+EXTERNAL_TARGET = "zynq-7020"
+DEFAULT_SYNTHESIS = ",".join(f"build/{folder}/report.json"
+                             for folder in ("synth", "synth-packed", "synth-zynq"))
+MOST_CYCLES = {
+    "ecp5-85k": {"resnet8": 110_000, "ds_cnn": 30_000, "mobilenet_v1_025": 98_000,
+                 "autoencoder": 12_500},
+    "ecp5-85k-packed": {"resnet8": 53_000, "ds_cnn": 11_200, "mobilenet_v1_025": 60_000,
+                        "autoencoder": 4_000}}
 LEAST_UTILISATION = {"resnet18": 0.87}
 _BESIDE = "depthwise layers run beside the array and count, so utilisation can pass 1"
-NOTES = {"autoencoder": "9,000 cycles are the goal beyond",
-         "ds_cnn": _BESIDE, "mobilenet_v1_025": _BESIDE,
+NOTES = {"ds_cnn": _BESIDE, "mobilenet_v1_025": _BESIDE,
          "resnet18": "AXI4, 128 bits, 40 cycles latency, all transfers counted"}
 EXTERNAL_MEMORY = {"axi_read_latency": 40, "axi_write_latency": 40}  # plusargs of sim
 MOST_DSPS = {"ecp5-85k": 156, "ecp5-85k-packed": 156, "zynq-7020": 220}
 
 
 class Disagreement(SimulationFailure):
-    """The RTL gives other bits than golden: a finding, no figure."""
+    """The RTL gives other bits than golden, or a floor is above its cycles: no figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One image of one network on the RTL. cycles: from start to done; macs: useful ones."""
+    """One image of one network on the RTL. cycles: from start to done; macs: useful ones;
+    floors: of the program that ran.
+    """
 
     network: str
     target: str
     macs: int
     cycles: int
+    floors: Floors
     utilisation: float
     seconds: float
 
@@ -60,46 +74,52 @@ class Measurement:
 def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
     """The rows of this suite; each part of it is one function that gives some.
 
-    The training products run by default on the default target, and where ``--networks`` has
-    "training".
+    By default the networks of the chip run on all DEFAULT_TARGETS and the training products on the
+    first of them; with ``--target``, on that one. ``--networks`` has "training" for the training
+    products.
     """
-    from hw.targets import get_target
-
-    target = get_target(arguments.target or DEFAULT_TARGET)
+    targets = [get_target(name) for name in
+               ([arguments.target] if arguments.target else DEFAULT_TARGETS)]
     if arguments.networks:
         names = arguments.networks.split(",")
-    elif target.name == DEFAULT_TARGET:
+    elif targets[0].name == DEFAULT_TARGETS[0]:
         names = [*ON_CHIP, *EXTERNAL, TRAINING]
     else:
-        names = [*ON_CHIP, *(EXTERNAL if target.bus_bits else ())]
+        names = [*ON_CHIP, *(EXTERNAL if targets[0].bus_bits else ())]
     networks = [name for name in names if name != TRAINING]
-    rows = networks_rows(arguments, networks, command) if networks else []
-    return rows + (training_rows(target, command) if TRAINING in names else [])
+    rows = networks_rows(arguments, networks, targets, command) if networks else []
+    return rows + (training_rows(targets[0], command) if TRAINING in names else [])
 
 
-def networks_rows(arguments: argparse.Namespace, names: list[str], command: str) -> list[dict]:
+def networks_rows(arguments: argparse.Namespace, names: list[str], targets: list,
+                  command: str) -> list[dict]:
     """Rows of whole networks, batch 1, and of the routed designs they ran on."""
-    from hw.targets import get_target
-
     known = (*ON_CHIP, *EXTERNAL, TRAINING)
     for name in names:
         if name not in known:
             raise LockstepError(f"Unknown network {name!r}; known: {', '.join(known)}")
-    chosen = get_target(arguments.target or DEFAULT_TARGET)
-    targets = {name: chosen if name in ON_CHIP or chosen.bus_bits else
-               get_target(EXTERNAL_TARGET) for name in names}
-    routed = {target.name: routed_report(target, arguments.synthesis)
-              for target in dict.fromkeys(targets.values())}
+    with_bus = [target for target in targets if target.bus_bits] or [get_target(EXTERNAL_TARGET)]
+    runs = {name: targets if name in ON_CHIP else with_bus for name in names}
+    used = {target.name: target for on in runs.values() for target in on}
+    routed = {name: routed_report(target, arguments.synthesis) for name, target in used.items()}
     rows = []
-    for name in names:
-        measurement = _measure_network(name, targets[name])
-        print(f"{name} on {measurement.target}: {measurement.cycles:,} cycles, "
-              f"{measurement.utilisation:.1%}, as golden; {measurement.seconds:.0f} s",
-              file=sys.stderr, flush=True)
-        rows += _network_rows(measurement, routed[measurement.target], targets[name], command)
+    for name, on in runs.items():
+        for target in on:
+            measured = _measure_network(name, target)
+            print(_progress(measured), file=sys.stderr, flush=True)
+            rows += _network_rows(measured, routed[target.name], target, command)
+        rows += _published_rows(name, measured.macs, command)
     for name, report in routed.items():
-        rows += _design_rows(report, get_target(name)) if report else []
+        rows += _design_rows(report, used[name]) if report else []
     return rows
+
+
+def _progress(measured: Measurement) -> str:
+    least = measured.floors
+    each = ", ".join(f"{what} {cycles:,}" for what, cycles in asdict(least).items() if cycles)
+    return (f"{measured.network} on {measured.target}: {measured.cycles:,} cycles, "
+            f"{measured.utilisation:.1%}, as golden; floors: {each}; bound by {least.bound}, "
+            f"{measured.cycles / least.cycles:.3f} times; {measured.seconds:.0f} s")
 
 
 def routed_report(target, paths: str | None) -> dict | None:
@@ -150,15 +170,16 @@ def network_program(name: str) -> Program:
     return getattr(networks, name)()
 
 
-def simulate(program, x, target) -> tuple[np.ndarray, int]:
-    """(the last tensor, cycles from start to done) of one image on the RTL."""
+def simulate(program, x, image) -> tuple[np.ndarray, int]:
+    """(the last tensor, cycles from start to done) of one run of a compiled image on the RTL."""
     from sim import rtl
     from sim.runner import SimulationError
 
-    reports: list = []
+    target, reports = image.target, []
     memory = {"plusargs": EXTERNAL_MEMORY} if target.bus_bits else {}
     try:
-        trace = rtl.run(program, x, target=target, trace=False, report=reports, **memory)
+        trace = rtl.run(program, x, target=target, image=image, trace=False, report=reports,
+                        **memory)
     except SimulationError as error:
         raise SimulationFailure(f"{program.name} on {target.name}: {error}") from error
     return trace[program.outputs[0]], reports[0].cycles
@@ -172,14 +193,19 @@ def _measure_network(name: str, target) -> Measurement:
     program = network_program(name)
     x = load_inputs(program, None, 1)
     expected = run(program, x)[program.outputs[0]]
+    image = compile_program(program, target)
     begin = time.perf_counter()
-    result, cycles = simulate(program, x, target)
+    result, cycles = simulate(program, x, image)
     if result.shape != expected.shape or (result != expected).any():
         n = int((result != expected).sum()) if result.shape == expected.shape else "all"
         raise Disagreement(f"{name} on {target.name}: {n} of {expected.size} outputs of the RTL "
                            f"differ from golden's (to look closer: flows/sim.py)")
-    macs = verify(program).macs
-    return Measurement(network=name, target=target.name, macs=macs, cycles=cycles,
+    macs, least = verify(program).macs, floors(image)
+    if cycles < least.cycles:
+        raise Disagreement(f"{name} on {target.name}: {cycles:,} cycles are fewer than the "
+                           f"{least.cycles:,} of the floor '{least.bound}': an instruction's "
+                           f"record is wrong")
+    return Measurement(network=name, target=target.name, macs=macs, cycles=cycles, floors=least,
                        utilisation=macs / (target.n_macs * cycles),
                        seconds=time.perf_counter() - begin)
 
@@ -201,39 +227,54 @@ def _design_rows(report: dict, target) -> list[dict]:
 
 
 def _network_rows(measured: Measurement, report: dict | None, target, command: str) -> list[dict]:
-    """Rows of one network, and beside them the published ones."""
-    name, cycles = measured.network, measured.cycles
-    design = _design(report, target) if report else (
-        f"{target.name} (configuration 0x{target.configuration_id:08x}), not routed")
+    """Rows of one network on one target."""
+    name, cycles, least = measured.network, measured.cycles, measured.floors
+    design = _design(report, target) if report else f"{_configured(target)}, not routed"
     context = (f"{design}; {name}, {measured.macs / 1e6:.2f} M MACs, random int8 weights, batch 1, "
                f"RTL from start to done, the output as golden's, {target.n_macs} MACs per cycle"
                + (f" ({NOTES[name]})" if name in NOTES else ""))
     rows = []
 
-    def add(figure, value, unit, goal=None, met=None):
-        rows.append(row(f"{figure}.{name}", value, unit, command, goal=goal, met=met,
+    def add(figure, value, unit, goal=None, met=None, context=context):
+        rows.append(row(f"{figure}.{target.name}.{name}", value, unit, command, goal=goal, met=met,
                         context=context))
 
-    most, least = MOST_CYCLES.get(name), LEAST_UTILISATION.get(name)
+    most = MOST_CYCLES.get(target.name, {}).get(name)
+    utilisation = LEAST_UTILISATION.get(name)
     add("cycles", cycles, "cycles", *((f"<= {most}", cycles <= most) if most else ()))
     add("utilisation", measured.utilisation, "of the array",
-        *((f">= {least}", measured.utilisation >= least) if least else ()))
+        *((f">= {utilisation}", measured.utilisation >= utilisation) if utilisation else ()))
     if report:
         add("mac_per_dsp_cycle", measured.macs / (report["dsps"] * cycles), "MAC/DSP/cycle")
         if report["fmax_mhz"] is not None:
             add("inferences_per_second", report["fmax_mhz"] * 1e6 / cycles, "1/s")
+    used = (f"{_configured(target)}; {name}, cycles below which the program cannot get, by what "
+            f"its instructions use of each resource; bound by {least.bound}")
+    for what, value in asdict(least).items():
+        if what != "external" or target.bus_bits:
+            add(f"floor.{what}", value, "cycles", context=used)
+    add("cycles_over_floor", cycles / least.cycles, "of the largest floor", context=used)
+    return rows
+
+
+def _published_rows(name: str, macs: int, command: str) -> list[dict]:
+    """Rows of what others published of one network."""
+    rows = []
     for peer in PEERS.get(name, ()):
-        where = f"{peer.design}, {peer.board}"
-        published = f"published, not measured here: {name}, {where}" + (
+        context = f"published, not measured here: {name}, {peer.design}, {peer.board}" + (
             f", {peer.dsps} DSPs at {peer.mhz} MHz" if peer.dsps else "")
-        label = f"{name}.{peer.board.lower()}"
-        value = peer.mac_per_dsp_cycle(measured.macs)
+        label = f"{peer.board.lower()}.{name}"
+        value = peer.mac_per_dsp_cycle(macs)
         if value is not None:
             rows.append(row(f"published.mac_per_dsp_cycle.{label}", value, "MAC/DSP/cycle",
-                            command, context=published))
+                            command, context=context))
         rows.append(row(f"published.inferences_per_second.{label}", peer.inferences_per_second,
-                        "1/s", command, context=published))
+                        "1/s", command, context=context))
     return rows
+
+
+def _configured(target) -> str:
+    return f"{target.name} (configuration 0x{target.configuration_id:08x})"
 
 
 def _design(report: dict, target) -> str:
@@ -243,36 +284,3 @@ def _design(report: dict, target) -> str:
     return (f"{target.name} (configuration 0x{target.configuration_id:08x}, Verilog "
             f"{report['verilog_sha256'][:12]}) on {report['device']}: {report['dsps']} DSPs, "
             f"{report['luts']} LUTs, {report['brams']} block RAMs, {clock}")
-
-
-def page(suite: str, rows: list[dict]) -> str:
-    """The results page: ours beside the published ones, then every measured row."""
-    measured = [item for item in rows if not item["name"].startswith("published.")]
-    values = {item["name"]: item for item in rows}
-    lines = ["| network | design | DSPs | MHz | inferences/s | MAC/DSP/cycle |",
-             "| --- | --- | ---: | ---: | ---: | ---: |"]
-    for name in (item["name"].removeprefix("cycles.") for item in measured
-                 if item["name"].startswith("cycles.")):
-        design = values[f"cycles.{name}"]["context"].partition(" ")[0]
-        figures = [values.get(key) for key in (
-            f"dsps.{design}", f"fmax_mhz.{design}", f"inferences_per_second.{name}",
-            f"mac_per_dsp_cycle.{name}")]
-        lines.append(_line(name, f"**Lockstep {design}**",
-                           *(item and item["value"] for item in figures)))
-        for peer in PEERS.get(name, ()):
-            per_dsp = values.get(f"published.mac_per_dsp_cycle.{name}.{peer.board.lower()}")
-            lines.append(_line(name, f"{peer.design}, {peer.board} (published)", peer.dsps,
-                               peer.mhz, peer.inferences_per_second,
-                               per_dsp and per_dsp["value"]))
-    text = results_page(suite, measured)
-    head, _, rest = text.partition("\n\n")
-    if not any(item["name"].startswith("cycles.") for item in measured):
-        return text  # training products alone
-    return "\n".join([head, "", *lines, "", rest])
-
-
-def _line(name, design, dsps, mhz, inferences, per_dsp) -> str:
-    def cell(value, form):
-        return "" if value is None else format(value, form)
-    return (f"| {name} | {design} | {cell(dsps, ',.0f')} | {cell(mhz, '.1f')} "
-            f"| {cell(inferences, ',.0f')} | {cell(per_dsp, '.2f')} |")

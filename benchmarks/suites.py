@@ -81,12 +81,13 @@ SUITES = {
             "batch-size": {"help": "images per step (default 128, CUDA 256)"},
             "device": _DEVICE, "threads": _THREADS}),
     "accelerator": Suite(
-        about="cycles of whole networks on the RTL, beside the routed clock and published ones",
+        about="cycles of whole networks on the RTL, beside floors, routed clock and published ones",
         module="accelerator", options={
             "networks": {"help": "which, comma-separated; training: the products of training"},
-            "target": {"help": "hardware target (default ecp5-85k)"},
+            "target": {"help": "hardware target (default ecp5-85k and ecp5-85k-packed)"},
             "synthesis": {"metavar": "REPORT.json", "help": "what flows/synth.py wrote of the same "
-                          "hardware, comma-separated (default build/synth/report.json)"}}),
+                          "hardware, comma-separated (default report.json of build/synth, "
+                          "build/synth-packed, build/synth-zynq)"}}),
     "tflite": Suite(
         about="imported models against LiteRT's reference kernels, code by code",
         module="tflite", options={"datasets-dir": _DATASETS}),
