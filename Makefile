@@ -49,8 +49,9 @@ sim: $(STAMP) $(NEEDED)  ## run PROGRAM on every backend and compare, op by op
 deploy: $(STAMP) $(NEEDED)  ## write the deployment folder
 	$(PY) flows/deploy.py --program $(PROGRAM) --target $(TARGET) -o $(OUT)/deploy
 
-synth: $(STAMP)  ## place and route on ECP5
+synth: $(STAMP)  ## place and route both ECP5 targets
 	$(PY) flows/synth.py --target ecp5-85k -o $(OUT)/synth
+	$(PY) flows/synth.py --target ecp5-85k-packed -o $(OUT)/synth-packed
 
 test: $(STAMP)  ## the tests: about eight minutes with empty caches
 	$(PYTEST) -m "not long" --durations=15

@@ -8,6 +8,7 @@ status 1. Finished steps are kept by content (sim/cache.py).
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -22,7 +23,9 @@ from synthesis.report import RESOURCES, excess, implement
 from synthesis.tools import NEXTPNR
 from synthesis.tops import TOPS, top_design
 
-__all__ = ["CACHE", "main", "place_and_route", "top_design"]
+__all__ = ["CACHE", "default_jobs", "main", "place_and_route", "top_design"]
+
+JOB_BYTES = 3 << 30  # what placing and routing a whole accelerator takes at its peak
 
 
 def place_and_route(component, directory: Path | str, name: str, *, frequency_mhz: float = 150,
@@ -48,6 +51,16 @@ def place_and_route(component, directory: Path | str, name: str, *, frequency_mh
     return report
 
 
+def default_jobs(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Seeds that the machine's cores, and the memory that is available now, carry at a time."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return cores if found is None else max(1, min(cores, 1024 * int(found[1]) // JOB_BYTES))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
     from hw.targets import TARGETS
@@ -61,8 +74,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="of the placer (default %(default)s)")
     parser.add_argument("--freq", type=float, default=150, metavar="MHZ",
                         help="what the placer aims at (default 150)")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-                        help="seeds placed at a time (default: the cores)")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",
+                        help="seeds placed at a time (default: the cores, and no more than there "
+                        f"is memory for, {JOB_BYTES >> 30} GiB each; here %(default)s)")
     parser.add_argument("--nextpnr", default=NEXTPNR, metavar="PROGRAM",
                         help="a native nextpnr-ecp5, several times faster (default: the pinned "
                         "%(default)s)")

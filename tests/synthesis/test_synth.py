@@ -225,6 +225,15 @@ def test_bad_options(tmp_path, fakes, arguments, message):
         synth.main([*arguments, "-o", str(tmp_path)])
 
 
+@pytest.mark.parametrize(("megabytes", "jobs"), [(1000, 1), (7000, 2), (10000, 3), (10**6, 4)])
+def test_seeds_at_a_time_are_what_cores_and_memory_carry(tmp_path, monkeypatch, megabytes, jobs):
+    monkeypatch.setattr(synth.os, "sched_getaffinity", lambda pid: set(range(4)))
+    meminfo = tmp_path / "meminfo"
+    assert synth.default_jobs(meminfo) == 4
+    meminfo.write_text(f"MemTotal: 9 kB\nMemAvailable: {1024 * megabytes} kB\n")
+    assert synth.default_jobs(meminfo) == jobs
+
+
 PROGRAM = """
 import sys
 from pathlib import Path

@@ -145,10 +145,12 @@ def linear_tasks(context: NodeContext, product: ArrayProduct) -> list[Task]:
     n_inputs = (height * width - 1) * pixel + channels
     n_inputs += n_inputs % 2
     steps = tap_reduction(target, context.x, product.window).steps
+    readout = 2 * target.rows  # of the last tile, which nothing hides
 
     def cycles(vector_words):
         rest = n_outputs - vector_words * columns
-        on_array = tile_cycles(target, steps, rest) + INSTRUCTION_CYCLES if rest > 0 else 0
+        on_array = (tile_cycles(target, steps, rest) + readout + INSTRUCTION_CYCLES
+                    if rest > 0 else 0)
         on_vector = vector_words * n_inputs // 2 + INSTRUCTION_CYCLES if vector_words else 0
         return max(on_array, on_vector), bool(on_array) + bool(on_vector)
 
