@@ -46,6 +46,8 @@ MOST_CYCLES = {
                         "autoencoder": 4_000}}
 LEAST_UTILISATION = {"resnet18": 0.87}
 _BESIDE = "depthwise layers run beside the array and count, so utilisation can pass 1"
+#: Networks whose images may share an instruction run as many as the array has rows, too.
+BATCHED = ("autoencoder",)
 NOTES = {"ds_cnn": _BESIDE, "mobilenet_v1_025": _BESIDE,
          "resnet18": "AXI4, 128 bits, 40 cycles latency, all transfers counted"}
 EXTERNAL_MEMORY = {"axi_read_latency": 40, "axi_write_latency": 40}  # plusargs of sim
@@ -58,12 +60,13 @@ class Disagreement(SimulationFailure):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One image of one network on the RTL. cycles: from start to done; macs: useful ones;
-    floors: of the program that ran.
+    """One run of one network on the RTL. batch: its images; cycles: from start to done; macs:
+    useful ones of an image; floors: of the program that ran.
     """
 
     network: str
     target: str
+    batch: int
     macs: int
     cycles: int
     floors: Floors
@@ -108,6 +111,10 @@ def networks_rows(arguments: argparse.Namespace, names: list[str], targets: list
             measured = _measure_network(name, target)
             print(_progress(measured), file=sys.stderr, flush=True)
             rows += _network_rows(measured, routed[target.name], target, command)
+            if name in BATCHED:
+                measured = _measure_network(name, target, target.rows)
+                print(_progress(measured), file=sys.stderr, flush=True)
+                rows += _batch_rows(measured, routed[target.name], target, command)
         rows += _published_rows(name, measured.macs, command)
     for name, report in routed.items():
         rows += _design_rows(report, used[name]) if report else []
@@ -117,7 +124,8 @@ def networks_rows(arguments: argparse.Namespace, names: list[str], targets: list
 def _progress(measured: Measurement) -> str:
     least = measured.floors
     each = ", ".join(f"{what} {cycles:,}" for what, cycles in asdict(least).items() if cycles)
-    return (f"{measured.network} on {measured.target}: {measured.cycles:,} cycles, "
+    images = f", {measured.batch} images" if measured.batch > 1 else ""
+    return (f"{measured.network} on {measured.target}{images}: {measured.cycles:,} cycles, "
             f"{measured.utilisation:.1%}, as golden; floors: {each}; bound by {least.bound}, "
             f"{measured.cycles / least.cycles:.3f} times; {measured.seconds:.0f} s")
 
@@ -185,15 +193,15 @@ def simulate(program, x, image) -> tuple[np.ndarray, int]:
     return trace[program.outputs[0]], reports[0].cycles
 
 
-def _measure_network(name: str, target) -> Measurement:
+def _measure_network(name: str, target, batch: int = 1) -> Measurement:
     from cli.inputs import load_inputs
     from golden.program.interpreter import run
     from golden.program.verify import verify
 
     program = network_program(name)
-    x = load_inputs(program, None, 1)
+    x = load_inputs(program, None, batch)
     expected = run(program, x)[program.outputs[0]]
-    image = compile_program(program, target)
+    image = compile_program(program, target, batch)
     begin = time.perf_counter()
     result, cycles = simulate(program, x, image)
     if result.shape != expected.shape or (result != expected).any():
@@ -205,8 +213,8 @@ def _measure_network(name: str, target) -> Measurement:
         raise Disagreement(f"{name} on {target.name}: {cycles:,} cycles are fewer than the "
                            f"{least.cycles:,} of the floor '{least.bound}': an instruction's "
                            f"record is wrong")
-    return Measurement(network=name, target=target.name, macs=macs, cycles=cycles, floors=least,
-                       utilisation=macs / (target.n_macs * cycles),
+    return Measurement(network=name, target=target.name, batch=batch, macs=macs, cycles=cycles,
+                       floors=least, utilisation=batch * macs / (target.n_macs * cycles),
                        seconds=time.perf_counter() - begin)
 
 
@@ -226,13 +234,30 @@ def _design_rows(report: dict, target) -> list[dict]:
     return rows
 
 
+def _context(measured: Measurement, report: dict | None, target) -> str:
+    """What ran where, in words."""
+    name = measured.network
+    design = _design(report, target) if report else f"{_configured(target)}, not routed"
+    return (f"{design}; {name}, {measured.macs / 1e6:.2f} M MACs, random int8 weights, batch "
+            f"{measured.batch}, RTL from start to done, the output as golden's, {target.n_macs} "
+            f"MACs per cycle" + (f" ({NOTES[name]})" if name in NOTES else ""))
+
+
+def _batch_rows(measured: Measurement, report: dict | None, target, command: str) -> list[dict]:
+    """Rows of a batch of images of one network on one target."""
+    label, context = f"{target.name}.{measured.network}", _context(measured, report, target)
+    cycles = measured.cycles / measured.batch
+    rows = [row(f"cycles_per_image.{label}", cycles, "cycles", command, context=context)]
+    if report and report["fmax_mhz"] is not None:
+        rows.append(row(f"batch_inferences_per_second.{label}", report["fmax_mhz"] * 1e6 / cycles,
+                        "1/s", command, context=context))
+    return rows
+
+
 def _network_rows(measured: Measurement, report: dict | None, target, command: str) -> list[dict]:
     """Rows of one network on one target."""
     name, cycles, least = measured.network, measured.cycles, measured.floors
-    design = _design(report, target) if report else f"{_configured(target)}, not routed"
-    context = (f"{design}; {name}, {measured.macs / 1e6:.2f} M MACs, random int8 weights, batch 1, "
-               f"RTL from start to done, the output as golden's, {target.n_macs} MACs per cycle"
-               + (f" ({NOTES[name]})" if name in NOTES else ""))
+    context = _context(measured, report, target)
     rows = []
 
     def add(figure, value, unit, goal=None, met=None, context=context):

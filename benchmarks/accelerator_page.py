@@ -54,8 +54,8 @@ def _floors(designs, values) -> list[str]:
     shown = [what for what in _RESOURCES
              if any(name.startswith(f"floor.{what}.") for name in values)]
     lines = [_row("network", "target", "cycles", *(_RESOURCES[what] for what in shown), "bound by",
-                  "cycles / floor"),
-             _row("---", "---", "---:", *("---:" for _ in shown), "---", "---:")]
+                  "cycles / floor", "cycles per image in a batch"),
+             _row("---", "---", "---:", *("---:" for _ in shown), "---", "---:", "---:")]
     for network, targets in designs.items():
         for target in targets:
             label = f"{target}.{network}"
@@ -65,7 +65,8 @@ def _floors(designs, values) -> list[str]:
             lines.append(_row(
                 network, target, _cell(values[f"cycles.{label}"], ",.0f"),
                 *(_cell(floors.get(what), ",.0f") for what in shown), _RESOURCES.get(bound, ""),
-                _cell(values.get(f"cycles_over_floor.{label}"), ".3f")))
+                _cell(values.get(f"cycles_over_floor.{label}"), ".3f"),
+                _cell(values.get(f"cycles_per_image.{label}"), ",.0f")))
     return lines
 
 

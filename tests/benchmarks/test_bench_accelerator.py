@@ -19,7 +19,7 @@ from hw.compiler import compile_program
 from hw.compiler.scheduling.floors import floors
 from hw.isa.instructions.matmul import MatMulInstruction
 from hw.targets import get_target
-from tests.programs import residual_net
+from tests.programs import linear_net, residual_net
 
 CYCLES = 5_000
 PLAIN, PACKED = accelerator.DEFAULT_TARGETS
@@ -35,13 +35,15 @@ def synthesis(**changes):
 
 @pytest.fixture
 def played(tmp_path, monkeypatch):
-    """One small network under every name; the RTL is golden, always in CYCLES."""
+    """A small network under every name, of single pixels where images share instructions; the RTL
+    is golden, always in CYCLES per image."""
     program = residual_net()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(accelerator, "network_program", lambda name: program)
+    monkeypatch.setattr(accelerator, "network_program", lambda name:
+                        linear_net() if name in accelerator.BATCHED else program)
     monkeypatch.setattr(accelerator, "simulated_sha256", lambda target: SHA)
     monkeypatch.setattr(accelerator, "simulate", lambda program, x, image: (
-        run(program, x)[program.outputs[0]], CYCLES))
+        run(program, x)[program.outputs[0]], CYCLES * image.batch))
     monkeypatch.setattr(accelerator, "training_rows", lambda target, command: [
         row(f"utilisation.training.{target.name}", 0.9, "of the array", command)])
     (tmp_path / "report.json").write_text(json.dumps(synthesis()))
@@ -66,11 +68,17 @@ def test_rows_with_a_routed_design(played):
         macs / (150 * CYCLES))
     assert rows["inferences_per_second.ecp5-85k.autoencoder"]["value"] == pytest.approx(
         112.5e6 / CYCLES)
+    batch = rows["cycles_per_image.ecp5-85k.autoencoder"]
+    assert batch["value"] == CYCLES and "batch 8," in batch["context"]
+    assert rows["batch_inferences_per_second.ecp5-85k.autoencoder"]["value"] == pytest.approx(
+        112.5e6 / CYCLES)
+    assert "batch 16," in rows["cycles_per_image.ecp5-85k-packed.autoencoder"]["context"]
+    assert "cycles_per_image.ecp5-85k.resnet8" not in rows
     assert rows["fmax_mhz.ecp5-85k"]["met"] is True
     assert rows["fmax_mhz.ecp5-85k"]["goal"] == ">= 110"
     assert rows["dsps.ecp5-85k"]["value"] == 150
     context = rows["cycles.ecp5-85k.resnet8"]["context"]
-    assert all(text in context for text in ("0x08100410", "150 DSPs", "112.5 MHz", SHA[:12]))
+    assert all(text in context for text in ("0x08100810", "150 DSPs", "112.5 MHz", SHA[:12]))
 
 
 def test_the_networks_of_the_chip_run_on_both_targets(played):
@@ -130,7 +138,8 @@ def test_the_page_names_the_largest_floor():
         ("cycles", 40), ("floor.array", 9), ("floor.lanes", 20), ("floor.external", 10),
         ("cycles_over_floor", 2))]
     page = accelerator.page("accelerator", [*rows, item("cycles.u.n", 50)])
-    assert "| n | t | 40 | 9 | 20 | 10 | lanes | 2.000 |\n| n | u | 50 |  |  |  |  |  |\n" in page
+    assert ("| n | t | 40 | 9 | 20 | 10 | lanes | 2.000 |  |\n"
+            "| n | u | 50 |  |  |  |  |  |  |\n") in page
 
 
 def test_fewer_cycles_than_a_floor_are_no_figure(played, monkeypatch, capsys):
