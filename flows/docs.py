@@ -2,14 +2,16 @@
 """Regenerate the documents that come from the code and from measurements.
 
 docs/results.md is made of docs/results/*.json, docs/overview.svg is the README's picture. A
-generated part of docs/hardware.md stands between `<!-- generated: NAME -->` and
-`<!-- end: NAME -->`; everything else in that file is left as it is. With --check nothing is
+generated part of docs/hardware.md and of README.md stands between `<!-- generated: NAME -->` and
+`<!-- end: NAME -->`; everything else in those files is left as it is. With --check nothing is
 written, and what is stale is reported with exit status 1.
 """
 
+import json
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cli import command as cli
@@ -170,9 +172,16 @@ PARTS = {"instructions": instruction_table, "codes": code_table, "registers": re
          "counters": counter_table, "targets": target_table, "timing": timing_table}
 
 
-def regenerated(text: str) -> str:
+def readme_parts(results: Path) -> dict:
+    """Of README.md. results: the folder of results/*.json."""
+    from benchmarks.accelerator_page import summary
+
+    return {"accelerator": lambda: summary(json.loads(_read(results / "accelerator.json")))}
+
+
+def regenerated(text: str, parts: Mapping[str, Callable[[], str]] = PARTS) -> str:
     """`text` with every generated part made anew; LockstepError where a marker is missing."""
-    for name, make in PARTS.items():
+    for name, make in parts.items():
         begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
         pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(text)) != 1:
@@ -194,7 +203,9 @@ def generated(document: Path, docs: Path = DOCS) -> dict[Path, str]:
 
     document: with generated parts; docs: the folder of results/*.json and of what is made of them
     """
+    readme = docs.parent / "README.md"
     return {document: regenerated(_read(document)),
+            readme: regenerated(_read(readme), readme_parts(docs / "results")),
             docs / "results.md": results_document(docs / "results"),
             docs / "overview.svg": picture()}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator
+from benchmarks.accelerator_page import summary
 from benchmarks.peers import PEERS
 from benchmarks.rows import row
 from cli.rtl_backend import SimulationFailure
@@ -140,6 +141,19 @@ def test_the_page_names_the_largest_floor():
     page = accelerator.page("accelerator", [*rows, item("cycles.u.n", 50)])
     assert ("| n | t | 40 | 9 | 20 | 10 | lanes | 2.000 |  |\n"
             "| n | u | 50 |  |  |  |  |  |  |\n") in page
+
+
+def test_the_summary_shows_targets_side_by_side():
+    rows = [{"name": name, "value": value} for name, value in (
+        ("cycles.t.n", 4000), ("mac_per_dsp_cycle.t.n", 1.5), ("inferences_per_second.t.n", 1234),
+        ("floor.array.t.n", 9), ("floor.lanes.t.n", 20), ("cycles.u.n", 50), ("cycles.u.o", 7),
+        ("published.mac_per_dsp_cycle.a.n", 0.5), ("published.mac_per_dsp_cycle.b.n", 0.75),
+        ("published.inferences_per_second.c.n", 9))]
+    assert summary(rows) == (
+        "| network | `t` | `u` | bound by | published, at most |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| n | 4,000 cycles, 1.50, 1,234/s | 50 cycles | lanes | 0.75 |\n"
+        "| o |  | 7 cycles |  |  |\n")
 
 
 def test_fewer_cycles_than_a_floor_are_no_figure(played, monkeypatch, capsys):
