@@ -104,8 +104,8 @@ def source_hash() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One run of flows/train.py. folder: of the runs; epochs: of trainings that begin anew; images:
-    of the data set; steps: of an epoch."""
+    """One run of flows/train.py. folder: of the runs; epochs: of trainings that begin anew; images,
+    test_images: of the data set; steps: of an epoch."""
 
     folder: Path
     network: str
@@ -113,6 +113,7 @@ class Training:
     seed: int
     epochs: int
     images: int
+    test_images: int
     steps: int
 
     @property
@@ -157,7 +158,10 @@ class Training:
         return json.loads(path.read_text()) if path.is_file() else None
 
     def result(self) -> dict | None:
-        """Accuracies in percent and losses of the finished run, of whatever sources, or None."""
+        """Accuracies in percent and losses of the finished run, of whatever sources, or None.
+
+        A program that was judged by other test images than the network has no figure.
+        """
         began = self.began_with
         if began is None or began | {"sources": "", "parent": None} != self.stamp | {
                 "sources": "", "parent": None}:
@@ -173,7 +177,8 @@ class Training:
         result = {"accuracy": 100 * config["test_accuracy"],
                   "train_loss": float(history[-1]["train_loss"]),
                   "test_loss": float(history[-1]["test_loss"])}
-        if config["arithmetic"] == "float" and "integer_accuracy" in config:
+        if config["arithmetic"] == "float" and config.get(
+                "integer_images") == self.test_images:
             result["program"] = 100 * config["integer_accuracy"]
         return result
 
@@ -363,7 +368,8 @@ def measure(arguments: argparse.Namespace, command: str) -> list[dict]:
                           + (arguments.seeds or NETWORKS[network].seeds)):
             for variant in variants:
                 training = Training(folder=folder, network=network, variant=variant, seed=seed,
-                                    epochs=epochs, images=data.n_train, steps=data.steps(BATCH))
+                                    epochs=epochs, images=data.n_train, test_images=data.n_test,
+                                    steps=data.steps(BATCH))
                 if not arguments.report_only and seed not in results[variant] \
                         and not training.is_done:
                     print(f"{training.name}: training", file=sys.stderr, flush=True)

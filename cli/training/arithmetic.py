@@ -161,7 +161,7 @@ def fused_passes() -> "FusedPasses | None":
     try:
         return FusedPasses(cached(CACHE / "passes", content_key(*build_facts()), build))
     except (LockstepError, OSError) as error:
-        print(f"training without fused passes, several times slower: {error}", file=sys.stderr)
+        print(f"integers without fused passes, several times slower: {error}", file=sys.stderr)
         return None
 
 

@@ -80,17 +80,21 @@ def save_epoch(directory: Path, checkpoint, telemetry: list[dict], config: dict)
 
 
 def integer_accuracy(program, model, data) -> tuple[float, int]:
-    """(share of right answers of the golden interpreter, images) on the first test images."""
-    from golden.program.interpreter import run
+    """(share of right answers of an inference program, images) over all test images."""
+    from cli.training.arithmetic import fused_passes
+    from sw.integer.runner import Runner
     from sw.train.evaluate import prepared
 
-    images, labels = data.test_sample(TEST_IMAGES)
-    codes = run(program, prepared(model, images).numpy())[program.outputs[0]]
-    return float((codes.argmax(1) == labels.numpy()).mean()), len(labels)
+    runner, right = Runner(program, passes=fused_passes()), 0
+    for images, labels in data.test_batches():
+        codes = program.quantize_input(prepared(model, images).numpy())
+        logits = runner({program.inputs[0]: codes})[program.outputs[0]]
+        right += int((logits.argmax(1) == labels).sum())
+    return right / data.n_test, data.n_test
 
 
 def measured(program, model, data, simulated: float) -> Program:
-    """The program with its accuracies in the metadata, over the test images that are kept."""
+    """The program with its accuracies in the metadata, over all test images."""
     from sw.train.evaluate import reconstructs
 
     if reconstructs(model):

@@ -73,7 +73,9 @@ def run_training(run: Run, world, arguments) -> None:
             config["no_program"] = str(error)
         else:
             if "accuracy" in program.metadata:
-                config["integer_accuracy"] = program.metadata["accuracy"]["integer"]
+                accuracy = program.metadata["accuracy"]
+                config |= {"integer_accuracy": accuracy["integer"],
+                           "integer_images": accuracy["integer_images"]}
             config["program_sha256"] = program.sha256
     step = run.arithmetic.step(model, checkpoint, run.data)
     write_outputs(run.directory, checkpoint, {"program": program, "step": step}, config, model,
@@ -96,7 +98,8 @@ def _print_outcome(directory: Path, config: dict, quantized: bool) -> None:
     else:
         print(f"test accuracy {100 * config['test_accuracy']:.2f} % {words}")
     if "integer_accuracy" in config:
-        print(f"integer program accuracy {100 * config['integer_accuracy']:.2f} %")
+        print(f"integer program accuracy {100 * config['integer_accuracy']:.2f} % "
+              f"({config['integer_images']} images)")
     if "no_program" in config:
         print(f"no integer program: {config['no_program']}")
     names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))

@@ -85,7 +85,7 @@ def planted(monkeypatch):
                   "arithmetic": options["--arithmetic"], "compile": "--compile" in command,
                   "channels_last": "--compile" in command, "test_accuracy": value / 100}
         if "banner" in variant:
-            config["integer_accuracy"] = (value - 0.5) / 100
+            config |= {"integer_accuracy": (value - 0.5) / 100, "integer_images": 10_000}
         (directory / "config.json").write_text(json.dumps(config))
         (directory / "results.csv").write_text(
             f"epoch,train_loss,test_loss\n0,2.0,1.9\n1,{1 - value / 1000},1.5\n")
@@ -113,6 +113,18 @@ def test_accuracy_rows_pair_the_seeds_and_check_the_goals(tmp_path, planted):
     assert rows["banner_deviation.program_minus_simulated"]["value"] == pytest.approx(-0.5)
     assert rows["banner_deviation_minus_float_bn.standard_error"]["value"] == pytest.approx(0)
     assert len(planted) == 3 * len(accuracy.VARIANTS)
+
+
+def test_a_program_is_compared_over_the_same_images(tmp_path, planted):
+    arguments = ["accuracy", "-o", str(tmp_path), "--networks", "resnet8", "--device", "cpu",
+                 "--seeds", "1", "--variants", "banner_deviation"]
+    bench.main(arguments)
+    path = tmp_path / "accuracy-runs/resnet8-banner_deviation-0/config.json"
+    for change, has in (({}, True), ({"integer_images": 1000}, False)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        bench.main(arguments)
+        names = {row["name"] for row in json.loads((tmp_path / "accuracy.json").read_text())}
+        assert ("accuracy.resnet8.banner_deviation.seed0.program" in names) is has
 
 
 def test_accuracy_goes_on_where_it_stopped(tmp_path, planted):
