@@ -35,8 +35,13 @@ def compile_program(program, target: Target, batch: int = 1) -> Image:
     best = None
     refusal = None
     for way in batches(program, batch, places):
-        tasks = {node.name: lower(node, target, places, n_images=way.images_of(node),
-                                  by_pixel=way.by_pixel) for node in program.nodes}
+        try:
+            tasks = {node.name: lower(node, target, places, n_images=way.images_of(node),
+                                      by_pixel=way.by_pixel) for node in program.nodes}
+        except CannotRun:
+            if way.by_pixel:  # image by image it can
+                continue
+            raise
         for order in orders(program):
             try:
                 image = assemble(program, target, order, tasks, places, way)

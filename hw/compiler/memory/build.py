@@ -30,7 +30,7 @@ __all__ = ["assemble", "encode_program", "owners", "results", "step_of"]
 
 _SLACK = 3  # tasks that a buffer outlives its last reader, so that none waits for it
 #: Parts of the room that buffers may fill by outliving their readers; the first that fits is taken.
-_FILLS = (1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0)
+_FILLS = (1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 _NEAR = 3  # tasks of two engines that may run side by side are at most so far apart
 _ONCE = -1  # before the first task
 
@@ -211,11 +211,12 @@ def _arrange(program, target, sequence, constants, slots, places):
     room = sum(target.bank_words) - sum(item.n_words for item in weights)
     tensors = [Item(name=key, n_words=slots.n_words(key[0], places), first=first, last=last)
                for key, (first, last) in lives.items()]
-    for fill in _FILLS:
-        found = allocate(weights + _outliving(tensors, fill * room), target, conflicts)
-        if found:
-            return found[1]
-    _refuse(program, target, weights, tensors)
+    least = allocate(weights + tensors, target, conflicts)
+    if least is None:
+        _refuse(program, target, weights, tensors)
+    found = (allocate(weights + _outliving(tensors, fill * room), target, conflicts)
+             for fill in _FILLS)
+    return next(filter(None, found), least)[1]
 
 
 def _outliving(tensors, room):

@@ -80,6 +80,16 @@ def test_images_of_single_pixels_share_their_weights(n_images, target):
         assert len(image.instructions) <= n_single, "one instruction computes them all"
 
 
+def test_images_follow_each_other_where_the_array_cannot_take_them_together():
+    """A weight of -128 does not run on packed multipliers, but on the vector engine."""
+    make = programs.Maker("lowest", (21,), 0)
+    make._weights = lambda shape: np.full(shape, -128, np.int8)
+    program = make.program(make.linear(make.input, 5))
+    target = replace(get_target("ecp5-85k-packed"), bank_words=(512,) * 4)
+    image = assert_as_golden(program, target, programs.random_codes(program, 4), 4)
+    assert opcodes(image) == [Opcode.LINEAR] * 4 + [Opcode.HALT]
+
+
 def test_a_batch_of_pixels_is_as_fast_as_one():
     program, target = networks.autoencoder(), get_target("ecp5-85k")
     image = compile_program(program, target, target.rows)
