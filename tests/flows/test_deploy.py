@@ -15,9 +15,10 @@ from flows import deploy, sim
 from golden.errors import LockstepError
 from golden.program import Program
 from golden.program.interpreter import run as golden_run
+from hw.compiler import Image
 from hw.targets import get_target
 from tests.golden.stateful import streaming_inputs, streaming_program
-from tests.programs import Maker, norm_net, random_codes, residual_net
+from tests.programs import Maker, linear_net, norm_net, random_codes, residual_net
 
 TARGET = get_target("sim-4x4")
 
@@ -25,7 +26,7 @@ TARGET = get_target("sim-4x4")
 @pytest.fixture
 def software_only(monkeypatch):
     """Deployments without Verilog and memory image: seconds less for tests of the rest."""
-    def write_hardware(program, target, folder):
+    def write_hardware(program, target, folder, batch):
         (folder / "rtl").mkdir()
         (folder / "rtl" / "accelerator.v").write_text("module accelerator; endmodule\n")
     monkeypatch.setattr(deploy, "write_hardware", write_hardware)
@@ -50,6 +51,22 @@ def test_whole_deployment_twice(tmp_path):
                                                                                        "bin"}
     for data in files.values():
         assert str(tmp_path).encode() not in data
+
+
+def test_a_run_of_the_image_computes_a_batch(tmp_path, capsys):
+    program = linear_net()
+    program.save(tmp_path / "program")
+    argv = ["--program", str(tmp_path / "program"), "--target", "array-2x4", "-o",
+            str(tmp_path / "d"), "--images", "2"]
+    deploy.main([*argv, "--batch", "3"])
+    image = Image.load(tmp_path / "d" / "memory")
+    assert image.batch == 3
+    assert {"input", "input#2"} <= {*image.placements}
+    with pytest.raises(SystemExit) as stop:
+        cli.run(deploy.main, [*argv, "--batch", "0"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: --batch must be at least 1, not 0\n"
+    assert Image.load(tmp_path / "d" / "memory").batch == 3, "nothing is lost"
 
 
 def test_manifest_names_every_file(tmp_path, software_only):

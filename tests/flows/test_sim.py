@@ -13,7 +13,9 @@ import torch
 
 from cli import command as cli
 from cli.inputs import DEFAULT_IMAGES
+from cli.rtl_backend import check_batch
 from flows import deploy, formal, rtl, sim, synth
+from golden.errors import LockstepError
 from golden.program.interpreter import run as golden_run
 from hw.compiler import compile_program
 from hw.targets import get_target
@@ -218,6 +220,19 @@ def test_images_and_verilog_that_do_not_belong(saved, tmp_path, capsys):
              "none", "No such file")
     one_line(exit_of(["--program", folder, "--verilog", str(tmp_path / "none.v")], capsys),
              "none.v", "No such file")
+
+
+def test_a_batch_that_has_no_effect_is_refused(saved, tmp_path, capsys):
+    program, folder, inputs = saved
+    argv = ["--program", folder, "--inputs", inputs, "--batch"]
+    one_line(exit_of([*argv, "0"], capsys), "--batch must be at least 1, not 0")
+    one_line(exit_of([*argv, "2", "--backend", "golden"], capsys),
+             "--batch has no effect on the golden backend")
+    compile_program(program, get_target("sim-4x4")).save(tmp_path / "image")
+    one_line(exit_of([*argv, "2", "--image", str(tmp_path / "image")], capsys),
+             "--batch has no effect on an image that is already compiled")
+    with pytest.raises(LockstepError, match="has a batch of its own, of 4 images: --batch has no"):
+        check_batch(dataclasses.replace(program, batch=4), 4)
 
 
 def test_a_hang_of_the_hardware_is_a_finding(saved, monkeypatch, capsys):
