@@ -258,6 +258,15 @@ def sequence_net(length, size, channels=8):
     return make.program(x)
 
 
+def pixel_net():
+    """Everything that fully connected networks have; each tensor is a single pixel."""
+    make = Maker("pixels", (21,), 0)
+    x = make.linear(make.input, 37)
+    y = make.lookup(make.linear(make.clamp(x, -90, 80), 37), np.tanh, 1 / 128, 0)
+    z = make.rescaling(make.mul(make.add(x, y), y), 0.9)
+    return make.program(make.flatten(make.linear(z, 5)))
+
+
 def small_programs(seed=0):
     """Dict by name: every program above with half-up rounding, and three with gemmlowp's."""
     programs = {make.__name__: make(seed) for make in

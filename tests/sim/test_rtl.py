@@ -9,6 +9,7 @@ import pytest
 from golden.errors import LockstepError
 from golden.program import interpreter
 from golden.program.compare import compare
+from golden.program.verify import verify
 from hw.compiler import compile_program
 from hw.isa import N_WORDS, decode
 from hw.rtl.accelerator import Accelerator
@@ -73,6 +74,18 @@ def test_the_number_of_images_jobs_and_the_layout_do_not_matter():
     assert sum(done) == 5
     nothing = rtl.run(program, x[:0], target=TARGET)
     assert all(len(values) == 0 for values in nothing.values())
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+def test_images_that_share_instructions_are_as_golden(batch):
+    program, report = programs.pixel_net(), []
+    image = compile_program(program, get_target(TARGET), batch)
+    single = compile_program(program, get_target(TARGET))
+    assert len(image.instructions) <= len(single.instructions)
+    x = programs.random_codes(program, 7)   # the last run is not full
+    trace = rtl.run(program, x, target=TARGET, image=image, report=report)
+    assert compare({"golden": interpreter.run(program, x), "rtl": trace}, program) == []
+    assert report[0].batch == batch and report[0].macs == batch * verify(program).macs
 
 
 def test_the_first_images_alone_can_be_traced():

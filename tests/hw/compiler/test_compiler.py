@@ -61,19 +61,10 @@ def test_a_batch_is_as_golden(n_images):
     assert estimate(image).cycles < n_images * estimate(single).cycles
 
 
-def pixel_net():
-    """Everything that fully connected networks have; each tensor is a single pixel."""
-    make = programs.Maker("pixels", (21,), 0)
-    x = make.linear(make.input, 37)
-    y = make.lookup(make.linear(make.clamp(x, -90, 80), 37), np.tanh, 1 / 128, 0)
-    z = make.rescaling(make.mul(make.add(x, y), y), 0.9)
-    return make.program(make.flatten(make.linear(z, 5)))
-
-
 @pytest.mark.parametrize("target", ["array-3x4", "sim-8x8", "array-3x16x8"])
 @pytest.mark.parametrize("n_images", [2, 7, 16])
 def test_images_of_single_pixels_share_their_weights(n_images, target):
-    program, target = pixel_net(), get_target(target)
+    program, target = programs.pixel_net(), get_target(target)
     image = assert_as_golden(program, target, programs.random_codes(program, n_images), n_images)
     n_single = len(compile_program(program, target).instructions)
     if n_images > target.rows:
