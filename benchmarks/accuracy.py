@@ -208,7 +208,7 @@ class Training:
         return self.folder / f"{self.name}-aside-{digest[:12] if stamp else 0}"
 
     def _initial(self):
-        """A checkpoint of the weights that float trainings of the seed begin from, or end with."""
+        """A checkpoint: of the parent's end, or of what float trainings of the seed begin from."""
         if self.parent:
             return self.parent.directory / "checkpoint.pt"
         import torch
@@ -244,7 +244,7 @@ class Training:
             command += ["--compile", "--channels-last"]
         if (self.directory / PARTIAL).is_file():
             command += ["--resume"]
-        elif settings["arithmetic"] == "integer":
+        elif settings["arithmetic"] == "integer" or self.parent:
             command += ["--initial", str(self._initial())]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, text=True,

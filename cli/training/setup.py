@@ -1,6 +1,7 @@
 """From the command line to a run: what to train, checked before training begins."""
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "agree", "choose_device", "directory_of", "load_network", "newest_checkpoint",
            "prepare"]
+
+MATCHED_BATCHES = 32  # of which norms of another kind take their measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +186,9 @@ def _begin_from(path: str, model, data, settings, world) -> None:
 
     source = load_network(path)
     copy_weights(source, model, path)
-    n_images = min(settings.batch_size * world.size, data.n_train)
-    match_norms(source, model, data.train_sample(n_images)[0])
+    batches = data.batches(min(settings.batch_size * world.size, data.n_train),
+                           seed=settings.seed, epoch=0)
+    match_norms(source, model, (images for images, _ in islice(batches, MATCHED_BATCHES)))
     world.share([parameter.data for parameter in model.parameters()])
 
 

@@ -2,10 +2,11 @@
 
 A network that was trained with batch normalization divides by standard deviations, one with RangeBN
 by ranges; of values that are not normally distributed they differ, by as much as a tenth. So gammas
-are taken over times the ratio of both, measured on a batch, and the network computes the same.
+are taken over times the ratio of both, measured on some batches, and the network computes the same.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -43,24 +44,31 @@ def _deviation(norm: Norm, values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_norms(source: nn.Module, model: nn.Module, images: Tensor) -> None:
+def match_norms(source: nn.Module, model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Scales model's gammas, those of source, where its norms are of another kind.
 
-    On a batch like images (N, C, H, W) its norms then give what those of source, a float network,
-    give. The buffers of source move.
+    On batches like these, images (N, C, H, W), its norms then give in the mean what those of
+    source, a float network, give. From one batch to the next the ratio of a range to a standard
+    deviation moves by 2 to 6 percent. The buffers of source move.
     """
     norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, Norm)}
+    ratios: dict[nn.Module, list[Tensor]] = {}
     hooks = []
     for name, norm in source.named_modules():
         target = norms.get(name)
         if isinstance(norm, Norm) and type(target) is not type(norm):
-            def scale(norm, inputs, target=target):
+            def measure(norm, inputs, target=target):
                 values = inputs[0].transpose(0, 1).flatten(1)
-                target.weight.mul_(_deviation(target, values) / _deviation(norm, values))
-            hooks.append(norm.register_forward_pre_hook(scale))
+                ratios.setdefault(target, []).append(
+                    _deviation(target, values) / _deviation(norm, values))
+            hooks.append(norm.register_forward_pre_hook(measure))
     if hooks:
         mode = source.training
-        source.train()(prepared(source, images))
+        source.train()
+        for images in batches:
+            source(prepared(source, images))
         source.train(mode)
     for hook in hooks:
         hook.remove()
+    for target, found in ratios.items():
+        target.weight.mul_(torch.stack(found).mean(0))

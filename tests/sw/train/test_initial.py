@@ -34,16 +34,30 @@ def test_the_outputs_of_a_batch_stay(before, after):
     plain = network(after, 1)
     copy_weights(source, plain, "it")
     wanted = source.train()(images)
-    match_norms(source, model, images)
+    match_norms(source, model, [images])
     assert torch.allclose(model.train()(images), wanted, rtol=1e-3, atol=1e-3)
     if before != after:
         assert not torch.allclose(plain.train()(images), wanted, rtol=1e-2, atol=1e-2)
 
 
+def test_the_ratio_is_the_mean_over_batches():
+    parts = [torch.randn(16, 3, 16, 16) ** 3 for _ in range(3)]
+    source, gammas = network("batch"), []
+    for batches in ([part] for part in parts), [parts]:
+        for batch in batches:
+            model = network("range", 1)
+            copy_weights(source, model, "it")
+            match_norms(source, model, iter(batch))
+            gammas.append(torch.cat([norm.weight for norm in model.modules()
+                                     if isinstance(norm, Norm)]))
+    assert torch.allclose(torch.stack(gammas[:3]).mean(0), gammas[3], rtol=1e-4)
+    assert not torch.allclose(gammas[0], gammas[3], rtol=1e-2)
+
+
 def test_a_norm_of_the_same_kind_stays():
     source, model = network("batch"), network("batch", 1)
     copy_weights(source, model, "it")
-    match_norms(source, model, torch.randn(8, 3, 16, 16))
+    match_norms(source, model, [torch.randn(8, 3, 16, 16)])
     for one, other in zip(source.parameters(), model.parameters(), strict=True):
         assert torch.equal(one, other)
 
