@@ -29,8 +29,10 @@ from hw.targets import Target
 __all__ = ["assemble", "encode_program", "owners", "results", "step_of"]
 
 _SLACK = 3  # tasks that a buffer outlives its last reader, so that none waits for it
-#: Parts of the room that buffers may fill by outliving their readers; the first that fits is taken.
-_FILLS = (1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+#: Parts of the room that buffers may fill by outliving their readers: the more do, the less is left
+#: to keep apart what is read side by side.
+_FILLS = (1, 0.9, 0.8, 0.7, 0.6, 0.5)
+_STALL = 0.35  # cycles lost per cycle of conflict, of which the costs are upper bounds
 _NEAR = 3  # tasks of two engines that may run side by side are at most so far apart
 _ONCE = -1  # before the first task
 
@@ -198,8 +200,9 @@ def _conflicts(flat, constants, slots, target):
     return conflicts
 
 
-def _arrange(program, target, sequence, constants, slots, places):
-    """{tensor or weight: (bank, base)}; DoesNotFit where there is no room."""
+def _arrangements(program, target, sequence, constants, slots, places):
+    """(conflicts, {tensor or weight: (bank, base)}), different ones, up to one without conflicts;
+    DoesNotFit where there is no room."""
     lives = _lifetimes(program, sequence, slots)
     flat = [(image, task) for image, _, tasks in sequence for task in tasks]
     even = {constants.weight_key(task) for _, task in flat
@@ -214,9 +217,15 @@ def _arrange(program, target, sequence, constants, slots, places):
     least = allocate(weights + tensors, target, conflicts)
     if least is None:
         _refuse(program, target, weights, tensors)
-    found = (allocate(weights + _outliving(tensors, fill * room), target, conflicts)
-             for fill in _FILLS)
-    return next(filter(None, found), least)[1]
+    seen = []
+    for fill in _FILLS:
+        found = allocate(weights + _outliving(tensors, fill * room), target, conflicts)
+        if found and found not in seen:
+            seen.append(found)
+            yield found
+            if found[0] == 0:
+                return
+    yield least
 
 
 def _outliving(tensors, room):
@@ -275,20 +284,18 @@ def assemble(program, target: Target, order, tasks, layout, batch: Batch) -> Ima
     n_tasks = sum(len(node_tasks) for _, _, node_tasks in sequence)
     _check_capacity(program, target, constants.n_channels, n_tasks + 1)
     slots = _Slots(program, batch)
-    where = _arrange(program, target, sequence, constants, slots, layout)
-
-    scheduler, fields, steps = Scheduler(target=target), [], []
+    best = None
+    for conflicts, places in _arrangements(program, target, sequence, constants, slots, layout):
+        candidate = _scheduled(program, target, sequence, constants, slots, layout, places)
+        cycles = estimate_fields(candidate, target).cycles
+        if best is None or cycles + _STALL * conflicts < best:
+            best, estimated, fields, where = (cycles + _STALL * conflicts, cycles, candidate,
+                                              places)
+    steps, first = [], 0
     for image, node, node_tasks in sequence:
-        here = {name: slots.place(name, image, layout, where)
-                for name in (*node.inputs, *node.outputs)}
-        steps.append(step_of(program, node, len(fields), len(node_tasks), image,
+        steps.append(step_of(program, node, first, len(node_tasks), image,
                              vector_share(node_tasks), batch.size))
-        for task in node_tasks:
-            key = constants.weight_key(task)
-            bound = task.bind(here, where[key] if key else None,
-                              constants.parameter_base(task, target.lanes))
-            fields.append(scheduler.add(_decoded(program.name, bound)))
-    fields.append(decode(encode(opcode=Opcode.HALT)))
+        first += len(node_tasks)
     rows = [rows for _, rows in constants.parameters.values()]
     parameters = np.concatenate(rows) if rows else np.zeros((1, 3), np.int64)
     return Image(
@@ -297,7 +304,21 @@ def assemble(program, target: Target, order, tasks, layout, batch: Batch) -> Ima
         parameters=(parameters & 0xFFFFFFFF).astype("<u4"),
         blocks=_blocks(constants.weights, where), placements=slots.placements(layout, where),
         steps=tuple(steps), inputs=program.sources, outputs=results(program), batch=batch.size,
-        metadata={"estimated_cycles": estimate_fields(fields, target).cycles})
+        metadata={"estimated_cycles": estimated})
+
+
+def _scheduled(program, target, sequence, constants, slots, layout, where):
+    """The instructions of a sequence of tasks, with what each waits for; where: of everything."""
+    scheduler, fields = Scheduler(target=target), []
+    for image, node, node_tasks in sequence:
+        here = {name: slots.place(name, image, layout, where)
+                for name in (*node.inputs, *node.outputs)}
+        for task in node_tasks:
+            key = constants.weight_key(task)
+            bound = task.bind(here, where[key] if key else None,
+                              constants.parameter_base(task, target.lanes))
+            fields.append(scheduler.add(_decoded(program.name, bound)))
+    return [*fields, decode(encode(opcode=Opcode.HALT))]
 
 
 def _decoded(program, bound):
