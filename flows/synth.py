@@ -70,8 +70,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help=f"{', '.join(TARGETS)} or array-RxC (default %(default)s)")
     parser.add_argument("--top", choices=list(TOPS), default="accelerator",
                         help="the whole accelerator or a part (default %(default)s)")
-    parser.add_argument("--seeds", default="1,2,3", metavar="1,2,3",
+    placed = parser.add_mutually_exclusive_group()
+    placed.add_argument("--seeds", default="1,2,3", metavar="1,2,3",
                         help="of the placer (default %(default)s)")
+    placed.add_argument("--count-only", action="store_true",
+                        help="count resources, place nothing")
     parser.add_argument("--freq", type=float, default=150, metavar="MHZ",
                         help="what the placer aims at (default 150)")
     parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N",
@@ -83,6 +86,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/synth"), metavar="DIR",
                         help="folder to write into (default %(default)s)")
     args = parser.parse_args(argv)
+    if args.count_only:
+        args.seeds = []
+        return args
     try:
         args.seeds = [int(text) for text in args.seeds.split(",")]
     except ValueError:
@@ -110,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     design = top_design(args.top, target)
     device = device_of(target)
     print(f"placing and routing {args.top} of {target.name}, minutes for a whole accelerator"
-          if device.places else f"synthesizing {args.top} of {target.name} for {device.name}",
-          flush=True)
+          if device.places and args.seeds else
+          f"synthesizing {args.top} of {target.name} for {device.name}", flush=True)
     report, logs = implement(design, device, seeds=args.seeds, frequency_mhz=args.freq,
                              jobs=args.jobs, cache=CACHE, nextpnr=args.nextpnr, progress=_tell)
     goal = device.goals_mhz.get(target.name) if args.top == "accelerator" else None
@@ -133,6 +139,8 @@ def _command(args, target) -> str:
     words = ["python", "flows/synth.py", "--target", args.target]
     words += [] if args.top == "accelerator" else ["--top", args.top]
     if device_of(target).places:
+        if args.count_only:
+            return shlex.join([*words, "--count-only"])
         words += ["--seeds", ",".join(map(str, args.seeds)), "--freq", f"{args.freq:g}"]
         words += [] if args.nextpnr == NEXTPNR else ["--nextpnr", Path(args.nextpnr).name]
     return shlex.join(words)

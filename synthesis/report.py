@@ -32,8 +32,8 @@ def implement(design: Design, device: Device, *, seeds: list[int], frequency_mhz
               progress=lambda text: None) -> tuple[dict, list[Path]]:
     """Synthesize for a device, place and route every seed; returns the report and the logs.
 
-    A design that is larger than the device is not placed: it has no fmax_mhz. Nor has one whose
-    device has no place and route: ``seeds`` is of no use there.
+    A design that is larger than the device is not placed: it has no fmax_mhz. Nor has one without
+    ``seeds``, or whose device has no place and route, where they are of no use.
     """
     if not device.places:
         return _synthesis_only(design, device, cache)
@@ -49,6 +49,9 @@ def implement(design: Design, device: Device, *, seeds: list[int], frequency_mhz
         "fixed_multipliers": figures["fixed_multipliers"]}
     if not report["fits"]:
         return report, [folder / ecp5.LOG]
+    if not seeds:
+        note = "not placed: resources alone were asked for"
+        return report | {"fmax_note": note}, [folder / ecp5.LOG]
     routes = ecp5.place_seeds(
         folder, design, device, seeds=seeds, frequency_mhz=frequency_mhz, jobs=jobs, cache=cache,
         nextpnr=nextpnr, progress=lambda route: progress(

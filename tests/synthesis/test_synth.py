@@ -212,6 +212,17 @@ def test_an_unknown_cell_is_not_taken_for_free(tmp_path, fakes):
         run(tmp_path, target="zynq-7020")
 
 
+def test_resources_alone(tmp_path, fakes, capsys):
+    status, report = run(tmp_path, "--count-only")
+    assert status == 0 and report["fits"] and report["seeds"] == []
+    assert report["fmax_mhz"] is None and report["dsps"] > 0
+    assert report["command"] == "python flows/synth.py --target ecp5-85k --count-only"
+    assert "not placed: resources alone were asked for" in capsys.readouterr().out
+    assert not list((tmp_path / "out").glob("*nextpnr*"))
+    with pytest.raises(LockstepError, match="not allowed with argument"):
+        synth.main(["--count-only", "--seeds", "1", "-o", str(tmp_path)])
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--seeds", "1,b"], "--seeds must be numbers such as 1,2,3, not 1,b"),
     (["--seeds", "1,1"], "--seeds must be different"),
