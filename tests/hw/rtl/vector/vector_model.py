@@ -13,10 +13,10 @@ BY_PIXELS = (Opcode.ADD, Opcode.MUL, Opcode.LOOKUP)  # no window, a unit is a pi
 
 
 class Memories:
-    """Four banks of random codes, and parameters of random channels."""
+    """Four banks of random codes, and parameters of random channels, by default 64 words."""
 
-    def __init__(self, target, seed=0, n_parameters=256):
-        rng = np.random.default_rng(seed)
+    def __init__(self, target, seed=0, n_parameters=None):
+        rng, n_parameters = np.random.default_rng(seed), n_parameters or 64 * target.lanes
         self.target = target
         self.banks = [rng.integers(-128, 128, (words, target.columns)).astype(np.int8)
                       for words in target.bank_words]
