@@ -97,8 +97,8 @@ def test_progress_and_telemetry(digits, trained):
 
 def test_initial_weights_have_the_deviation_of_the_layers():
     for name, options in (("resnet", {"depth": 8}), ("mobilenet_v1", {})):
-        drawn, own = build_model(name, options), build_model(name, options)
         torch.manual_seed(0)
+        drawn, own = build_model(name, options), build_model(name, options)
         draw_weights(drawn, 7)
         for a, b in zip(drawn.modules(), own.modules()):
             if isinstance(a, WeightedLayer) and a.weight.numel() > 2000:
