@@ -31,11 +31,14 @@ from sw.quantize.recipes import make_recipe
 from tests.sw.integer.networks import EACH, NETWORKS, batch, network, step_program
 
 LEARNT = "weight", "gamma", "beta", "bias"
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(),
+                                                     reason="no CUDA device here"))
+ON_DEVICES = pytest.mark.parametrize("device", ["cpu", CUDA])
 
 
-def follow(step, settle, n_settle, n_steps):
+def follow(step, settle, n_settle, n_steps, device="cpu"):
     """Asserts that numpy, torch and the runner agree on every tensor; the last trace."""
-    state, runners = None, [Runner(settle), Runner(step)]
+    state, runners = None, [Runner(settle, device), Runner(step, device)]
     for number in range(n_settle + n_steps):
         program = settle if number < n_settle else step
         runner = runners[program is step]
@@ -43,7 +46,7 @@ def follow(step, settle, n_settle, n_steps):
             runner.state = runners[0].state
         inputs = batch(program, number)
         trace = golden_run(program, inputs, state)
-        other = executor.run(program, inputs, state=state)
+        other = executor.run(program, inputs, state=state, device=device)
         assert {*trace} == {*other}
         for name, value in trace.items():
             np.testing.assert_array_equal(other[name], value, err_msg=name)
@@ -51,21 +54,24 @@ def follow(step, settle, n_settle, n_steps):
         state = renewed_state(program, trace)
         for found, wanted in ((outputs, trace), (runner.state, state)):
             for name, value in found.items():
-                np.testing.assert_array_equal(value.numpy(), wanted[name], err_msg=name)
+                np.testing.assert_array_equal(value.cpu().numpy(), wanted[name],
+                                              err_msg=name)
     return trace
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("name", EACH)
-def test_every_tensor_is_equal_on_numpy_and_torch(name):
+def test_every_tensor_is_equal_on_numpy_and_torch(name, device):
     _, settle = step_program(name, settle=True)
     _, step = step_program(name)
-    follow(step, settle, 1, 2)
+    follow(step, settle, 1, 2, device)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", ["digits", "resnet8", "ds_cnn", "mobilenet"])
-def test_twenty_steps_are_equal(name):
+@ON_DEVICES
+def test_twenty_steps_are_equal(name, device):
     function, options, n_images, _ = {
         "digits": ("resnet_digits", {}, 32, None), "resnet8": ("resnet", {"depth": 8}, 16, None),
         "ds_cnn": ("ds_cnn", {}, 16, None), "mobilenet": ("mobilenet_v1", {}, 4, None)}[name]
@@ -73,7 +79,7 @@ def test_twenty_steps_are_equal(name):
     model = build_model(function, options)
     settle, step = (integer_step(model, n_images, input_exponent=-6, settle=settle)
                     for settle in (True, False))
-    follow(step, settle, 4, 20)
+    follow(step, settle, 4, 20, device)
 
 
 def test_a_step_is_a_program_that_can_be_stored(tmp_path):
