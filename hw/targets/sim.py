@@ -17,5 +17,5 @@ TARGETS = (
 def free_shape(name: str, rows: int, columns: int, lanes: int = 4) -> Target:
     """A target of any shape, with memories for every test. Raises ValueError as Target does."""
     return Target(name=name, rows=rows, columns=columns, lanes=lanes,
-                  bank_words=(16384,) * N_BANKS, parameter_words=8192 // lanes,
+                  bank_words=(16384,) * N_BANKS, parameter_words=8192 // max(1, lanes),
                   instruction_words=8192)

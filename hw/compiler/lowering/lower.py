@@ -86,8 +86,8 @@ def _where_it_lies(node, place) -> Placement:
         # The same pixels in the same order, so the new shape may be an image as any other.
         return replace(place, shape=shape, stored=_stored_shape(shape), channels_last=False)
     if not (orders_agree(place.shape) and orders_agree(shape)):
-        if place.shape != place.stored and not orders_agree(place.stored) and (
-                last != op.channels_last):
+        moved = not (orders_agree(place.shape) and orders_agree(place.stored))
+        if place.shape != place.stored and moved and last != op.channels_last:
             raise CannotRun(f"Node '{node.name}': reshapes in two orders of the elements, one "
                             f"behind the other, do not run on the accelerator")
         last = op.channels_last

@@ -14,6 +14,8 @@ from hw.compiler.lowering.dispatch import runs_by_pixel, runs_whole
 
 __all__ = ["Batch", "batches"]
 
+_MOST_PIXELS = (1 << 16) - 1  # of a line
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -38,7 +40,7 @@ def batches(program, size: int, places: dict) -> list[Batch]:
             node.name for node in program.nodes
             if runs_whole(node.op) or not program.tensors[node.outputs[0]].batched))]
     ways = [Batch(size=size)]
-    if size > 1 and all(tensor.batched for tensor in program.tensors.values()) and all(
+    if 1 < size <= _MOST_PIXELS and all(tensor.batched for tensor in program.tensors.values()) and all(
             place.n_words == place.n_chunks and not place.dense for place in places.values()) and (
             all(runs_by_pixel(node.op) for node in program.nodes)):
         ways.append(Batch(size=size, gathered=True, by_pixel=True,

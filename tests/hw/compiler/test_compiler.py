@@ -99,6 +99,19 @@ def test_reshapes_keep_their_order_of_elements(channels_last, target):
     assert_as_golden(program, get_target(target), programs.random_codes(program, 2))
 
 
+@pytest.mark.parametrize(("shape", "orders"), [((3, 5, 1), (True, False)),
+                                               ((2, 4, 2), (False, True))])
+def test_reshapes_in_two_orders_of_a_single_pixel_are_refused(shape, orders):
+    n = int(np.prod(shape))
+    make = programs.Maker("order", (n, 1, 1), 0)
+    x = make.input
+    for new, last in zip((shape, (n,)), orders):
+        op = ops.Reshape(shape=new, channels_last=last)
+        x = make._append("reshape", op, [x], *make._quantization(x))
+    with pytest.raises(CannotRun, match="reshapes in two orders of the elements"):
+        compile_program(make.program(make.linear(x, 4)), get_target("array-3x4"))
+
+
 @pytest.mark.parametrize("size", [(1, 12), (12, 1), (3, 4)])
 def test_a_reshape_that_keeps_the_pixels_gives_an_image(size):
     program = programs.sequence_net(12, size)

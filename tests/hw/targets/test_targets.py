@@ -38,6 +38,7 @@ def test_every_free_shape_has_consistent_sizes():
     ("array-1x4", r"Rows must be in 2\.\.4 \(columns\), not 1"),
     ("array-9x8", r"Rows must be in 2\.\.8 \(columns\), not 9"),
     ("array-4x5", r"Columns must be one of \(4, 8, 16\), not 5"),
+    ("array-3x4x0", r"Lanes must be one of \(4, 8\) and at most 4 \(columns\), not 0"),
     ("array-4x32", r"Columns must be one of \(4, 8, 16\), not 32"),
 ])
 def test_sides_are_limited(name, message):
