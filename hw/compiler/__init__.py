@@ -33,7 +33,6 @@ def compile_program(program, target: Target, batch: int = 1) -> Image:
                             f"not {batch}")
     places = layouts(program, target)
     best = None
-    refusal = None
     for way in batches(program, batch, places):
         try:
             tasks = {node.name: lower(node, target, places, n_images=way.images_of(node),
@@ -42,17 +41,17 @@ def compile_program(program, target: Target, batch: int = 1) -> Image:
             if way.by_pixel:  # image by image it can
                 continue
             raise
+        refusal = None  # of the last way, which needs the least
         for order in orders(program):
             try:
-                image = assemble(program, target, order, tasks, places, way)
+                found = assemble(program, target, order, tasks, places, way)
             except DoesNotFit as error:
                 refusal = refusal or error
                 continue
-            if best is None or (image.metadata["estimated_cycles"]
-                                < best.metadata["estimated_cycles"]):
-                best = image
+            if best is None or found[0] < best[0]:
+                best = found
     if best is None and target.bus_bits:
         return tile(program, target, orders(program)[-1], batch)
     if best is None:
         raise refusal
-    return best
+    return best[1]

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hw.compiler.lowering.dispatch import runs_by_pixel, runs_whole
+from hw.isa import Format, field_of
 
 __all__ = ["Batch", "batches"]
 
-_MOST_PIXELS = (1 << 16) - 1  # of a line
+_MOST_PIXELS = field_of(Format.VECTOR, "out_width").high
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -270,11 +270,12 @@ def _check_capacity(program, target, n_channels, n_instructions):
                              f"{what.format(needed)}, there are {available}")
 
 
-def assemble(program, target: Target, order, tasks, layout, batch: Batch) -> Image:
-    """An image of a batch of images of a program whose nodes run in ``order``.
+def assemble(program, target: Target, order, tasks, layout, batch: Batch) -> tuple[float, Image]:
+    """An image of a batch of images of a program whose nodes run in ``order``, behind its cost:
+    the cycles that are expected, what conflicts of banks cost among them.
 
     tasks: by node name; layout: Placements of which only bank and base are open. The estimate of
-    its cycles is in the image's metadata.
+    its cycles without conflicts is in the image's metadata.
     """
     sequence = _sequence(order, tasks, batch)
     constants = _Constants()
@@ -298,7 +299,7 @@ def assemble(program, target: Target, order, tasks, layout, batch: Batch) -> Ima
         first += len(node_tasks)
     rows = [rows for _, rows in constants.parameters.values()]
     parameters = np.concatenate(rows) if rows else np.zeros((1, 3), np.int64)
-    return Image(
+    return best, Image(
         program=program.name, program_sha256=program.sha256, target=target,
         instructions=encode_program(program.name, fields),
         parameters=(parameters & 0xFFFFFFFF).astype("<u4"),

@@ -62,6 +62,12 @@ def test_both_ports_bring_weights_where_both_engines_have_some():
     assert least.weight_ports == -(-(n_words + 64) // 3)
 
 
+def test_a_word_counts_once_and_only_where_its_channels_are_written():
+    same = floors_of_fields([PRODUCT | {"b_x_step": 0}], TARGET)
+    assert same.weight_ports == same.weight_banks == 1
+    assert floors_of_fields([PRODUCT | {"n_channels": 16}], TARGET).weight_ports == 9 * 16
+
+
 def test_an_instruction_has_its_weights_once():
     window = {"n_channels": 32, "n_chunks": 2, "out_width": 5, "out_height": 4, "width": 5,
               "height": 4, "stride_x": 1, "stride_y": 1}

@@ -35,7 +35,6 @@ def _sums_or_lookup(op, context, bias, rescale) -> list[Task]:
 
 
 @runs_by_pixel.register(ops.Add)
-@runs_by_pixel.register(ops.Clamp)
 @runs_by_pixel.register(ops.Mul)
 @runs_by_pixel.register(ops.Rescaling)
 def _runs_by_pixel(op) -> bool:
