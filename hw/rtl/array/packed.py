@@ -42,7 +42,7 @@ class PackedWeights(data.Struct):
 
 def packed_latency(multiplier_class) -> int:
     """Cycles from the operands to p1, by which p0 is a cycle ahead."""
-    return multiplier_class.LATENCY + 3
+    return multiplier_class.LATENCY + 2
 
 
 def packed_products(m, multiplier_class, a, weights, *, name="pair") -> tuple:
@@ -58,19 +58,19 @@ def packed_products(m, multiplier_class, a, weights, *, name="pair") -> tuple:
 
     operand = Cat(weights.w0, weights.w0[-1].replicate(_OFFSET - 8), weights.upper).as_signed()
     product = multiplier_class.multiply(m, operand, a, name=f"{name}_product")
-    near = register("product", product[:_OFFSET + PRODUCT_WIDTH], 0)
-    # Beside it, low = w1 * a mod 2^5 in as many cycles: the operands, two parts, their sum.
-    w, x = register("w", weights.low, 0), register("x", a[:_LOW], 0)
-    for stage in range(1, multiplier_class.LATENCY - 1):
+    # Beside it, low = w1 * a mod 2^5 in as many cycles: perhaps waiting, two parts, their sum.
+    w, x = weights.low, a[:_LOW]
+    for stage in range(multiplier_class.LATENCY - 2):
         w, x = register("w", w, stage), register("x", x, stage)
     part_0 = register("part_0", (w * x[:2])[:_LOW], 0)
     part_1 = register("part_1", (w[:_LOW - 2] * x[2:])[:_LOW - 2], 0)
     low = register("low", Cat(part_0[:2], part_0[2:] + part_1)[:_LOW], 0)
 
-    difference = near[_OFFSET:_OFFSET + _LOW] - low  # -31..31
+    difference = product[_OFFSET:_OFFSET + _LOW] - low  # -31..31
     difference = register("difference", difference, 1).as_signed()
-    low, high = register("low", low, 1), register("high", near[_OFFSET + _LOW:], 1)
-    p0 = Cat(register("product", near[:_OFFSET], 1), difference[:_LOW]).as_signed()
+    low = register("low", low, 1)
+    high = register("high", product[_OFFSET + _LOW:_OFFSET + PRODUCT_WIDTH], 1)
+    p0 = Cat(register("product", product[:_OFFSET], 1), difference[:_LOW]).as_signed()
     above, below = (difference[-2:] == 0b01), (difference[-2:] == 0b10)
     change = Cat(above | below, below.replicate(len(high) - 1))  # +1, -1 or 0
     p1 = Cat(register("low", low, 2), register("high", (high + change)[:len(high)], 2))
