@@ -41,8 +41,7 @@ def batches(program, size: int, places: dict) -> list[Batch]:
             node.name for node in program.nodes
             if runs_whole(node.op) or not program.tensors[node.outputs[0]].batched))]
     ways = [Batch(size=size)]
-    are_pixels = all(place.n_words == place.n_chunks and not place.dense
-                     for place in places.values())
+    are_pixels = all(place.n_words == place.n_chunks for place in places.values())
     if (1 < size <= _MOST_PIXELS and are_pixels
             and all(tensor.batched for tensor in program.tensors.values())
             and all(runs_by_pixel(node.op) for node in program.nodes)):
