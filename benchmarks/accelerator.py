@@ -104,19 +104,19 @@ def networks_rows(arguments: argparse.Namespace, names: list[str], targets: list
     with_bus = [target for target in targets if target.bus_bits] or [get_target(EXTERNAL_TARGET)]
     runs = {name: targets if name in ON_CHIP else with_bus for name in names}
     used = {target.name: target for on in runs.values() for target in on}
-    routed = {name: routed_report(target, arguments.synthesis) for name, target in used.items()}
+    synthesized = {name: synthesis_report(target, arguments.synthesis) for name, target in used.items()}
     rows = []
     for name, on in runs.items():
         for target in on:
             measured = _measure_network(name, target)
             print(_progress(measured), file=sys.stderr, flush=True)
-            rows += _network_rows(measured, routed[target.name], target, command)
+            rows += _network_rows(measured, synthesized[target.name], target, command)
             if name in BATCHED:
                 measured = _measure_network(name, target, target.rows)
                 print(_progress(measured), file=sys.stderr, flush=True)
-                rows += _batch_rows(measured, routed[target.name], target, command)
+                rows += _batch_rows(measured, synthesized[target.name], target, command)
         rows += _published_rows(name, measured.macs, command)
-    for name, report in routed.items():
+    for name, report in synthesized.items():
         rows += _design_rows(report, used[name]) if report else []
     return rows
 
@@ -130,7 +130,7 @@ def _progress(measured: Measurement) -> str:
             f"{measured.cycles / least.cycles:.3f} times; {measured.seconds:.0f} s")
 
 
-def routed_report(target, paths: str | None) -> dict | None:
+def synthesis_report(target, paths: str | None) -> dict | None:
     """The report of flows/synth.py for exactly the RTL that is simulated, or None with a line why.
 
     paths: report.json files, comma-separated; None: where `make synth` puts them. A report that
