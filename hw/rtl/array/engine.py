@@ -13,7 +13,7 @@ from hw.rtl.array.feeder import Feeder
 from hw.rtl.array.readout import CONFIG_LAYOUT, Readout
 from hw.rtl.array.sequencer import ArraySequencer
 from hw.rtl.array.walker import WALKER_LAYOUT, AddressWalker
-from hw.rtl.common.pipeline import delayed
+from hw.rtl.common.pipeline import delayed, own_copy, registered
 from hw.rtl.control.ports import ArrayActivity, EngineControl
 from hw.rtl.control.slot import instruction_fields
 from hw.rtl.lanes.ports import array_item_layout
@@ -21,8 +21,8 @@ from hw.rtl.memory.crossbar import ArrayRead, Crossbar
 
 __all__ = ["WORD_LATENCY", "ArrayEngine"]
 
-#: Cycles from a slot to its word at the feeders: walker, crossbar, one register.
-WORD_LATENCY = AddressWalker.LATENCY + Crossbar.READ_LATENCY + 1
+#: Cycles from a slot to its word at the feeders: walker, crossbar, a register before and after.
+WORD_LATENCY = AddressWalker.LATENCY + Crossbar.READ_LATENCY + 2
 
 
 class ArrayEngine(wiring.Component):
@@ -57,7 +57,7 @@ class ArrayEngine(wiring.Component):
         connect(m, flipped(self.control), sequencer.control)
         connect(m, sequencer.activity, flipped(self.activity))
         connect(m, readout.items, flipped(self.items))
-        slot = delayed(m, sequencer.activity.go, WORD_LATENCY, "slot")
+        slot = delayed(m, sequencer.slot, WORD_LATENCY, "slot")
         start = delayed(m, sequencer.period_start, WORD_LATENCY, "period_start")
         for port, bus, step, is_direct, entry in (
                 ("a", self.a, sequencer.step_a, sequencer.a_direct, array.a),
@@ -74,7 +74,7 @@ class ArrayEngine(wiring.Component):
             array.first.eq(delayed(m, sequencer.first, entry_latency, "first")),
             array.last.eq(last), array.place.eq(tile.place), array.pop.eq(readout.pop),
             array.row.eq(readout.row), array.row_place.eq(readout.row_place),
-            readout.last.eq(last), readout.abort.eq(abort), readout.tile.eq(tile),
+            readout.last.eq(last), readout.abort.eq(own_copy(m, abort, "readout_abort")), readout.tile.eq(tile),
             readout.results.eq(array.results), readout.results_valid.eq(array.results_valid),
             readout.config_load.eq(sequencer.config_load),
             sequencer.config_free.eq(readout.config_free),
@@ -95,9 +95,11 @@ class ArrayEngine(wiring.Component):
 
     def _fetch(self, m, port, bus, walker) -> data.View:
         """The word of each slot, padding put in, WORD_LATENCY cycles after the slot."""
-        latency = Crossbar.READ_LATENCY
-        m.d.comb += [bus.valid.eq(walker.valid & walker.inside), bus.bank.eq(walker.bank),
-                     bus.address.eq(walker.address)]
+        latency = Crossbar.READ_LATENCY + 1
+        # What the crossbar decides about a request takes a cycle; the way there another.
+        bank, address = registered(m, bus.bank), registered(m, bus.address)
+        m.d.sync += [bus.valid.eq(walker.valid & walker.inside), bank.eq(walker.bank),
+                     address.eq(walker.address)]
         inside = delayed(m, walker.inside, latency, f"{port}_inside")
         pad = delayed(m, walker.pad, latency, f"{port}_pad", reset_less=True)
         word = Signal(bus.data.shape(), name=f"{port}_word", reset_less=True)

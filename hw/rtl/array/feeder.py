@@ -1,23 +1,25 @@
 """Feeder: turns scratchpad words into one byte per lane and cycle, skewed by one cycle per lane.
 
-Each lane is a shift register of a word's length whose first byte goes to the array, over another
-register, which gives a lane and the array's edge a cycle to meet.
+Byte b of every word is delayed by b cycles, in a memory of its own. What stands side by side behind
+that is a diagonal of the words that came, and each lane takes one byte of it:
 
-transposing  the word of slot i belongs to lane i, which loads it whole and shifts it out
-direct       byte i of every word belongs to lane i, which inserts it i places from its output
+transposing  byte s in slot s, counted from the lane's turn: bytes 0, 1, ... of the lane's own word
+direct       always the byte of its own number
 
 Both give lane i a delay of i cycles, which is the skew of a systolic array. Cycles that are no
 slot of a period supply zeros, so nothing needs to stop the array.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
+
+from hw.rtl.common.pipeline import delayed, one_of
 
 __all__ = ["Feeder"]
 
 _BYTE = 8
-_BYTES_PER_LOAD = 8  #: of a word, that one control register drives
+_IN_REGISTERS = 2  #: bytes whose delay is too short for a memory
 
 
 class Feeder(wiring.Component):
@@ -56,25 +58,46 @@ class Feeder(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        word = self.word.as_value()
-        slot, load = self.slot, self.slot & self.start & ~self.direct
-        loads = [load] * (1 + (self.word_bytes - 1) // _BYTES_PER_LOAD)
+        diagonal = self._diagonal(m)
+        # Transposing, the byte of this slot, one-hot; a lane's turn comes a cycle after that of the
+        # lane before, with the same byte.
+        turn, following = Signal(self.word_bytes), Signal(self.word_bytes)
+        m.d.comb += turn.eq(Mux(self.slot & ~self.direct, Mux(self.start, 1, following), 0))
+        with m.If(self.slot):
+            m.d.sync += following.eq(turn << 1)
+        direct = self.slot & self.direct
         for lane in range(self.n_lanes):
-            held = Signal(_BYTE * self.word_bytes, name=f"lane{lane}", reset_less=True)
-            here = slice(_BYTE * lane, _BYTE * (lane + 1))
-            above = Cat(held[_BYTE:], Const(0, _BYTE))
-            shifted = Cat(above[:here.start], Mux(self.direct, word[here], above[here]),
-                          above[here.stop:])
-            for k, load in enumerate(loads):
-                part = slice(_BYTE * _BYTES_PER_LOAD * k, _BYTE * _BYTES_PER_LOAD * (k + 1))
-                m.d.sync += held[part].eq(Mux(load, word[part], shifted[part]))
-            next_slot = Signal(name=f"slot{lane + 1}")
-            byte = Signal(signed(_BYTE), name=f"byte{lane}", reset_less=True)
-            m.d.sync += [next_slot.eq(slot), byte.eq(Mux(next_slot, held[:_BYTE], 0))]
+            own, byte = Signal(name=f"own{lane}"), Signal(signed(_BYTE), name=f"byte{lane}",
+                                                          reset_less=True)
+            m.d.sync += own.eq(turn[lane] | direct)
+            turn = delayed(m, turn, 1, f"turn{lane}")
+            direct = delayed(m, direct, 1, f"direct{lane}")
+            chosen = Cat(turn[:lane], own, turn[lane + 1:])
+            m.d.sync += byte.eq(one_of(zip(chosen, diagonal)))
             m.d.comb += self.lanes[lane].eq(byte)
-            # Copies that start differently, which does no harm, stay apart in synthesis.
-            next_loads = [Signal(name=f"load{lane + 1}_{k}", init=k % 2, reset_less=True)
-                          for k in range(len(loads))]
-            m.d.sync += [late.eq(load) for late, load in zip(next_loads, loads)]
-            slot, loads = next_slot, next_loads
         return m
+
+    def _diagonal(self, m) -> list:
+        """Byte b of the word of b + 1 cycles ago, for every b."""
+        depth = 1 << (self.word_bytes - 1).bit_length()
+        # Never reset: the memories go on, and so do their addresses, one a cycle behind the other.
+        address = Signal(range(depth), reset_less=True)
+        m.d.sync += address.eq(address + 1)
+        diagonal, read_address = [], address
+        for b in range(self.word_bytes):
+            if b <= _IN_REGISTERS:
+                late = delayed(m, self.word[b], b, f"late{b}", reset_less=True)
+            else:
+                m.submodules[f"bytes{b}"] = cells = memory.Memory(shape=_BYTE, depth=depth, init=[])
+                write, read = cells.write_port(), cells.read_port(domain="comb")
+                m.d.comb += [write.en.eq(1), write.addr.eq(address), write.data.eq(self.word[b]),
+                             read.addr.eq(read_address)]
+                late = read.data
+            here = Signal(signed(_BYTE), name=f"diagonal{b}", reset_less=True)
+            m.d.sync += here.eq(late)
+            diagonal.append(here)
+            following = Signal(range(depth), name=f"address{b + 1}", init=-(b + 1) % depth,
+                               reset_less=True)
+            m.d.sync += following.eq(read_address)
+            read_address = following
+        return diagonal

@@ -21,7 +21,8 @@ from hw.rtl.control.slot import instruction_fields
 
 __all__ = ["ArraySequencer", "tile_layout"]
 
-_UNIT_LATENCY = 3  # hw.rtl.control.slot: cycles from start or unit_next until unit_ready is right
+#: Cycles from start or unit_next until unit_ready is right (hw.rtl.control.slot) and here.
+_UNIT_LATENCY = 3 + 1
 
 
 def tile_layout(target, n_tiles) -> data.StructLayout:
@@ -43,10 +44,13 @@ class ArraySequencer(wiring.Component):
     -------
     control : EngineControl.
     config_free, config_load : the readout can take, and takes, the instruction's fields.
-    step_a, step_b : this slot, for the walkers. period_start : it is the first of its period;
-        a_direct, b_direct : of direct feed.
-    first, last : this slot holds the first / last element of a tile's reduction; tile : with last.
+    slot : a slot is taken, and what it is: step_a, step_b : for the walkers. period_start : the
+        first of its period; a_direct, b_direct : of direct feed. first, last : it holds the first /
+        last element of a tile's reduction; tile : with last.
     activity : ArrayActivity.
+
+    All of these but the feeds are registers: what decides about a slot hears of nothing that lies
+    apart from it, and drives nothing there.
     """
 
     def __init__(self, target, n_tiles):
@@ -54,7 +58,7 @@ class ArraySequencer(wiring.Component):
         super().__init__({
             "control": In(EngineControl(Engine.ARRAY)), "activity": Out(ArrayActivity()),
             "config_free": In(1), "config_load": Out(1),
-            "step_a": Out(STEP_LAYOUT), "step_b": Out(STEP_LAYOUT),
+            "slot": Out(1), "step_a": Out(STEP_LAYOUT), "step_b": Out(STEP_LAYOUT),
             "period_start": Out(1), "a_direct": Out(1), "b_direct": Out(1),
             "first": Out(1), "last": Out(1), "tile": Out(tile_layout(target, n_tiles)),
         })
@@ -118,19 +122,22 @@ class ArraySequencer(wiring.Component):
             Signal(name=n) for n in ("unit_first", "unit_may_begin", "last_first"))
         next_unit_first, next_last_first, next_running = (
             Signal(name=n) for n in ("next_unit_first", "next_last_first", "next_running"))
-        next_may_begin = control.unit_ready & (now.hold <= 1)
+        chasing = Signal()
+        unit_ready = Signal()
+        next_may_begin = unit_ready & (now.hold <= 1)
         m.d.comb += [
             now.tile_end.eq(now.go & slots.last & periods.last),
             next_running.eq((now.loaded | (running & ~now.finished)) & ~control.abort),
             next_unit_first.eq(Mux(now.go, now.tile_end & inner.last, unit_first)),
             next_last_first.eq(Mux(now.go, slots.last & Mux(periods.last, periods.single,
                                                             periods.left == 2), last_first)),
-            activity.chasing.eq(running & unit_first & ~unit_may_begin),
-            activity.draining.eq(running & ~now.go & ~activity.chasing), activity.go.eq(now.go),
+            chasing.eq(running & unit_first & ~unit_may_begin),
         ]
         with m.If(now.loaded):
             m.d.comb += [next_unit_first.eq(1), next_last_first.eq(periods.single)]
         m.d.sync += [
+            unit_ready.eq(control.unit_ready), activity.go.eq(now.go),
+            activity.chasing.eq(chasing), activity.draining.eq(running & ~now.go & ~chasing),
             running.eq(next_running), unit_first.eq(next_unit_first),
             last_first.eq(next_last_first), unit_may_begin.eq(next_may_begin),
             now.go.eq(next_running & ~(next_unit_first & ~next_may_begin)
@@ -176,14 +183,14 @@ class ArraySequencer(wiring.Component):
         for step, active, advance, rewind in (
                 (self.step_a, a_direct | a_window, inner.last, now.finished),
                 (self.step_b, b_direct | b_window, tile_end, inner.last)):
-            m.d.comb += [
+            m.d.sync += [
                 step.restart.eq(now.loaded), step.active.eq(go & active),
                 step.period_end.eq(go & slots.last), step.tile_end.eq(tile_end),
                 step.advance.eq(advance), step.rewind.eq(rewind),
             ]
-        m.d.comb += [
-            self.period_start.eq(go & slot_first),
-            self.a_direct.eq(a_direct), self.b_direct.eq(b_direct),
+        m.d.comb += [self.a_direct.eq(a_direct), self.b_direct.eq(b_direct)]
+        m.d.sync += [
+            self.slot.eq(go), self.period_start.eq(go & slot_first),
             self.first.eq(go & slot_first & period_first), self.last.eq(tile_end),
             self.tile.groups.eq(groups), self.tile.wide.eq(f["wide"]),
             self.tile.begins.eq(tile_first), self.tile.row_ends.eq(inner.last),
@@ -218,6 +225,8 @@ class ArraySequencer(wiring.Component):
         for the fields of the product before: `hold` is longer.
         """
         control = self.control
+        start = Signal()
+        m.d.sync += start.eq(control.start)
 
         def give_up():
             with m.If(control.abort):
@@ -225,8 +234,8 @@ class ArraySequencer(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(control.start):
-                    m.d.sync += [now.hold.eq(_UNIT_LATENCY),
+                with m.If(start):
+                    m.d.sync += [now.hold.eq(_UNIT_LATENCY - 1),
                                  now.channels_left.eq(f["n_channels"])]
                     m.next = "CHECK"
                 give_up()

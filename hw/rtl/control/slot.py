@@ -9,12 +9,13 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import COMMON_FIELDS, FIELDS, FORMAT_WORDS
-from hw.rtl.common.pipeline import registered
+from hw.rtl.common.pipeline import own_copy, registered
 from hw.rtl.control.ports import ENGINES
 
 __all__ = ["COMPLETED_WIDTH", "PROGRESS_WIDTH", "EngineSlot", "instruction_fields"]
 
 COMPLETED_WIDTH, PROGRESS_WIDTH = 16, 24
+_REACH = 4  #: words that one register can move: they lie all over the engine
 
 
 def instruction_fields(words, n_words=None, *, format_=None) -> dict:
@@ -65,6 +66,8 @@ class EngineSlot(wiring.Component):
         m = Module()
         following = Signal(self.words.shape(), reset_less=True)
         words = registered(m, self.words)
+        groups = [range(first, min(first + _REACH, self.n_words))
+                  for first in range(0, self.n_words, _REACH)]
         full = Signal()
         checked = Signal(2)  # the comparisons below know of the instruction
         move = Signal()
@@ -72,13 +75,14 @@ class EngineSlot(wiring.Component):
 
         # The slot lies between the fetch and its engine, and sees only registers of its own. Words
         # shift through it, so that none has to reach all of it.
-        write = Signal()
         write_data = Signal(32, reset_less=True)
         commit, done, clear = Signal(), Signal(), Signal()
         m.d.sync += [write_data.eq(self.write_data), commit.eq(self.commit), done.eq(self.done),
-                     clear.eq(self.clear), write.eq(self.write)]
-        with m.If(write):
-            m.d.sync += following.eq(Cat(following.as_value()[32:], write_data))
+                     clear.eq(self.clear)]
+        for k, group in enumerate(groups):
+            with m.If(own_copy(m, self.write, f"write_{k}")):
+                m.d.sync += [following[i].eq(following[i + 1] if i + 1 < self.n_words
+                                             else write_data) for i in group]
         with m.If(commit):
             m.d.sync += full.eq(1)
         m.d.sync += checked.eq(Mux(full & ~move, Cat(1, checked[0]), 0))
@@ -89,11 +93,15 @@ class EngineSlot(wiring.Component):
         m.d.sync += [self.blocked.eq(Mux(self.alone, 0, unmet)),
                      self.waiting.eq(full & ~self.running & ~move)]
         can_move = full & checked[1] & ~self.blocked.any() & ~self.running & ~move
-        m.d.sync += [move.eq(can_move), self.start.eq(move)]
+        starts = Signal()  # in the next cycle; meanwhile the words move
+        m.d.sync += [move.eq(can_move), starts.eq(move), self.start.eq(starts)]
         with m.If(can_move):
             m.d.sync += self.running.eq(1)
         with m.If(move):
-            m.d.sync += [words.eq(following), full.eq(0)]
+            m.d.sync += full.eq(0)
+        for k, group in enumerate(groups):
+            with m.If(own_copy(m, move, f"load_{k}")):
+                m.d.sync += [words[i].eq(following[i]) for i in group]
         with m.If(done):
             m.d.sync += self.running.eq(0)
 
@@ -115,6 +123,6 @@ class EngineSlot(wiring.Component):
         with m.If(move):
             m.d.sync += need.eq(f["chase_first"])
         with m.If(clear):
-            m.d.sync += [full.eq(0), checked.eq(0), move.eq(0), self.start.eq(0),
+            m.d.sync += [full.eq(0), checked.eq(0), move.eq(0), starts.eq(0), self.start.eq(0),
                          self.running.eq(0), self.waiting.eq(0)]
         return m

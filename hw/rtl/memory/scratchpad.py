@@ -20,6 +20,9 @@ PARAMETER_LAYOUT = data.StructLayout({"bias": signed(32), "multiplier": 31, "shi
 _FREE_COLLISIONS = {"no_rw_check": 1}
 
 
+_REACH = 8  #: bytes of a bank that one register of a row reaches
+
+
 def word_layout(word_bytes) -> data.ArrayLayout:
     """A scratchpad word: ``word_bytes`` codes, byte 0 lowest."""
     return data.ArrayLayout(signed(8), word_bytes)
@@ -50,7 +53,8 @@ class Bank(wiring.Component):
     write_enable : one bit per byte, for the even and for the odd memory.
 
     What a read gives of a word that is being written in the same cycle is left open. The bank's
-    memory lies all over the device: everything that enters is registered once more inside.
+    memory lies all over the device: everything that enters is registered once more inside, rows
+    for every _REACH bytes of the word.
     """
 
     LATENCY = 3
@@ -70,24 +74,29 @@ class Bank(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        write_row = Signal(self.write_row.shape(), reset_less=True)
         write_data = Signal(8 * self.word_bytes, reset_less=True)
-        m.d.sync += [write_row.eq(self.write_row), write_data.eq(self.write_data.as_value())]
+        m.d.sync += write_data.eq(self.write_data.as_value())
         for parity, name in enumerate(("even", "odd")):
-            m.submodules[name] = cells = memory.Memory(
-                shape=data.ArrayLayout(8, self.word_bytes), depth=self.depth // 2, init=[],
-                attrs=_FREE_COLLISIONS)
-            write, read = cells.write_port(granularity=1), cells.read_port()
-            read_row = Signal(self.write_row.shape(), name=f"{name}_row", reset_less=True)
-            enable = Signal(self.word_bytes, name=f"{name}_enable")
             content = Signal(8 * self.word_bytes, name=f"{name}_data", reset_less=True)
-            m.d.sync += [
-                read_row.eq(self.read_rows[parity]), enable.eq(self.write_enable[parity]),
-                content.eq(read.data.as_value())]
-            m.d.comb += [
-                read.addr.eq(read_row), read.en.eq(1),
-                write.addr.eq(write_row), write.en.eq(enable), write.data.eq(write_data),
-                self.read_data[parity].eq(content)]
+            m.d.comb += self.read_data[parity].eq(content)
+            for first in range(0, self.word_bytes, _REACH):
+                part = slice(8 * first, 8 * (first + _REACH))
+                n_bytes = min(_REACH, self.word_bytes - first)
+                m.submodules[f"{name}_{first}"] = cells = memory.Memory(
+                    shape=data.ArrayLayout(8, n_bytes), depth=self.depth // 2, init=[],
+                    attrs=_FREE_COLLISIONS)
+                write, read = cells.write_port(granularity=1), cells.read_port()
+                read_row, write_row = (
+                    Signal(self.write_row.shape(), name=f"{name}_{what}_row_{first}",
+                           attrs={"keep": 1}, reset_less=True) for what in ("read", "write"))
+                enable = Signal(n_bytes, name=f"{name}_enable_{first}")
+                m.d.sync += [
+                    read_row.eq(self.read_rows[parity]), write_row.eq(self.write_row),
+                    enable.eq(self.write_enable[parity][first:first + n_bytes]),
+                    content[part].eq(read.data.as_value())]
+                m.d.comb += [
+                    read.addr.eq(read_row), read.en.eq(1), write.addr.eq(write_row),
+                    write.en.eq(enable), write.data.eq(write_data[part])]
         return m
 
 

@@ -23,7 +23,7 @@ class WaitingQueue(wiring.Component):
     """
 
     LATENCY = 1
-    DEPTH = 4
+    DEPTH = 16  # of one memory cell
 
     def __init__(self, shape):
         self.shape = shape

@@ -34,7 +34,8 @@ class Emitter(wiring.Component):
     words, geometry : the instruction.
     places : where results go. available, take, group, sums, drop : as of ResultStore.
     inputs : as of PairUnit. returned : pulse, one has passed the lanes.
-    vector : items for the lanes. m : write port of the crossbar.
+    vector : items for the lanes. m : write port of the crossbar, which is never asked whether it is
+        ready: m_room says that there is room for a word.
     finished : pulse, the last one has gone.
     """
 
@@ -50,7 +51,7 @@ class Emitter(wiring.Component):
             "drop": Out(1),
             "inputs": In(stream.Signature(input_layout(target.lanes))), "returned": In(1),
             "vector": Out(stream.Signature(self.item)),
-            "m": Out(WaitingWrite(target.word_bytes)), "finished": Out(1)})
+            "m": Out(WaitingWrite(target.word_bytes)), "m_room": In(1), "finished": Out(1)})
 
     def _choose(self, m):
         """Stage 1: what comes next, as a stream."""
@@ -99,20 +100,24 @@ class Emitter(wiring.Component):
 
         # Stage 2: the operands. Differences are shifted in this stage and the next.
         chosen = Signal(source.payload.shape(), reset_less=True)
-        chosen_valid, is_first, is_second = Signal(), Signal(), Signal()
+        chosen_valid = Signal()
         is_input = [Signal(name=f"is_input_{k}", attrs={"keep": 1})
                     for k in range(self.target.lanes)]  # copies, each for one lane's sum
         sums = Signal(self.sums.shape(), reset_less=True)
         fine, coarse = f["left_shift"][:_FINE_BITS], f["left_shift"][_FINE_BITS:]
         shifted = [(difference << fine).as_signed() for difference in source.payload.differences]
         differences = Signal(data.ArrayLayout(shifted[0].shape(), len(shifted)), reset_less=True)
+        which = source.payload.which
+        scale = {name: Signal(self.item[name].shape, name=name, reset_less=True)
+                 for name in ("multiplier", "shift")}
         with m.If(move):
             m.d.sync += [
+                *(value.eq(Mux(which == Which.FIRST_INPUT, f[f"{name}_0"], Mux(
+                    which == Which.SECOND_INPUT, f[f"{name}_1"], f[f"{name}_2"])))
+                  for name, value in scale.items()),
                 chosen_valid.eq(source.valid), chosen.eq(source.payload), sums.eq(self.sums),
-                is_first.eq(source.payload.which == Which.FIRST_INPUT),
-                is_second.eq(source.payload.which == Which.SECOND_INPUT),
-                *(mine.eq((source.payload.which == Which.FIRST_INPUT)
-                          | (source.payload.which == Which.SECOND_INPUT)) for mine in is_input),
+                *(mine.eq((which == Which.FIRST_INPUT) | (which == Which.SECOND_INPUT))
+                  for mine in is_input),
                 *(mine.eq(value) for mine, value in zip(differences, shifted))]
         place = chosen.place
 
@@ -120,26 +125,25 @@ class Emitter(wiring.Component):
         made = out.i.payload.item
         m.d.comb += [
             out.i.valid.eq(chosen_valid), out.i.payload.is_word.eq(chosen.is_word),
-            made.which.eq(chosen.which), made.wide.eq(is_first | is_second),
+            made.which.eq(chosen.which), made.wide.eq(is_input[0]),
             made.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
             made.instruction_end.eq(place.ends),
             *(made[name].eq(place[name]) for name in ("address", "group", "mask", "parameter")),
-            *(made[name].eq(Mux(is_first, f[f"{name}_0"], Mux(
-                is_second, f[f"{name}_1"], f[f"{name}_2"]))) for name in ("multiplier", "shift")),
+            *(made[name].eq(value) for name, value in scale.items()),
             *(mine.eq(Mux(its_input, difference << (coarse << _FINE_BITS), value))
               for mine, its_input, value, difference
               in zip(made.sums, is_input, sums, differences))]
 
         item, is_word = out.o.payload.item, out.o.payload.is_word
         m.d.comb += [
-            out.o.ready.eq(Mux(is_word, self.m.ready, self.vector.ready)),
+            out.o.ready.eq(Mux(is_word, self.m_room, self.vector.ready)),
             self.vector.valid.eq(out.o.valid & ~is_word),
             self.finished.eq(out.o.valid & out.o.ready & item.instruction_end)]
         sent = self.vector.payload
         m.d.comb += [
             sent.eq(item), sent.bank.eq(f["out_bank"]), sent.plane.eq(0),
             *(sent[name].eq(f[name]) for name in ("gemmlowp", "zero_point", "low", "high")),
-            self.m.valid.eq(out.o.valid & is_word), self.m.bank.eq(f["out_bank"]),
+            self.m.valid.eq(out.o.valid & is_word & self.m_room), self.m.bank.eq(f["out_bank"]),
             self.m.address.eq(item.address), self.m.enable.eq(~0),
             self.m.data.eq(item.sums.as_value()[:8 * word_bytes]),
             self.m.progress.eq(item.progress), self.m.instruction_end.eq(item.instruction_end)]

@@ -17,11 +17,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.isa import Engine, ErrorCode, Format
+from hw.rtl.common.loops import Level
 from hw.rtl.common.pipeline import own_copy
 from hw.rtl.control.ports import EngineControl
 from hw.rtl.control.slot import instruction_fields
 from hw.rtl.memory.crossbar import Read, WaitingWrite
 from hw.rtl.memory.scratchpad import word_layout
+from hw.rtl.memory.waiting import WaitingQueue
 from hw.rtl.vector.emitter import Emitter
 from hw.rtl.vector.geometry import Geometry
 from hw.rtl.vector.lookup import LookupUnit
@@ -154,6 +156,12 @@ class VectorEngine(wiring.Component):
         connect(m, flipped(self.returned), pairs.returned)
         connect(m, emitter.vector, flipped(self.vector))
         connect(m, emitter.m, flipped(self.m))
+        # The port's ready would have to come across the device in time: the words on their way are
+        # counted instead. No instruction clears the count; an abort outlasts them.
+        written = Signal()
+        m.d.sync += written.eq(self.m.written)
+        on_the_way = Level(m, "m_on_the_way", WaitingQueue.DEPTH - 1, emitter.m.valid, written)
+        m.d.comb += emitter.m_room.eq(on_the_way.room)
         self._compute(m, g, SimpleNamespace(**units))
         return m
 

@@ -117,18 +117,18 @@ class WeightStore(wiring.Component):
     def _responses(self, m, memories):
         """Into the memories, in order. Returns: one more unit of room is filled."""
         g = self.geometry
-        arrived = Signal()
+        here, arrived, filled = self.w.response_valid, Signal(), Signal()
         words = Signal(data.ArrayLayout(self.word, 2), reset_less=True)
         column, row = Signal(range(DEPTHWISE_KERNEL)), Signal(range(DEPTHWISE_KERNEL))
         place = Signal(range(_DEPTH))
         is_last = Signal()
         first_word, second_word = self.w.data
         is_linear = own_copy(m, g.is_linear, "responses_linear")
-        m.d.sync += [arrived.eq(self.w.response_valid), words[0].eq(first_word),
+        m.d.sync += [arrived.eq(here & is_last), filled.eq(arrived), words[0].eq(first_word),
                      words[1].eq(Mux(is_linear, second_word, first_word))]
         m.d.comb += is_last.eq(~g.is_depthwise | ((column == DEPTHWISE_KERNEL - 1)
                                                   & (row == DEPTHWISE_KERNEL - 1)))
-        with m.If(arrived):
+        with m.If(here):
             m.d.sync += [place.eq(place + is_last),
                          column.eq(Mux(column == DEPTHWISE_KERNEL - 1, 0, column + 1))]
             with m.If(column == DEPTHWISE_KERNEL - 1):
@@ -136,12 +136,12 @@ class WeightStore(wiring.Component):
         for k, cells in enumerate(memories):
             write = cells.write_port()
             is_depthwise = own_copy(m, g.is_depthwise, f"write_depthwise_{k}")
-            m.d.comb += [
-                write.en.eq(arrived & (~is_depthwise | (column == k))),
-                write.addr.eq(Mux(is_depthwise, Cat(row, place[:2]), place)),
-                write.data.eq(words[k == 1].as_value())]
-        filled = Signal()
-        m.d.sync += filled.eq(arrived & is_last)
+            enable = Signal(name=f"write_enable_{k}")
+            address = Signal(range(_DEPTH), name=f"write_address_{k}", reset_less=True)
+            m.d.sync += [enable.eq(here & (~is_depthwise | (column == k))),
+                         address.eq(Mux(is_depthwise, Cat(row, place[:2]), place))]
+            m.d.comb += [write.en.eq(enable), write.addr.eq(address),
+                         write.data.eq(words[k == 1].as_value())]
         return filled
 
     def elaborate(self, platform) -> Module:

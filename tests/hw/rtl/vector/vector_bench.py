@@ -11,6 +11,7 @@ import numpy as np
 from golden import arith
 from hw.isa import FORMAT_WORDS, Format, encode
 from hw.isa.instruction import rounding_of
+from hw.rtl.memory.waiting import WaitingQueue
 from hw.rtl.vector import VectorEngine, Which, vector_item_layout
 from sim.unit import unpack
 from tests.hw.rtl.vector.vector_model import reads_per_unit
@@ -131,7 +132,8 @@ class WritePort:
         ctx.set(port.written, 0)
         ctx.set(port.written_progress, 0)
         ctx.set(port.written_end, 0)
-        if self.under_way and self.under_way[0][0] <= now:
+        moves = self.rng.random() >= self.stalls
+        if moves and self.under_way and self.under_way[0][0] <= now:
             _, bank, address, word, progress, end = self.under_way.pop(0)
             self.memories.banks[bank][address] = word
             ctx.set(port.written, 1)
@@ -141,9 +143,8 @@ class WritePort:
                 self.report.progress.append((now, progress))
             if end:
                 self.report.complete.append(now)
-        ready = self.rng.random() >= self.stalls
-        ctx.set(port.ready, ready)
-        if ready and ctx.get(port.valid):
+        if ctx.get(port.valid):
+            assert len(self.under_way) < WaitingQueue.DEPTH - 1
             columns = self.memories.target.columns
             assert ctx.get(port.enable) == (1 << columns) - 1
             self.under_way.append((now + 2, ctx.get(port.bank), ctx.get(port.address),
