@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 __all__ = ["COMMON_FIELDS", "DEPTHWISE_KERNEL", "EXTERNAL", "FIELDS", "FIELDS_PER_CHANNEL",
            "FORMAT_WORDS", "MAGIC", "MAX_NIBBLE_SHIFT", "N_COMMON", "N_PLANES", "N_WORDS",
-           "SYNC_FIELDS", "TABLE_SIZE", "VERSION", "AddressWindow", "Counter", "Engine",
+           "SYNC_FIELDS", "TABLE_ROW", "TABLE_SIZE", "VERSION", "AddressWindow", "Counter", "Engine",
            "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register", "field_of",
            "local_depths"]
 
@@ -35,6 +35,7 @@ DEPTHWISE_KERNEL = 3  #: rows and columns of DEPTHWISE's window
 FIELDS_PER_CHANNEL = 4  #: 32-bit words of a channel: bias, multiplier, shift, one that is not used
 N_PLANES = 4  #: byte planes that a ``wide`` product is stored in
 TABLE_SIZE = 256  #: bytes of LOOKUP's table, one for every code
+TABLE_ROW = 4  #: of them that are loaded in a cycle: a row of the lanes' own memories
 
 
 class Opcode(enum.IntEnum):

@@ -8,7 +8,7 @@ import numpy as np
 
 from golden.arith import INT8_MIN
 from hw.isa.instruction import WORD_MASK, Access, Cost, throughout
-from hw.isa.layout import TABLE_SIZE, Opcode
+from hw.isa.layout import TABLE_ROW, TABLE_SIZE, Opcode
 from hw.isa.vector import ElementwiseInstruction, read
 
 __all__ = ["LookupInstruction"]
@@ -41,4 +41,4 @@ class LookupInstruction(ElementwiseInstruction):
 
     def cost(self, f, target) -> Cost:
         return Cost(units=f["out_width"], cycles=f["n_chunks"] * target.columns // target.lanes,
-                    before=TABLE_SIZE // target.lanes)
+                    before=TABLE_SIZE // TABLE_ROW)

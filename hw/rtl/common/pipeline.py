@@ -6,9 +6,10 @@ fans out to all stages. Values are dropped where they are last used.
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Signal, Value
+from amaranth.hdl import Cat, Mux, Signal, Value
+from amaranth.lib import memory
 
-__all__ = ["Pipeline", "delayed", "one_of", "own_copy", "registered"]
+__all__ = ["Pipeline", "delayed", "delayed_in_memory", "one_of", "own_copy", "registered"]
 
 
 class Pipeline:
@@ -50,6 +51,22 @@ class Pipeline:
         self.now = SimpleNamespace(**after, **(joined or {}))
         return self.now
 
+    def wait(self, n_cycles, name) -> SimpleNamespace:
+        """``n_cycles`` stages in which nothing happens: all but `valid` passes them in a memory,
+        named ``name``.
+        """
+        values = vars(self.now)
+        valid = delayed(self._m, values.pop("valid"), n_cycles, f"{name}_valid")
+        late = delayed_in_memory(self._m, Cat(values.values()), n_cycles, name)
+        after, begin = {}, 0
+        for key, value in values.items():
+            part = late[begin:begin + len(value)]
+            after[key] = part.as_signed() if value.shape().signed else part
+            begin += len(value)
+        self.depth += n_cycles
+        self.now = SimpleNamespace(valid=valid, **after)
+        return self.now
+
 
 def registered(m, port) -> Signal:
     """A register that drives ``port`` and takes no part in the reset, for what travels with a
@@ -67,6 +84,23 @@ def delayed(m, value, n_cycles, name, *, reset_less=False) -> Value:
         m.d.sync += late.eq(value)
         value = late
     return value
+
+
+def delayed_in_memory(m, value, n_cycles, name) -> Signal:
+    """``value`` as it was ``n_cycles`` ago, 2 or more; for what is wide and needs no reset.
+
+    It lies in distributed memory and, in its last cycle, in a register.
+    """
+    depth = n_cycles - 1
+    value = Value.cast(value)
+    m.submodules[name] = cells = memory.Memory(shape=len(value), depth=depth, init=[])
+    # A read port without a clock gives what stood there before this cycle's write.
+    write, read = cells.write_port(), cells.read_port(domain="comb")
+    late = Signal(value.shape(), name=f"{name}_late", reset_less=True)
+    place = Signal(range(max(2, depth)), name=f"{name}_place", reset_less=True)
+    m.d.comb += [write.en.eq(1), write.data.eq(value), write.addr.eq(place), read.addr.eq(place)]
+    m.d.sync += [late.eq(read.data), place.eq(Mux(place == depth - 1, 0, place + 1))]
+    return late
 
 
 def own_copy(m, flag, name) -> Signal:

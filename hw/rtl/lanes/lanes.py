@@ -184,8 +184,7 @@ class Lanes(wiring.Component):
             values.append(lane.o.payload.value)
         pipe.stage(drop=("raw", "uses_parameters", "multiplier", "shift", "gemmlowp",
                          "zero_point", "low", "high"))
-        for _ in range(RescalerPipeline.LATENCY):
-            pipe.stage()
+        pipe.wait(RescalerPipeline.LATENCY, "beside")
         return values
 
     def elaborate(self, platform) -> Module:

@@ -105,7 +105,7 @@ class WordMemory(wiring.Component):
 
     Arguments
     ---------
-    depth : words. width : bits of one.
+    depth : words. width : bits of one. in_block_ram : however small it is.
 
     Members
     -------
@@ -115,9 +115,10 @@ class WordMemory(wiring.Component):
 
     LATENCY = 2
 
-    def __init__(self, *, depth, width):
+    def __init__(self, *, depth, width, in_block_ram=False):
         self.depth = depth
         self.width = width
+        self.in_block_ram = in_block_ram
         super().__init__({
             "read_address": In(range(depth)), "read_data": Out(width),
             "write_address": In(range(depth)), "write_data": In(width), "write_enable": In(1),
@@ -126,7 +127,8 @@ class WordMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.memory = cells = memory.Memory(
-            shape=self.width, depth=self.depth, init=[], attrs=_FREE_COLLISIONS)
+            shape=self.width, depth=self.depth, init=[],
+            attrs=_FREE_COLLISIONS | ({"ram_style": "block"} if self.in_block_ram else {}))
         read, write = cells.read_port(), cells.write_port()
         m.d.comb += [
             read.addr.eq(self.read_address), read.en.eq(1),

@@ -1,7 +1,7 @@
 """Lookup: codes through a table of 256 codes, one group of lanes per cycle.
 
-The table comes first, through the weight store. Every lane has a memory of its own with all of it,
-in rows of ``lanes`` codes, so that it is written as fast as one lane can:
+The table comes first, through the weight store. Every lane has a block RAM of its own with all of
+it, in rows of TABLE_ROW codes, of which one is written per cycle:
 
     taken -> piece -> row written          x -> codes -> row (memory, register) -> code -> word
 """
@@ -10,7 +10,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import TABLE_SIZE
+from hw.isa import TABLE_ROW, TABLE_SIZE
 from hw.rtl.common.pipeline import delayed, registered
 from hw.rtl.memory.scratchpad import WordMemory, exact_bits, word_layout
 
@@ -46,8 +46,7 @@ class LookupUnit(wiring.Component):
 
     def _write(self, m, memories):
         """Fill the memories, one row per cycle. Returns: the table is whole."""
-        lanes = self.target.lanes
-        n_pieces, n_rows = self.target.columns // lanes, TABLE_SIZE // lanes
+        n_pieces, n_rows = self.target.columns // TABLE_ROW, TABLE_SIZE // TABLE_ROW
         piece = Signal(range(max(2, n_pieces)))
         row = Signal(range(n_rows))
         loading, takes_piece, whole = Signal(), Signal(), Signal()
@@ -62,7 +61,7 @@ class LookupUnit(wiring.Component):
             m.d.sync += loading.eq(self.is_lookup)
         late = [delayed(m, value, self.TABLE_LATENCY, name) for value, name in (
             (takes_piece, "write_piece"), (piece, "piece"), (row, "row"))]
-        content = Signal(lanes * _CODE_WIDTH, reset_less=True)
+        content = Signal(TABLE_ROW * _CODE_WIDTH, reset_less=True)
         address, enable = Signal(range(n_rows)), Signal()
         pieces = Array([self.table.as_value().word_select(k, len(content))
                         for k in range(n_pieces)])
@@ -77,8 +76,9 @@ class LookupUnit(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         lanes = self.target.lanes
-        n_groups, n_rows = self.target.columns // lanes, TABLE_SIZE // lanes
-        memories = [WordMemory(depth=n_rows, width=lanes * _CODE_WIDTH) for _ in range(lanes)]
+        n_groups = self.target.columns // lanes
+        memories = [WordMemory(depth=TABLE_SIZE // TABLE_ROW, width=TABLE_ROW * _CODE_WIDTH,
+                               in_block_ram=True) for _ in range(lanes)]
         for lane, memory in enumerate(memories):
             m.submodules[f"lane_{lane}"] = memory
         whole = self._write(m, memories)
@@ -99,7 +99,7 @@ class LookupUnit(wiring.Component):
                         for k in range(n_groups)])
         codes = Signal(data.ArrayLayout(_CODE_WIDTH, lanes), reset_less=True)
         m.d.sync += codes.as_value().eq(groups[now])
-        low_bits = exact_bits(lanes)
+        low_bits = exact_bits(TABLE_ROW)
         lows = delayed(m, Cat(code[:low_bits] for code in codes), WordMemory.LATENCY, "low",
                        reset_less=True)
         latency = 1 + WordMemory.LATENCY

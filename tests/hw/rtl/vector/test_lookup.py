@@ -4,14 +4,14 @@
 import numpy as np
 import pytest
 
-from hw.isa import TABLE_SIZE, Opcode
+from hw.isa import TABLE_ROW, TABLE_SIZE, Opcode
 from tests.hw.rtl.vector.test_vector import check, instruction, steady, target_of
 from tests.hw.rtl.vector.vector_bench import WatchdogError, run
 from tests.hw.rtl.vector.vector_model import Memories
 
 pytestmark = pytest.mark.slow
 
-N_ROWS = TABLE_SIZE // 4  # cycles in which the table is filled by four lanes
+N_ROWS = TABLE_SIZE // TABLE_ROW  # cycles in which the table is filled
 
 
 @pytest.mark.parametrize(("columns", "lanes"), [
@@ -37,7 +37,7 @@ def test_every_code_in_every_lane(columns, lanes):
 def test_a_group_per_cycle(columns, lanes, n_pixels, n_chunks):
     f = instruction(Opcode.LOOKUP, columns, n_chunks=n_chunks, out_step=n_chunks,
                     out_width=n_pixels)
-    cycles = TABLE_SIZE // lanes + n_pixels * n_chunks * columns // lanes
+    cycles = TABLE_SIZE // TABLE_ROW + n_pixels * n_chunks * columns // lanes
     assert steady(check(columns, [f], lanes=lanes)) <= cycles + 12
 
 
