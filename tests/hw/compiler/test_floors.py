@@ -81,7 +81,7 @@ def test_an_instruction_has_its_weights_once():
 
 def test_what_comes_before_the_first_unit_counts():
     lookup = instruction(Opcode.LOOKUP, n_chunks=1, out_width=10)
-    assert floors_of_fields([lookup], TARGET).vector == (256 + 10 * 16) // TARGET.lanes
+    assert floors_of_fields([lookup], TARGET).vector == 256 // 4 + 10 * 16 // TARGET.lanes
     assert floors_of_fields([lookup], TARGET).weight_banks == 0
 
 
