@@ -104,7 +104,8 @@ def networks_rows(arguments: argparse.Namespace, names: list[str], targets: list
     with_bus = [target for target in targets if target.bus_bits] or [get_target(EXTERNAL_TARGET)]
     runs = {name: targets if name in ON_CHIP else with_bus for name in names}
     used = {target.name: target for on in runs.values() for target in on}
-    synthesized = {name: synthesis_report(target, arguments.synthesis) for name, target in used.items()}
+    synthesized = {name: synthesis_report(target, arguments.synthesis)
+                   for name, target in used.items()}
     rows = []
     for name, on in runs.items():
         for target in on:

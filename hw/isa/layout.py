@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 __all__ = ["COMMON_FIELDS", "DEPTHWISE_KERNEL", "EXTERNAL", "FIELDS", "FIELDS_PER_CHANNEL",
            "FORMAT_WORDS", "MAGIC", "MAX_NIBBLE_SHIFT", "N_COMMON", "N_PLANES", "N_WORDS",
-           "SYNC_FIELDS", "TABLE_ROW", "TABLE_SIZE", "VERSION", "AddressWindow", "Counter", "Engine",
-           "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register", "field_of",
-           "local_depths"]
+           "SYNC_FIELDS", "TABLE_ROW", "TABLE_SIZE", "VERSION", "AddressWindow", "Counter",
+           "Engine", "ErrorCode", "Feed", "Field", "Format", "LocalMemory", "Opcode", "Register",
+           "field_of", "local_depths"]
 
 VERSION = 3
 MAGIC = 0x4C4F434B  # "LOCK"
