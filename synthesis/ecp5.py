@@ -68,18 +68,18 @@ def synthesize(design: Design, cache: Path) -> Path:
         try:
             top = netlist["modules"][WRAPPER]
             absorbed = block_ram.absorb_output_registers(top)
-            fixed = floorplan.fix_multipliers(top)
+            fixed = {"fixed_multipliers": floorplan.fix_multipliers(top),
+                     "fixed_block_rams": floorplan.fix_block_rams(top)}
             units = unit_table(top["cells"])
         except (KeyError, TypeError, AttributeError) as error:
             raise LockstepError(f"{YOSYS} left an incomplete netlist.json: {error!r} "
                                 f"(see {folder / LOG})") from None
         if absorbed:
             cells["unit"]["TRELLIS_FF"] -= absorbed
-        if absorbed or fixed:
+        if absorbed or any(fixed.values()):
             (folder / "netlist.json").write_text(json.dumps(netlist))
         figures = {"synthesis_s": seconds, "version": version, "netlist_key": key, "cells": cells,
-                   "registers_in_block_ram": absorbed, "fixed_multipliers": fixed,
-                   "units": units}
+                   "registers_in_block_ram": absorbed, **fixed, "units": units}
         write_json(folder / "figures.json", figures)
 
     return cached(cache, f"{design.name}-netlist-{key}", make)

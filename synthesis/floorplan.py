@@ -1,4 +1,4 @@
-"""Floorplan of a large array on the LFE5U-85F: which multiplier site each product takes.
+"""Floorplan of a large accelerator on the LFE5U-85F: sites of its multipliers and block RAMs.
 
 The device has three rows of 52 multipliers, the array needs most of them. Left to itself the
 analytical placer, which finds no pins to hold on to, gathers the logic in one corner and spreads
@@ -6,11 +6,16 @@ the multipliers over the whole device, 40 tiles from their sums. With the sites 
 settles around them. Columns of the array lie side by side, its rows share the three rows of sites;
 row 0, the lanes' multipliers and so the way of the results out of the array share the last one.
 Lanes that find no room there stand in the middle of the next row.
+
+The device has four rows of 52 block RAMs, and the accelerator needs nearly all. The placer makes
+its positions legal in any order, which scatters the bytes of a word over the whole device. Here
+byte k of all banks takes the k-th part of the rows from the left, as column k of the array does;
+what belongs to a lane lies between the two bytes that the lane writes.
 """
 
 import re
 
-__all__ = ["SITES", "fix_multipliers"]
+__all__ = ["RAM_SITES", "SITES", "fix_block_rams", "fix_multipliers"]
 
 _ROWS = (58, 34, 10)
 _MIDDLE = 7  #: blocks of sites left of a gap of two tiles
@@ -18,16 +23,31 @@ _PER_ROW = 52
 _ARRAY = re.compile(r"\barray\.p_(\d+)_(\d+)(?!\d)")
 
 
+_RAM_ROWS = (22, 46, 70, 82)
+_BANK = re.compile(r"\bcrossbar\.bank_(\d+)\.(?:even|odd)_(\d+)\.\d+\.(\d+)$")
+_OF_LANE = re.compile(r"\b(?:parameters|lookup)\.lane_(\d+)\.memory\.\d+\.\d+$")
+
+
+def _left(block: int) -> int:
+    """The first column of a block of four sites."""
+    return 4 + 9 * block + (2 if block >= _MIDDLE else 0)
+
+
 def _site(row: int, index: int) -> str:
     """The name of one of the 52 sites of a row, from the left."""
     block, place = divmod(index, 4)
     number = (0, 1, 4, 5)[place]
-    x = 4 + 9 * block + number + (2 if block >= _MIDDLE else 0)
-    return f"X{x}/Y{row}/MULT18_{number}"
+    return f"X{_left(block) + number}/Y{row}/MULT18_{number}"
+
+
+def _ram_site(row: int, index: int) -> str:
+    block, place = divmod(index, 4)
+    return f"X{_left(block) + 2 * place}/Y{row}/EBR{place}"
 
 
 #: Sites of the device by row, from the left.
 SITES = {row: [_site(row, index) for index in range(_PER_ROW)] for row in _ROWS}
+RAM_SITES = {row: [_ram_site(row, index) for index in range(_PER_ROW)] for row in _RAM_ROWS}
 
 
 def fix_multipliers(module: dict) -> int:
@@ -55,3 +75,44 @@ def fix_multipliers(module: dict) -> int:
         for site, name in zip(SITES[row], [*line[:middle], *guests, *line[middle:]]):
             cells[name]["attributes"]["BEL"] = site
     return len(cells)
+
+
+def _wishes(names: list[str]) -> dict[str, tuple[float, int]]:
+    """Where each block RAM of a bank or a lane would like to be: (share of the width, bank)."""
+    banks = {name: tuple(map(int, match.groups())) for name in names
+             if (match := _BANK.search(name))}
+    lanes = {name: int(match[1]) for name in names if (match := _OF_LANE.search(name))}
+    if not banks:
+        return {}
+    parts = {first for _, first, _ in banks.values()}
+    part_bytes = min(parts - {0}, default=8)
+    word_bytes = part_bytes * len(parts)
+    n_slices = {}  # of a part, by bank and first byte
+    for bank, first, index in banks.values():
+        n_slices[bank, first] = max(n_slices.get((bank, first), 0), index + 1)
+    wishes = {name: ((first + (index + 0.5) * part_bytes / n_slices[bank, first]) / word_bytes,
+                     bank) for name, (bank, first, index) in banks.items()}
+    n_lanes = 1 + max(lanes.values(), default=0)
+    last = 1 + max(bank for bank, *_ in banks.values())
+    return wishes | {name: ((word_bytes - n_lanes + 2 * lane + 1) / (2 * word_bytes), last)
+                     for name, lane in lanes.items()}
+
+
+def fix_block_rams(module: dict) -> int:
+    """Give the block RAMs of a netlist's banks and lanes their sites, in place; returns how many.
+
+    module : of yosys's JSON. Designs that leave a row of sites free are left to the placer, and so
+    are memories that are none of these.
+    """
+    cells = {name: cell for name, cell in module["cells"].items() if cell["type"] == "DP16KD"}
+    wishes = _wishes(list(cells))
+    n_rows = len(_RAM_ROWS)
+    if not (n_rows - 1) * _PER_ROW < len(cells) <= n_rows * _PER_ROW:
+        return 0
+    # Column by column from the left: the free sites, as many as there are others, at both ends.
+    order = sorted(wishes, key=lambda name: (wishes[name], name))
+    sites = [RAM_SITES[row][index] for index in range(_PER_ROW) for row in _RAM_ROWS]
+    margin = (len(sites) - len(order)) // 2
+    for site, name in zip(sites[margin:], order):
+        cells[name]["attributes"]["BEL"] = site
+    return len(order)

@@ -46,7 +46,8 @@ def implement(design: Design, device: Device, *, seeds: list[int], frequency_mhz
     report = _filled(common, used, device.available) | {
         "fmax_mhz": None, "seeds": [], "units": figures["units"],
         "registers_in_block_ram": figures["registers_in_block_ram"],
-        "fixed_multipliers": figures["fixed_multipliers"]}
+        "fixed_multipliers": figures["fixed_multipliers"],
+        "fixed_block_rams": figures["fixed_block_rams"]}
     if not report["fits"]:
         return report, [folder / ecp5.LOG]
     if not seeds:

@@ -1,11 +1,11 @@
-"""The sites of an array's multipliers: all different, and the ways between elements short."""
+"""The sites of multipliers and block RAMs: all different, and the ways between them short."""
 
 import itertools
 import re
 
 import pytest
 
-from synthesis.floorplan import SITES, fix_multipliers
+from synthesis.floorplan import RAM_SITES, SITES, fix_block_rams, fix_multipliers
 
 
 def netlist(rows, columns, n_lanes, *, step=1):
@@ -60,3 +60,51 @@ def test_small_and_too_large_arrays_are_left_to_the_placer(shape):
     module = netlist(*shape)
     assert fix_multipliers(module) == 0
     assert sites(module) == {}
+
+
+def memories(*, slices=(16, 16, 8, 4), n_parts=2, n_lanes=8, others=4):
+    """The block RAMs of four banks in parts of eight bytes, of the lanes, and some others."""
+    names = [f"shell.unit.crossbar.bank_{bank}.{parity}_{8 * part}.0.{index}"
+             for bank, count in enumerate(slices) for parity in ("even", "odd")
+             for part in range(n_parts) for index in range(count)]
+    for lane in range(n_lanes):
+        names += [f"shell.unit.lanes.parameters.lane_{lane}.memory.0.{index}" for index in (0, 1)]
+        names.append(f"shell.unit.vector.lookup.lane_{lane}.memory.0.0")
+    names += [f"shell.unit.instructions.memory.0.{index}" for index in range(others)]
+    return {"cells": {name: {"type": "DP16KD", "attributes": {}} for name in names}}
+
+
+def test_the_device_has_four_rows_of_52_block_rams():
+    assert [len(row) for row in RAM_SITES.values()] == [52] * 4
+    assert len(set(itertools.chain(*RAM_SITES.values()))) == 208
+    assert (RAM_SITES[22][0], RAM_SITES[46][27], RAM_SITES[82][51]) == (
+        "X4/Y22/EBR0", "X64/Y46/EBR3", "X120/Y82/EBR3")
+
+
+def test_bytes_of_a_word_lie_from_left_to_right_and_lanes_between_their_bytes():
+    module = memories()
+    assert fix_block_rams(module) == 200
+    placed = sites(module)
+    assert len(set(placed.values())) == len(placed)
+    assert not any("instructions" in name for name in placed)
+    columns = {name: int(site[1:site.index("/")]) for name, site in placed.items()}
+    of_byte = {}
+    for bank, (count, per_byte) in enumerate([(16, 2), (16, 2), (8, 1), (4, 0.5)]):
+        for part, index in itertools.product((0, 8), range(count)):
+            for parity in ("even", "odd"):
+                name = f"shell.unit.crossbar.bank_{bank}.{parity}_{part}.0.{index}"
+                of_byte.setdefault(part + int(index / per_byte), []).append(columns[name])
+    assert sorted(of_byte) == list(range(16))
+    assert all(max(x) - min(x) <= 13 for x in of_byte.values())
+    middles = [sum(x) / len(x) for _, x in sorted(of_byte.items())]
+    assert middles == sorted(middles)
+    for lane in range(8):
+        for name in (f"lanes.parameters.lane_{lane}.memory.0.0", f"vector.lookup.lane_{lane}."):
+            x = next(x for key, x in columns.items() if name in key)
+            assert middles[lane] < x < middles[lane + 8]
+
+
+def test_few_and_too_many_block_rams_are_left_to_the_placer():
+    for module in (memories(slices=(8, 8, 8, 4)), memories(others=20), {"cells": {}}):
+        assert fix_block_rams(module) == 0
+        assert sites(module) == {}

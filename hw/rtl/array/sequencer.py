@@ -16,6 +16,7 @@ from amaranth.lib.wiring import In, Out
 from hw.isa import N_PLANES, Engine, ErrorCode, Feed, Format
 from hw.rtl.array.walker import STEP_LAYOUT
 from hw.rtl.common.loops import Countdown
+from hw.rtl.common.pipeline import delayed, own_copy
 from hw.rtl.control.ports import ArrayActivity, EngineControl
 from hw.rtl.control.slot import instruction_fields
 
@@ -49,8 +50,8 @@ class ArraySequencer(wiring.Component):
         last element of a tile's reduction; tile : with last.
     activity : ArrayActivity.
 
-    All of these but the feeds are registers: what decides about a slot hears of nothing that lies
-    apart from it, and drives nothing there.
+    All of these but the feeds follow from registers of the cycle before, which do nothing else:
+    what decides about a slot drives nothing that lies apart from it.
     """
 
     def __init__(self, target, n_tiles):
@@ -180,21 +181,33 @@ class ArraySequencer(wiring.Component):
             m.d.sync += [slot_first.eq(1), period_first.eq(1), tile_first.eq(1), index.eq(0),
                          a_window.eq(1), b_window.eq(1)]
 
+        # What this slot is, a cycle later, for those that lie elsewhere.
+        late = {name: own_copy(m, flag, f"late_{name}") for name, flag in {
+            "loaded": now.loaded, "go": go, "slot_last": slots.last, "period_last": periods.last,
+            "inner_last": inner.last, "outer_last": now.outer.last, "slot_first": slot_first,
+            "period_first": period_first, "tile_first": tile_first, "a_window": a_window,
+            "b_window": b_window}.items()}
+        was = SimpleNamespace(**late)
+        period_ends = was.go & was.slot_last
+        tile_ends = period_ends & was.period_last
+        row_ends = tile_ends & was.inner_last
         for step, active, advance, rewind in (
-                (self.step_a, a_direct | a_window, inner.last, now.finished),
-                (self.step_b, b_direct | b_window, tile_end, inner.last)):
-            m.d.sync += [
-                step.restart.eq(now.loaded), step.active.eq(go & active),
-                step.period_end.eq(go & slots.last), step.tile_end.eq(tile_end),
+                (self.step_a, a_direct | was.a_window, was.inner_last, row_ends & was.outer_last),
+                (self.step_b, b_direct | was.b_window, tile_ends, was.inner_last)):
+            m.d.comb += [
+                step.restart.eq(was.loaded), step.active.eq(was.go & active),
+                step.period_end.eq(period_ends), step.tile_end.eq(tile_ends),
                 step.advance.eq(advance), step.rewind.eq(rewind),
             ]
-        m.d.comb += [self.a_direct.eq(a_direct), self.b_direct.eq(b_direct)]
-        m.d.sync += [
-            self.slot.eq(go), self.period_start.eq(go & slot_first),
-            self.first.eq(go & slot_first & period_first), self.last.eq(tile_end),
-            self.tile.groups.eq(groups), self.tile.wide.eq(f["wide"]),
-            self.tile.begins.eq(tile_first), self.tile.row_ends.eq(inner.last),
-            self.tile.ends.eq(inner.last & now.outer.last), self.tile.place.eq(place),
+        m.d.comb += [
+            self.a_direct.eq(a_direct), self.b_direct.eq(b_direct),
+            self.slot.eq(was.go), self.period_start.eq(was.go & was.slot_first),
+            self.first.eq(was.go & was.slot_first & was.period_first), self.last.eq(tile_ends),
+            self.tile.groups.eq(delayed(m, groups, 1, "late_groups")),
+            self.tile.wide.eq(f["wide"]), self.tile.begins.eq(was.tile_first),
+            self.tile.row_ends.eq(was.inner_last),
+            self.tile.ends.eq(was.inner_last & was.outer_last),
+            self.tile.place.eq(delayed(m, place, 1, "late_place")),
         ]
 
     def _impossible(self, m, f, counters) -> Value:

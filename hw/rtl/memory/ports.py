@@ -68,7 +68,7 @@ class WaitingWrite(wiring.Signature):
     -------
     valid, bank, address, data, enable : as of Write.
     ready : the write is accepted, which does not say that it is done. It is up as long as fewer
-        than WaitingQueue.DEPTH - 1 accepted writes are not yet written.
+        than WaitingQueue.DEPTH - 2 accepted writes are not yet written.
     progress, instruction_end : go along with the write.
     written : 1 for one cycle per accepted write, in order, when a read that enters in this cycle
         or later sees it. written_progress, written_end : what went along with it, otherwise 0.

@@ -14,7 +14,8 @@ __all__ = ["WaitingQueue"]
 class WaitingQueue(wiring.Component):
     """A stream buffer; `i.ready` and `o.valid` are registers, `o.payload` comes from the memory.
 
-    Full rate, LATENCY 1, holds DEPTH - 1 items.
+    Full rate, holds DEPTH - 2 items. An item is counted a cycle after it came, so that `i.valid` may
+    come late in the cycle.
 
     Members
     -------
@@ -22,7 +23,7 @@ class WaitingQueue(wiring.Component):
     o : Out(stream.Signature(shape))
     """
 
-    LATENCY = 1
+    LATENCY = 2
     DEPTH = 16  # of one memory cell
 
     def __init__(self, shape):
@@ -38,13 +39,14 @@ class WaitingQueue(wiring.Component):
         write, read = cells.write_port(), cells.read_port(domain="comb")
         level = Signal(range(self.DEPTH))
         has_room = Signal(init=1)
-        push, pop = Signal(), Signal()
+        push, pushed, pop = Signal(), Signal(), Signal()
         m.d.comb += [
             push.eq(self.i.valid & has_room), pop.eq(self.o.valid & self.o.ready),
             self.i.ready.eq(has_room), self.o.payload.eq(read.data),
             write.en.eq(1), write.data.eq(self.i.payload)]
         m.d.sync += [
-            level.eq(level + push - pop), self.o.valid.eq(level + push != pop),
-            has_room.eq(level + push < self.DEPTH - 1),  # without the pop, which comes late
+            pushed.eq(push), level.eq(level + pushed - pop), self.o.valid.eq(level + pushed != pop),
+            # Without the pop, which comes late too, and with an item in this cycle.
+            has_room.eq(level + pushed < self.DEPTH - 2),
             write.addr.eq(write.addr + push), read.addr.eq(read.addr + pop)]
         return m

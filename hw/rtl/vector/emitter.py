@@ -7,7 +7,7 @@ MAXPOOL and LOOKUP do not use the lanes, but instructions are to end in order: t
 without effect through them and write nothing before that is back.
 """
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,6 +16,7 @@ from hw.rtl.common.pipeline import own_copy
 from hw.rtl.common.stream import SkidBuffer
 from hw.rtl.control.slot import instruction_fields
 from hw.rtl.memory.crossbar import WaitingWrite
+from hw.rtl.memory.waiting import WaitingQueue
 from hw.rtl.vector.geometry import GEOMETRY_LAYOUT
 from hw.rtl.vector.pairs import input_layout
 from hw.rtl.vector.places import place_layout
@@ -91,7 +92,13 @@ class Emitter(wiring.Component):
         f = instruction_fields(self.words, format_=Format.VECTOR)
         g, word_bytes = self.geometry, self.target.word_bytes
         source = self._choose(m)
-        m.submodules.out = out = SkidBuffer(data.StructLayout({"is_word": 1, "item": self.item}))
+        # The item waits in parts that move together: they lie all over the device.
+        shapes = {name: field.shape for name, field in self.item if name != "sums"}
+        m.submodules.out = out = WaitingQueue(data.StructLayout({"is_word": 1} | shapes))
+        out_sums = [WaitingQueue(signed(SUM_WIDTH)) for _ in range(self.target.lanes)]
+        for lane, part in enumerate(out_sums):
+            m.submodules[f"out_sum_{lane}"] = part
+            m.d.comb += [part.i.valid.eq(out.i.valid), part.o.ready.eq(out.o.ready)]
         move = out.i.ready
         m.d.comb += [
             source.ready.eq(move), self.group.eq(source.payload.place.source),
@@ -122,29 +129,31 @@ class Emitter(wiring.Component):
         place = chosen.place
 
         # Stage 3: the item, in a buffer. A word of codes takes the place of the sums.
-        made = out.i.payload.item
+        made = out.i.payload
         m.d.comb += [
-            out.i.valid.eq(chosen_valid), out.i.payload.is_word.eq(chosen.is_word),
+            out.i.valid.eq(chosen_valid), made.is_word.eq(chosen.is_word),
             made.which.eq(chosen.which), made.wide.eq(is_input[0]),
             made.progress.eq(Mux(place.line_ends, g.line_progress, 0)),
             made.instruction_end.eq(place.ends),
             *(made[name].eq(place[name]) for name in ("address", "group", "mask", "parameter")),
             *(made[name].eq(value) for name, value in scale.items()),
-            *(mine.eq(Mux(its_input, difference << (coarse << _FINE_BITS), value))
-              for mine, its_input, value, difference
-              in zip(made.sums, is_input, sums, differences))]
+            *(part.i.payload.eq(Mux(its_input, difference << (coarse << _FINE_BITS), value))
+              for part, its_input, value, difference
+              in zip(out_sums, is_input, sums, differences))]
 
-        item, is_word = out.o.payload.item, out.o.payload.is_word
+        item, is_word = out.o.payload, out.o.payload.is_word
         m.d.comb += [
             out.o.ready.eq(Mux(is_word, self.m_room, self.vector.ready)),
             self.vector.valid.eq(out.o.valid & ~is_word),
             self.finished.eq(out.o.valid & out.o.ready & item.instruction_end)]
         sent = self.vector.payload
         m.d.comb += [
-            sent.eq(item), sent.bank.eq(f["out_bank"]), sent.plane.eq(0),
+            *(sent[name].eq(item[name]) for name in shapes),
+            *(mine.eq(part.o.payload) for mine, part in zip(sent.sums, out_sums)),
+            sent.bank.eq(f["out_bank"]), sent.plane.eq(0),
             *(sent[name].eq(f[name]) for name in ("gemmlowp", "zero_point", "low", "high")),
             self.m.valid.eq(out.o.valid & is_word & self.m_room), self.m.bank.eq(f["out_bank"]),
             self.m.address.eq(item.address), self.m.enable.eq(~0),
-            self.m.data.eq(item.sums.as_value()[:8 * word_bytes]),
+            self.m.data.eq(Cat(part.o.payload for part in out_sums)[:8 * word_bytes]),
             self.m.progress.eq(item.progress), self.m.instruction_end.eq(item.instruction_end)]
         return m

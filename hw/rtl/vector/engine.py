@@ -160,7 +160,7 @@ class VectorEngine(wiring.Component):
         # counted instead. No instruction clears the count; an abort outlasts them.
         written = Signal()
         m.d.sync += written.eq(self.m.written)
-        on_the_way = Level(m, "m_on_the_way", WaitingQueue.DEPTH - 1, emitter.m.valid, written)
+        on_the_way = Level(m, "m_on_the_way", WaitingQueue.DEPTH - 2, emitter.m.valid, written)
         m.d.comb += emitter.m_room.eq(on_the_way.room)
         self._compute(m, g, SimpleNamespace(**units))
         return m

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.rtl.common.loops import Level
 from hw.rtl.common.pipeline import own_copy
+from hw.rtl.memory.scratchpad import exact_bits
 from hw.rtl.vector.ports import SUM_WIDTH
 
 __all__ = ["ResultStore"]
@@ -43,14 +44,15 @@ class ResultStore(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        lanes, width = self.target.lanes, self.target.lanes * SUM_WIDTH
+        lanes = self.target.lanes
         n_groups = self.target.columns // lanes
-        # One copy per group: each goes to many memory cells.
-        puts = [Signal(name=f"put_{k}", attrs={"keep": 1}) for k in range(n_groups)]
+        # Copies, each for one sum of a group: the memory lies all over the device.
+        parts = [(group, lane) for group in range(n_groups) for lane in range(lanes)]
+        puts = [Signal(name=f"put_{g}_{k}", attrs={"keep": 1}) for g, k in parts]
         put_word = own_copy(m, self.word_next, "put_word")
         write_places, read_places = (
-            [Signal(range(_DEPTH), name=f"{name}_place_{k}", attrs={"keep": 1})
-             for k in range(n_groups)] for name in ("write", "read"))
+            [Signal(range(_DEPTH), name=f"{name}_place_{g}_{k}", attrs={"keep": 1})
+             for g, k in parts] for name in ("write", "read"))
         claimed, dropped, here = Signal(), Signal(), Signal()
         m.d.sync += [claimed.eq(self.claim), dropped.eq(self.drop), here.eq(puts[0]),
                      *(put.eq(self.put_next) for put in puts),
@@ -59,15 +61,17 @@ class ResultStore(wiring.Component):
         m.d.comb += [
             self.has_room.eq(Level(m, "claimed", _DEPTH - 1, claimed, dropped).room),
             self.available.eq(Level(m, "here", _DEPTH, here, self.take).any)]
-        groups = []
-        for k in range(n_groups):
-            m.submodules[f"group_{k}"] = cells = Memory(shape=width, depth=_DEPTH, init=[])
+        groups = [[] for _ in range(n_groups)]
+        for (g, k), put, write_place, read_place in zip(parts, puts, write_places, read_places):
+            m.submodules[f"sum_{g}_{k}"] = cells = Memory(shape=SUM_WIDTH, depth=_DEPTH, init=[])
             write, read = cells.write_port(), cells.read_port(domain="comb")
-            content = self.word.as_value().word_select(k, width)
-            if k == 0:
-                content = Mux(put_word, content, self.group_sums.as_value())
-            m.d.comb += [write.en.eq(puts[k]), write.addr.eq(write_places[k]),
-                         write.data.eq(content), read.addr.eq(read_places[k])]
-            groups.append(read.data)
-        m.d.comb += self.sums.eq(Array(groups)[self.group] if n_groups > 1 else Cat(groups))
+            content = self.word[g * lanes + k]
+            if g == 0:
+                content = Mux(put_word, content, self.group_sums[k])
+            m.d.comb += [write.en.eq(put), write.addr.eq(write_place), write.data.eq(content),
+                         read.addr.eq(read_place)]
+            groups[g].append(read.data)
+        group = self.group[:exact_bits(n_groups)]
+        m.d.comb += self.sums.eq(Array(Cat(sums) for sums in groups)[group] if n_groups > 1
+                                 else Cat(groups[0]))
         return m

@@ -144,7 +144,7 @@ class WritePort:
             if end:
                 self.report.complete.append(now)
         if ctx.get(port.valid):
-            assert len(self.under_way) < WaitingQueue.DEPTH - 1
+            assert len(self.under_way) < WaitingQueue.DEPTH - 2
             columns = self.memories.target.columns
             assert ctx.get(port.enable) == (1 << columns) - 1
             self.under_way.append((now + 2, ctx.get(port.bank), ctx.get(port.address),
