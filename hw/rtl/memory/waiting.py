@@ -14,8 +14,8 @@ __all__ = ["WaitingQueue"]
 class WaitingQueue(wiring.Component):
     """A stream buffer; `i.ready` and `o.valid` are registers, `o.payload` comes from the memory.
 
-    Full rate, holds DEPTH - 2 items. An item is counted a cycle after it came, so that `i.valid` may
-    come late in the cycle.
+    Full rate, holds DEPTH - 2 items. An item is counted a cycle after it came, so that `i.valid`
+    may come late in the cycle.
 
     Members
     -------
