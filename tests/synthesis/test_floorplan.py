@@ -83,10 +83,9 @@ def test_the_device_has_four_rows_of_52_block_rams():
 
 def test_bytes_of_a_word_lie_from_left_to_right_and_lanes_between_their_bytes():
     module = memories()
-    assert fix_block_rams(module) == 200
+    assert fix_block_rams(module) == 204
     placed = sites(module)
-    assert len(set(placed.values())) == len(placed)
-    assert not any("instructions" in name for name in placed)
+    assert len(set(placed.values())) == 204
     columns = {name: int(site[1:site.index("/")]) for name, site in placed.items()}
     of_byte = {}
     for bank, (count, per_byte) in enumerate([(16, 2), (16, 2), (8, 1), (4, 0.5)]):
@@ -95,13 +94,24 @@ def test_bytes_of_a_word_lie_from_left_to_right_and_lanes_between_their_bytes():
                 name = f"shell.unit.crossbar.bank_{bank}.{parity}_{part}.0.{index}"
                 of_byte.setdefault(part + int(index / per_byte), []).append(columns[name])
     assert sorted(of_byte) == list(range(16))
-    assert all(max(x) - min(x) <= 13 for x in of_byte.values())
+    assert all(max(x) - min(x) <= 24 for x in of_byte.values())
     middles = [sum(x) / len(x) for _, x in sorted(of_byte.items())]
     assert middles == sorted(middles)
     for lane in range(8):
         for name in (f"lanes.parameters.lane_{lane}.memory.0.0", f"vector.lookup.lane_{lane}."):
             x = next(x for key, x in columns.items() if name in key)
             assert middles[lane] < x < middles[lane + 8]
+
+
+def test_what_has_one_address_lies_in_one_row():
+    module = memories()
+    fix_block_rams(module)
+    rows = {}
+    for name, site in sites(module).items():
+        if "bank_" in name:
+            rows.setdefault(name.partition(".0.")[0], set()).add(site.split("/")[1])
+    assert len(rows) == 16
+    assert all(len(row) == 1 for row in rows.values())
 
 
 def test_few_and_too_many_block_rams_are_left_to_the_placer():

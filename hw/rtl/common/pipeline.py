@@ -31,10 +31,12 @@ class Pipeline:
         self.depth = 0
         self.now = SimpleNamespace(**{name: Value.cast(v) for name, v in values.items()})
 
-    def stage(self, *, drop=(), joined=None, **computed) -> SimpleNamespace:
+    def stage(self, *, drop=(), own=(), joined=None, **computed) -> SimpleNamespace:
         """Register every live value once; return the namespace after the stage.
 
         drop : names that are not needed afterwards.
+        own : names of values that pipelines side by side have in common, and that synthesis is
+            not to share between them from here on.
         joined : values that a submodule has already registered at this depth, by name.
         computed : new or replaced values, registered here.
         """
@@ -45,7 +47,8 @@ class Pipeline:
         for name, value in values.items():
             value = Value.cast(value)
             register = Signal(value.shape(), name=f"{name}_{self.depth}",
-                              reset_less=name != "valid")
+                              reset_less=name != "valid",
+                              attrs={"keep": 1} if name in own else None)
             self._m.d.sync += register.eq(value)
             after[name] = register
         self.now = SimpleNamespace(**after, **(joined or {}))
@@ -103,10 +106,11 @@ def delayed_in_memory(m, value, n_cycles, name) -> Signal:
     return late
 
 
-def own_copy(m, flag, name) -> Signal:
-    """``flag``, a cycle later, in a register that synthesis does not share with other units."""
-    copy = Signal(name=name, attrs={"keep": 1}, reset_less=True)
-    m.d.sync += copy.eq(flag)
+def own_copy(m, value, name) -> Signal:
+    """``value``, a cycle later, in a register that synthesis does not share with other units."""
+    value = Value.cast(value)
+    copy = Signal(value.shape(), name=name, attrs={"keep": 1}, reset_less=True)
+    m.d.sync += copy.eq(value)
     return copy
 
 

@@ -143,8 +143,8 @@ class RescalerPipeline(wiring.Component):
         x_low, x_high = now.x[:limb], now.x[limb:].as_signed()
         m_low, m_high = now.multiplier[:limb], now.multiplier[limb:]
         now = pipe.stage(
-            drop=("x", "multiplier"), x_low=x_low, x_high=x_high, x_both=x_low + x_high,
-            m_low=m_low, m_high=m_high, m_both=m_low + m_high)
+            own=("rounding",), drop=("x", "multiplier"), x_low=x_low, x_high=x_high,
+            x_both=x_low + x_high, m_low=m_low, m_high=m_high, m_both=m_low + m_high)
         factors = ("low", "high", "both")
         parts = {}
         for name in factors:
@@ -194,7 +194,8 @@ class RescalerPipeline(wiring.Component):
         now, acc_width = pipe.now, self.widths.accumulator
         near_width = min(self.widths.code + 2, acc_width)
         high_bits = now.y[near_width - 1:]
-        now = pipe.stage(drop=("zero_point",), offset=Mux(now.wide, 0, now.zero_point),
+        now = pipe.stage(own=("offset", "low", "high", "wide"), drop=("zero_point",),
+                         offset=Mux(now.wide, 0, now.zero_point),
                          is_near=high_bits.all() | ~high_bits.any(), is_negative=now.y < 0)
         now = pipe.stage(drop=("y", "offset"), placed=now.y + now.offset)
         near = now.placed[:near_width + 1].as_signed()

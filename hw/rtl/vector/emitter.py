@@ -111,8 +111,9 @@ class Emitter(wiring.Component):
         is_input = [Signal(name=f"is_input_{k}", attrs={"keep": 1})
                     for k in range(self.target.lanes)]  # copies, each for one lane's sum
         sums = Signal(self.sums.shape(), reset_less=True)
-        fine, coarse = f["left_shift"][:_FINE_BITS], f["left_shift"][_FINE_BITS:]
-        shifted = [(difference << fine).as_signed() for difference in source.payload.differences]
+        shifts = [own_copy(m, f["left_shift"], f"left_shift_{k}") for k in range(self.target.lanes)]
+        shifted = [(difference << shift[:_FINE_BITS]).as_signed()
+                   for difference, shift in zip(source.payload.differences, shifts)]
         differences = Signal(data.ArrayLayout(shifted[0].shape(), len(shifted)), reset_less=True)
         which = source.payload.which
         scale = {name: Signal(self.item[name].shape, name=name, reset_less=True)
@@ -137,9 +138,10 @@ class Emitter(wiring.Component):
             made.instruction_end.eq(place.ends),
             *(made[name].eq(place[name]) for name in ("address", "group", "mask", "parameter")),
             *(made[name].eq(value) for name, value in scale.items()),
-            *(part.i.payload.eq(Mux(its_input, difference << (coarse << _FINE_BITS), value))
-              for part, its_input, value, difference
-              in zip(out_sums, is_input, sums, differences))]
+            *(part.i.payload.eq(Mux(its_input, difference << (shift[_FINE_BITS:] << _FINE_BITS),
+                                    value))
+              for part, its_input, value, difference, shift
+              in zip(out_sums, is_input, sums, differences, shifts))]
 
         item, is_word = out.o.payload, out.o.payload.is_word
         m.d.comb += [

@@ -12,7 +12,7 @@ of Operands runs ahead; between Operands and the results nothing ever waits.
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -31,7 +31,7 @@ from hw.rtl.vector.maximum import Maximum
 from hw.rtl.vector.operands import Operands
 from hw.rtl.vector.pairs import PairUnit
 from hw.rtl.vector.places import PlaceWalker
-from hw.rtl.vector.ports import returned_signature, vector_item_layout
+from hw.rtl.vector.ports import SUM_WIDTH, returned_signature, vector_item_layout
 from hw.rtl.vector.products import Products
 from hw.rtl.vector.results import ResultStore
 from hw.rtl.vector.steps import StepWalker
@@ -165,6 +165,19 @@ class VectorEngine(wiring.Component):
         self._compute(m, g, SimpleNamespace(**units))
         return m
 
+    def _group_sums(self, m, g, units) -> Value:
+        """Of the unit whose results come group by group, chosen for each sum by itself."""
+        lanes = self.target.lanes
+        codes = [word.as_value() for word in (units.lookup.word, units.maximum.maximum)]
+        sums = []
+        for k in range(lanes):
+            is_pair, is_mul, is_lookup = (own_copy(m, flag, f"group_{name}_{k}") for name, flag in (
+                ("pair", g.is_pair), ("mul", g.is_mul), ("lookup", g.is_lookup)))
+            looked_up, largest = (word[SUM_WIDTH * k:][:SUM_WIDTH] for word in codes)
+            sums.append(Mux(is_pair, Mux(is_mul, units.pairs.products[k], units.pairs.sums[k]),
+                            Mux(is_lookup, looked_up, largest))[:SUM_WIDTH])
+        return Cat(sums)
+
     def _compute(self, m, g, units) -> None:
         """From operands and weights to results, by the units that compute, and to the emitter.
 
@@ -194,12 +207,7 @@ class VectorEngine(wiring.Component):
             results.put_next.eq(products.valid_next | pairs.valid_next | maximum.valid_next
                                 | lookup.valid_next),
             results.word_next.eq(products.valid_next), results.word.eq(products.sums),
-            results.group_sums.eq(Mux(
-                own_copy(m, g.is_pair, "group_pair"),
-                Mux(own_copy(m, g.is_mul, "group_mul"), pairs.products.as_value(),
-                    pairs.sums.as_value()),
-                Mux(own_copy(m, g.is_lookup, "group_lookup"), lookup.word.as_value(),
-                    maximum.maximum.as_value()))),
+            results.group_sums.eq(self._group_sums(m, g, units)),
             emitter.available.eq(results.available), emitter.sums.eq(results.sums),
             results.take.eq(emitter.take), results.group.eq(emitter.group),
             results.drop.eq(emitter.drop),

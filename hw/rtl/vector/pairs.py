@@ -111,9 +111,9 @@ class PairUnit(wiring.Component):
                                      name=name, reset_less=True)
                               for name, width in (("second_codes", 8),
                                                   ("second_differences", DIFFERENCE_WIDTH)))
-        zero_point = Signal(signed(8), name="second_zero_point", reset_less=True)
-        m.d.sync += [codes.eq(words[group]), zero_point.eq(self.zero_point_1)]
+        m.d.sync += codes.eq(words[group])
         for lane in range(self.target.lanes):
+            zero_point = own_copy(m, self.zero_point_1, f"second_zero_point_{lane}")
             m.d.sync += differences[lane].eq(codes[lane] - zero_point)
             m.d.comb += self.products[lane].eq(
                 multiply_differences(m, x[lane], differences[lane]))
@@ -144,15 +144,17 @@ class PairUnit(wiring.Component):
         words = [Array([word.as_value().word_select(k, 8 * lanes) for k in range(n_groups)])
                  for word in (first_word, second_word)]
         codes = Signal(data.ArrayLayout(signed(8), lanes), reset_less=True)
-        zero_point = Signal(signed(8))
+        zero_points = [Signal(signed(8), name=f"zero_point_{lane}", attrs={"keep": 1})
+                       for lane in range(lanes)]
         late_second = Signal()
         with m.If(move):  # always, of MUL
             m.d.sync += [
                 valid.eq(go & ~is_mul), late_second.eq(is_second),
                 codes.eq(Mux(is_second, words[1][group], words[0][group])),
-                zero_point.eq(Mux(is_second, self.zero_point_1, self.zero_point_0)),
+                *(mine.eq(Mux(is_second, self.zero_point_1, self.zero_point_0))
+                  for mine in zero_points),
                 inputs.i.valid.eq(valid), item.is_second.eq(late_second)]
-            m.d.sync += [item.differences[lane].eq(codes[lane] - zero_point)
+            m.d.sync += [item.differences[lane].eq(codes[lane] - zero_points[lane])
                          for lane in range(lanes)]
         product_next = self._multiply(m, go & is_mul, item.differences, words[1], group)
 
