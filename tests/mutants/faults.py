@@ -165,6 +165,12 @@ _readout = _in("hw/rtl/array/readout.py", "hw/rtl/array/test_readout.py")
 _packed = _in("hw/rtl/array/packed.py",
               "hw/rtl/array/test_multiplier.py::test_products_are_exact_on_the_portable_hook")
 _feeder = _in("hw/rtl/array/feeder.py", "hw/rtl/array/test_feeder.py")
+_vector = _in("hw/rtl/vector/engine.py",
+              "hw/rtl/test_accelerator.py::test_no_maximum_is_lost_however_long_its_bank_is_kept",
+              "hw/rtl/test_accelerator.py::"
+              "test_maxima_on_their_way_at_the_end_of_a_run_take_no_room_in_the_next")
+_load = _in("hw/rtl/dma/load.py", "hw/rtl/test_accelerator_transfers.py::"
+            "test_a_load_is_complete_when_its_last_word_is_written")
 _slot = _in("hw/rtl/control/slot.py", "hw/rtl/control/test_slot.py")
 _dispatcher = _in("hw/rtl/control/dispatcher.py", "hw/rtl/control/test_dispatcher.py")
 _rescaler = _in("hw/rtl/lanes/rescaler.py", "hw/rtl/lanes/test_rescaler.py")
@@ -185,6 +191,12 @@ RTL = (
             "(difference[-2:] == 0b11)"),
     _feeder("direct bytes one lane apart", "chosen = Cat(turn[:lane], own, turn[lane + 1:])",
             "chosen = Cat(own, turn[1:])"),
+    _vector("maxima overrun their queue", "emitter.m_room.eq(on_the_way.room)",
+            "emitter.m_room.eq(1)"),
+    _vector("a reset forgets maxima but not their count",
+            "ResetInserter(own_copy(m, self.reset, \"ways_reset\"))(ways)", "ways"),
+    _load("eight pending words count as none", "MAX_PENDING = WaitingQueue.DEPTH + 3",
+          "MAX_PENDING = 7"),
     _slot("a chase is ignored", "past | (same & enough)", "past | same"),
     _dispatcher("single steps end with the ring", "goes_on = run.resume & head.kept",
                 "goes_on = run.resume & ~head.kept"),

@@ -14,9 +14,9 @@ from hw.isa import FORMAT_WORDS, INSTRUCTIONS, N_WORDS, Engine, Opcode, decode
 __all__ = ["Estimate", "InstructionEstimate", "estimate", "estimate_fields"]
 
 _FETCH, _SYNC_WORDS = 11, 3  # cycles of a fetch beside its words
-_BEGIN = {Engine.ARRAY: 9, Engine.VECTOR: 16, Engine.LOAD: 12, Engine.STORE: 12}
+_BEGIN = {Engine.ARRAY: 11, Engine.VECTOR: 17, Engine.LOAD: 13, Engine.STORE: 13}
 _NEXT_UNIT = {Engine.ARRAY: 0, Engine.VECTOR: 5, Engine.LOAD: 4, Engine.STORE: 4}
-_RESULT = {Engine.ARRAY: 58, Engine.VECTOR: 44, Engine.LOAD: 48, Engine.STORE: 30}
+_RESULT = {Engine.ARRAY: 60, Engine.VECTOR: 44, Engine.LOAD: 48, Engine.STORE: 30}
 _HALT = 30
 _MOST_UNITS = 512
 

@@ -11,6 +11,7 @@ from hw.rtl.dma.bursts import BURST_LAYOUT
 from hw.rtl.dma.engine import TransferEngine
 from hw.rtl.memory.crossbar import WaitingWrite
 from hw.rtl.memory.scratchpad import word_layout
+from hw.rtl.memory.waiting import WaitingQueue
 
 __all__ = ["LoadEngine", "SmallWriteSignature"]
 
@@ -41,7 +42,8 @@ class LoadEngine(TransferEngine):
     ENGINE = Engine.LOAD
     FAILURE = ErrorCode.BUS_READ
     N_MEMORIES = len(LocalMemory)
-    MAX_PENDING = 7  #: words that the crossbar may have accepted and not written
+    #: Words that the crossbar may have accepted and not written: its queue, and three under way.
+    MAX_PENDING = WaitingQueue.DEPTH + 3
 
     def __init__(self, target, *, max_beats=16, outstanding=16, beats_held=16):
         self.beats_held = beats_held

@@ -47,7 +47,7 @@ class VectorEngine(wiring.Component):
     the lanes (one group of 4 channels per cycle, three for ADD) are not slower:
     DEPTHWISE 3 per column of the padded input, line and chunk; WINDOW and MAXPOOL 1 per tap;
     LINEAR n_inputs / 2 per word of outputs; ADD 3 per group of channels; MUL 1 per group and 4
-    per word; LOOKUP 1 per group of a whole word, and 1 per group of the table before.
+    per word; LOOKUP 1 per group of a whole word, and 1 per TABLE_ROW codes of the table before.
 
     Members
     -------
@@ -157,10 +157,12 @@ class VectorEngine(wiring.Component):
         connect(m, emitter.vector, flipped(self.vector))
         connect(m, emitter.m, flipped(self.m))
         # The port's ready would have to come across the device in time: the words on their way are
-        # counted instead. No instruction clears the count; an abort outlasts them.
-        written = Signal()
-        m.d.sync += written.eq(self.m.written)
-        on_the_way = Level(m, "m_on_the_way", WaitingQueue.DEPTH - 2, emitter.m.valid, written)
+        # counted instead. No instruction clears the count, and an abort outlasts them; a reset
+        # forgets them, as the port does.
+        written, ways = Signal(), Module()
+        on_the_way = Level(ways, "m_on_the_way", WaitingQueue.DEPTH - 2, emitter.m.valid, written)
+        ways.d.sync += written.eq(self.m.written)
+        m.submodules.ways = ResetInserter(own_copy(m, self.reset, "ways_reset"))(ways)
         m.d.comb += emitter.m_room.eq(on_the_way.room)
         self._compute(m, g, SimpleNamespace(**units))
         return m

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 TARGETS = [get_target(name) for name in ("sim-4x4", "array-3x4", "array-2x8", "array-6x8")]
 OUT_BASE, OUT_STEP = 500, 9
 DRAIN_CYCLES, WATCHDOG, ABORT_CYCLES = 400, 20000, 255
-SLOT_CYCLES = 4  # from done to the next start, at least (hw.rtl.control.slot)
+SLOT_CYCLES = 5  # from done to the next start, at least (hw.rtl.control.slot)
 
 
 def operands(machine, requests):
