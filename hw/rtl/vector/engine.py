@@ -100,12 +100,13 @@ class VectorEngine(wiring.Component):
         target = self.target
         f = instruction_fields(self.control.words, format_=Format.VECTOR)
         units = {}
-        clear, wants_word = Signal(), Signal()
-        m.d.sync += clear.eq(self.control.abort | self.control.start | self.reset)
+        wants_word = Signal()
+        clear = self.control.abort | self.control.start | self.reset
 
         def add(name, unit):
             units[name] = unit
-            setattr(m.submodules, name, ResetInserter(clear)(unit))
+            inserted = ResetInserter(own_copy(m, clear, f"clear_{name}"))
+            setattr(m.submodules, name, inserted(unit))
             return unit
 
         m.submodules.geometry = geometry = Geometry(target)
