@@ -183,7 +183,8 @@ class RescalerPipeline(wiring.Component):
         nudge = Mux(h[-1], now.nudge_negative, now.nudge)[:fraction]
         now = pipe.stage(drop=("first", "nudge", "nudge_negative"),
                          second=(h + nudge)[:len(h)].as_signed())
-        pipe.stage(drop=("second", "right"), y=(now.second >> now.right)[:acc_width].as_signed())
+        pipe.stage(own=("zero_point", "low", "high", "wide"), drop=("second", "right"),
+                   y=(now.second >> now.right)[:acc_width].as_signed())
 
     def output_stages(self, pipe) -> None:
         """y, zero_point, low, high, wide become value.
@@ -194,8 +195,7 @@ class RescalerPipeline(wiring.Component):
         now, acc_width = pipe.now, self.widths.accumulator
         near_width = min(self.widths.code + 2, acc_width)
         high_bits = now.y[near_width - 1:]
-        now = pipe.stage(own=("offset", "low", "high", "wide"), drop=("zero_point",),
-                         offset=Mux(now.wide, 0, now.zero_point),
+        now = pipe.stage(drop=("zero_point",), offset=Mux(now.wide, 0, now.zero_point),
                          is_near=high_bits.all() | ~high_bits.any(), is_negative=now.y < 0)
         now = pipe.stage(drop=("y", "offset"), placed=now.y + now.offset)
         near = now.placed[:near_width + 1].as_signed()

@@ -158,13 +158,17 @@ class PairUnit(wiring.Component):
                          for lane in range(lanes)]
         product_next = self._multiply(m, go & is_mul, item.differences, words[1], group)
 
+        # What returns comes from afar: it takes a cycle, and what it is another.
+        returned = Signal(self.returned.values.shape(), reset_less=True)
+        m.d.sync += returned.eq(self.returned.values)
+        is_first, is_pair = (self.returned.valid & (self.returned.which == which)
+                             for which in (Which.FIRST_INPUT, Which.SECOND_INPUT))
+        m.d.comb += self.valid_next.eq(own_copy(m, is_pair, "is_pair") | product_next)
         first = Signal(self.sums.shape(), reset_less=True)
-        with m.If(self.returned.valid & (self.returned.which == Which.FIRST_INPUT)):
-            m.d.sync += first.eq(self.returned.values)
-        is_pair = self.returned.valid & (self.returned.which == Which.SECOND_INPUT)
-        m.d.comb += self.valid_next.eq(is_pair | product_next)
         sums = registered(m, self.sums)
-        with m.If(is_pair):
-            m.d.sync += [sums[lane].eq(first[lane] + self.returned.values[lane])
-                         for lane in range(lanes)]
+        for lane in range(lanes):
+            with m.If(own_copy(m, is_first, f"is_first_{lane}")):
+                m.d.sync += first[lane].eq(returned[lane])
+            with m.If(own_copy(m, is_pair, f"is_pair_{lane}")):
+                m.d.sync += sums[lane].eq(first[lane] + returned[lane])
         return m
