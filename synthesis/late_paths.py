@@ -178,6 +178,8 @@ def main(argv: list[str] | None = None) -> int:
         modules = json.loads(args.placed.read_text())["modules"].values()
         top = max(modules, key=lambda module: len(module["cells"]))
         found = late_paths(top, args.limit)
+    except LockstepError:
+        raise
     except OSError as error:
         raise LockstepError(f"{args.placed}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
