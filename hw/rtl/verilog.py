@@ -66,7 +66,7 @@ def to_verilog(component, name) -> str:
     """Return the Verilog of ``component`` as module ``name``, the same text from run to run.
 
     Amaranth writes a memory's initial zeros word by word, and copies of a bit one by one. A loop
-    and a replication say the same in one line, and take a tenth less time of a simulator.
+    and a replication say the same in one line, and a simulator takes 8 % less time for it.
 
     Raises ValueError where some bits of a signal are constant and others are not: that becomes a
     block without anything to wake it, which simulators never run.
