@@ -206,8 +206,8 @@ RTL = (
     _crossbar("two ports are granted one bank", "grant.eq(wanted & ~taken)", "grant.eq(wanted)"),
     _crossbar("a pair in the wrong order", "ordered[1].eq(Mux(odd, even_data, odd_data))",
               "ordered[1].eq(odd_data)"),
-    _waiting("a queue that overflows", "level + push < self.DEPTH - 1",
-             "level + push < self.DEPTH"),
+    _waiting("a queue that overflows", "level + pushed < self.DEPTH - 2",
+             "level + pushed < self.DEPTH"),
     _bursts("a burst over the boundary", "Mux(block.all(), self.max_beats - in_block, "
             "self.max_beats)", "self.max_beats"),
     _lines("a line that ends at the region's end", "external_end > self.region_limit",
