@@ -50,7 +50,7 @@ class _Timing:
 
     def __init__(self, module: dict):
         self.cells = module["cells"]
-        self._place = {name: (int(match[1]), int(match[2])) for name, cell in self.cells.items()
+        self.place = {name: (int(match[1]), int(match[2])) for name, cell in self.cells.items()
                        if (match := _BEL.match(cell["attributes"].get("NEXTPNR_BEL", "")))}
         self._names: dict[int, str] = {}
         for name, net in module["netnames"].items():
@@ -66,7 +66,7 @@ class _Timing:
 
     def net_ns(self, bit: int, cell: str) -> float:
         """From the driver of a net to one of its cells."""
-        places = [self._place.get(name) for name in (self._driver[bit][0], cell)]
+        places = [self.place.get(name) for name in (self._driver[bit][0], cell)]
         if None in places:
             return NET_NS
         (x, y), (u, v) = places
@@ -152,8 +152,11 @@ def late_paths(module: dict, limit_ns: float) -> list[LatePaths]:
     module : the top of the JSON that nextpnr-ecp5 writes after placing. Raises LockstepError where
     nothing in it is placed.
     """
-    timing = _Timing(module)
-    if not timing._place:
+    return _late(_Timing(module), limit_ns)
+
+
+def _late(timing: _Timing, limit_ns: float) -> list[LatePaths]:
+    if not timing.place:
         raise LockstepError("nothing in this netlist is placed")
     kinds: dict[tuple, list] = defaultdict(list)
     for ns, bit, end in timing.ends():
@@ -177,13 +180,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         modules = json.loads(args.placed.read_text())["modules"].values()
         top = max(modules, key=lambda module: len(module["cells"]))
-        found = late_paths(top, args.limit)
-    except LockstepError:
-        raise
+        timing = _Timing(top)
     except OSError as error:
         raise LockstepError(f"{args.placed}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise LockstepError(f"{args.placed} is no netlist of nextpnr-ecp5") from None
+    found = _late(timing, args.limit)
     for kind in found:
         print(f"{kind.ns:5.1f} ns {kind.n_ends:5} ends {kind.levels:3} levels  "
               f"{kind.source} -> {kind.end}")

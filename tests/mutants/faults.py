@@ -166,8 +166,8 @@ _packed = _in("hw/rtl/array/packed.py",
               "hw/rtl/array/test_multiplier.py::test_products_are_exact_on_the_portable_hook")
 _feeder = _in("hw/rtl/array/feeder.py", "hw/rtl/array/test_feeder.py")
 _vector = _in("hw/rtl/vector/engine.py",
-              "hw/rtl/test_accelerator.py::test_no_maximum_is_lost_however_long_its_bank_is_kept",
-              "hw/rtl/test_accelerator.py::"
+              "hw/rtl/test_accelerator_maxima.py::test_no_maximum_is_lost_however_long_its_bank_is_kept",
+              "hw/rtl/test_accelerator_maxima.py::"
               "test_maxima_on_their_way_at_the_end_of_a_run_take_no_room_in_the_next")
 _load = _in("hw/rtl/dma/load.py", "hw/rtl/test_accelerator_transfers.py::"
             "test_a_load_is_complete_when_its_last_word_is_written")
