@@ -1,8 +1,10 @@
 """The run of flows/train.py: train, lower, write, or evaluate a checkpoint."""
 
+import contextlib
 import math
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from cli.training.setup import Run, agree, choose_device, directory_of, newest_c
 from golden.errors import LockstepError
 
 __all__ = ["main"]
+
+_FIRST_SPEAKS_SECONDS = 10  #: within which the first process has met the same error
 
 
 def run_training(run: Run, world, arguments) -> None:
@@ -165,7 +169,11 @@ def main(argv: list[str] | None = None) -> int:
             run_training(prepare(arguments, world), world, arguments)
     except LockstepError:
         if int(os.environ.get("LOCAL_RANK", "0")):
-            return 2  # the first process of each machine says it
+            # The first process of each machine says it. torchrun ends it when another one leaves,
+            # and this one when the first has left.
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(_FIRST_SPEAKS_SECONDS)
+            return 2
         raise
     return 0
 
